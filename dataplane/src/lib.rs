@@ -1,0 +1,1 @@
+//! sluice: all that touches a packet.

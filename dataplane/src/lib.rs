@@ -1,1 +1,6 @@
 //! sluice: all that touches a packet.
+
+pub mod packet;
+pub mod port;
+pub mod sys;
+pub mod xsk;

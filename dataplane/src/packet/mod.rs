@@ -1,0 +1,3 @@
+//! From bytes to offsets and a flow key.
+
+pub mod frame;

@@ -1,5 +1,16 @@
-//! sluice: all that touches a packet.
+//! sluice's dataplane: all that touches a packet.
+//!
+//! Rooms in the order of a packet's road; a room imports only from rooms before it
+//! (`cargo xtask tidy` checks):
+//!
+//! `limits counters clock` <- `wire` <- `packet` <- {`classify` `conntrack` `tunnel`} <- `action`
+//! <- `cache` <- `pipeline` <- `worker`; and `sys` <- `xsk` <- `port` <- `worker`.
+//!
+//! Nothing here is async, reads a config file, or knows of `control`.
 
+pub mod clock;
+pub mod counters;
+pub mod limits;
 pub mod packet;
 pub mod port;
 pub mod sys;

@@ -1,3 +1,6 @@
-//! From bytes to offsets and a flow key.
+//! A packet: its bytes (`frame`), what parsing found (`parse`, `key`), and the fields that flows
+//! speak of (`field`).
 
+pub mod field;
 pub mod frame;
+pub mod key;

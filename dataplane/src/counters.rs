@@ -1,0 +1,160 @@
+//! Drop reasons and per-worker counters, from one list each.
+//!
+//! A packet leaves through a port or with exactly one `Drop` reason. A counter belongs to
+//! one worker, which alone writes it; readers on other threads add the workers up. That is
+//! why the cells are relaxed atomics written by load and store: no locked instruction.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! named_list {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal, $help:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* #[doc = $help] $variant,)+ }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable name, as printed and as in JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+
+            /// One sentence for the operator.
+            pub const fn help(self) -> &'static str {
+                match self { $($name::$variant => $help,)+ }
+            }
+        }
+    };
+}
+
+named_list! {
+    /// Why a packet ended without leaving through a port.
+    Drop {
+        NoActions = "no_actions", "The matched flow has no actions, or says drop.";
+        NoMatch = "no_match", "No flow of the table matched: table miss.";
+        NoOutput = "no_output", "Flows matched, yet nothing sent the packet anywhere.";
+        SameInPort = "same_in_port", "The only output was the port the packet came in by.";
+        NoSuchPort = "no_such_port", "Output to a port number that the bridge does not have.";
+        PortDown = "port_down", "The output port is down.";
+        PortBlocked = "port_blocked", "The input port takes no traffic.";
+        TxRingFull = "tx_ring_full", "The output port's transmit ring was full.";
+        TxTooLong = "tx_too_long", "The frame is longer than the output port can send.";
+        TxFailed = "tx_failed", "The device refused the frame.";
+        FramePoolEmpty = "frame_pool_empty", "No free frame for a copy or a received packet.";
+        ParseTruncated = "parse_truncated", "The frame ends inside its Ethernet header.";
+        ParseOversize = "parse_oversize", "The frame is longer than a frame of the UMEM.";
+        ResubmitDepth = "resubmit_depth", "More than 64 nested resubmits: all actions discarded.";
+        ResubmitCount = "resubmit_count", "More than 4096 resubmits: all actions discarded.";
+        OutputCount = "output_count", "Too many outputs of one packet: the rest is discarded.";
+        TtlExpired = "ttl_expired", "dec_ttl met a TTL of 0 or 1.";
+        CtInvalidPacket = "ct_invalid_packet", "ct() on a packet that is not IPv4 or IPv6.";
+        NatFailed = "nat_failed", "The packet could not be translated: too short or inconsistent.";
+        TunnelNoPort = "tunnel_no_port", "A tunnel packet for us that no tunnel port takes.";
+        TunnelMalformed = "tunnel_malformed", "A tunnel header that is short, of unknown version or inconsistent.";
+        TunnelChecksum = "tunnel_checksum", "The outer UDP checksum of a tunnel packet is wrong.";
+        TunnelCriticalOption = "tunnel_critical_option", "A Geneve option that is marked critical and that we do not know.";
+        TunnelEcn = "tunnel_ecn", "Outer congestion mark over an inner packet that does not take it.";
+        TunnelNoRoute = "tunnel_no_route", "The node has no route to the tunnel's remote address.";
+        TunnelNoNeighbour = "tunnel_no_neighbour", "The tunnel's next hop has no known MAC address yet; it is being resolved.";
+        TunnelNoUnderlay = "tunnel_no_underlay", "The route to the tunnel's remote address leaves by a device that is no port of ours.";
+        TunnelNoRemote = "tunnel_no_remote", "A remote_ip=flow tunnel port and a packet without tun_dst.";
+        TunnelLoop = "tunnel_loop", "Output to the very tunnel peer that sent the packet.";
+        TunnelNoHeadroom = "tunnel_no_headroom", "No room in front of the frame for the tunnel header.";
+        ReservedMac = "reserved_mac", "NORMAL does not forward 01:80:c2:00:00:0x.";
+        NormalNoPorts = "normal_no_ports", "NORMAL or FLOOD found no port to send to.";
+        EditFailed = "edit_failed", "A header edit did not fit the packet's layers.";
+        VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";
+        TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
+    }
+}
+
+named_list! {
+    /// What a worker counts besides drops.
+    Stat {
+        RxPackets = "rx_packets", "Packets taken from ports.";
+        RxBytes = "rx_bytes", "Bytes of those packets.";
+        TxPackets = "tx_packets", "Packets handed to ports; copies count each.";
+        TxBytes = "tx_bytes", "Bytes of those packets.";
+        Tier1Hits = "tier1_hits", "Packets that a microflow entry served whole.";
+        Tier1Stale = "tier1_stale", "Hits on an entry whose epochs had passed; run again in tier 3.";
+        Tier3Walks = "tier3_walks", "Packets that walked the tables.";
+        Tier3Uncacheable = "tier3_uncacheable", "Walks whose result may not be kept.";
+        Tier1Inserts = "tier1_inserts", "Microflow entries written.";
+        Tier1Evictions = "tier1_evictions", "Live microflow entries overwritten by others.";
+        SelfChecks = "self_checks", "Hits that were run again in tier 3 to compare.";
+        SelfCheckMismatches = "self_check_mismatches", "Self-checks with another result: a bug.";
+        ChecksumsCompleted = "checksums_completed", "Partial checksums of veth senders completed.";
+        TunnelPop = "tunnel_pop", "Tunnel packets decapsulated.";
+        TunnelPush = "tunnel_push", "Tunnel packets sent.";
+        CtCreated = "ct_created", "Connections committed.";
+        CtExpired = "ct_expired", "Connections that timed out or closed.";
+        CtTableFull = "ct_table_full", "Commits refused: the connection table or its zone is full.";
+        CtNatExhausted = "ct_nat_exhausted", "Commits refused: no free port or id in the NAT range.";
+        FdbLearned = "fdb_learned", "MAC addresses learned.";
+        FdbMoved = "fdb_moved", "MAC addresses that changed port.";
+        FdbFull = "fdb_full", "MAC addresses not learned: table full.";
+        EventsLost = "events_lost", "Hints to control that found their queue full.";
+        Batches = "batches", "Batches run.";
+        Polls = "polls", "Times a worker slept in poll.";
+    }
+}
+
+/// One worker's counters. Cache-line aligned so that no two workers share a line.
+#[repr(align(128))]
+pub struct Counters {
+    drops: [AtomicU64; Drop::COUNT],
+    stats: [AtomicU64; Stat::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            drops: std::array::from_fn(|_| AtomicU64::new(0)),
+            stats: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+/// Only the owning worker may call this: load and store are not one step.
+#[inline]
+fn bump(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+impl Counters {
+    #[inline]
+    pub fn drop(&self, reason: Drop) {
+        bump(&self.drops[reason as usize], 1);
+    }
+
+    #[inline]
+    pub fn drop_n(&self, reason: Drop, n: u64) {
+        bump(&self.drops[reason as usize], n);
+    }
+
+    #[inline]
+    pub fn add(&self, stat: Stat, n: u64) {
+        bump(&self.stats[stat as usize], n);
+    }
+
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn stat(&self, stat: Stat) -> u64 {
+        self.stats[stat as usize].load(Ordering::Relaxed)
+    }
+
+    /// All drops that happened, by name.
+    pub fn drops_by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Drop::ALL.iter().map(|d| (d.name(), self.dropped(*d))).filter(|(_, n)| *n > 0)
+    }
+
+    pub fn drops_total(&self) -> u64 {
+        Drop::ALL.iter().map(|d| self.dropped(*d)).sum()
+    }
+}

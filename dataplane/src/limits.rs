@@ -1,0 +1,64 @@
+//! Every bound of the dataplane, with its arithmetic.
+//!
+//! Nothing in a worker grows: what is full refuses or drops by a named reason
+//! (`counters.rs`). A bound that another one relies on is asserted here.
+
+/// Packets that walk the stages together. A bigger batch hides more memory
+/// latency; 32 is also the kernel's default budget of one TX kick on veth.
+pub const BATCH_MAX: usize = 32;
+
+/// Ports of one switch (all bridges together). `PortIx` counts below this.
+pub const PORTS_MAX: usize = 1024;
+
+/// Bridges of one switch.
+pub const BRIDGES_MAX: usize = 64;
+
+/// Visible OpenFlow tables of a bridge: 0..=253, and 254 that Open vSwitch keeps for itself.
+pub const TABLES_MAX: usize = 255;
+
+/// Rules of one bridge's table. Refused beyond ("table full").
+pub const RULES_PER_TABLE_MAX: usize = 1 << 20;
+
+/// Resubmits to the same or an earlier table, patch crossings included, that may be
+/// nested in one walk (Open vSwitch: `MAX_DEPTH`).
+pub const DEPTH_MAX: u32 = 64;
+
+/// Resubmits of one packet in total (Open vSwitch: `MAX_RESUBMITS`).
+pub const RESUBMITS_MAX: u32 = 4096;
+
+/// Recorded steps of one traversal. A longer one still runs, uncached.
+pub const TRAVERSAL_STEPS_MAX: usize = 128;
+
+/// Rules that one cached traversal can credit. A longer one still runs, uncached.
+pub const TRAVERSAL_RULES_MAX: usize = 128;
+
+/// Connections that one cached traversal can refresh (an OVN router path uses four).
+pub const TRAVERSAL_CONNS_MAX: usize = 8;
+
+/// Outputs of one packet, copies of a flood included: one walk can cost no more.
+pub const OUTPUTS_MAX: usize = 2048;
+
+/// Entries of one worker's microflow cache (tier 1); a power of two.
+pub const MICROFLOWS: usize = 1 << 17;
+
+/// MAC addresses that one bridge learns (Open vSwitch: `mac-table-size`); a power of two.
+pub const FDB_ENTRIES: usize = 8192;
+
+/// Age after which a learned MAC is forgotten, seconds (Open vSwitch: `mac-aging-time`).
+pub const FDB_AGE_S: u32 = 300;
+
+/// Bytes a tunnel may put before a frame: Ethernet 14 + VLAN 4 + IPv6 40 + UDP 8 + Geneve 8,
+/// and room for options.
+pub const ENCAP_MAX_BYTES: usize = 128;
+
+/// Headroom that every received frame leaves in front of its first byte.
+pub const HEADROOM_BYTES: usize = 192;
+
+/// Events (missing neighbour, learned MAC ...) that a worker can owe to control. More are
+/// counted and lost; each is only a hint that the next packet gives again.
+pub const EVENTS_MAX: usize = 1024;
+
+const _: () = assert!(BATCH_MAX <= 64, "a batch's live mask is one u64");
+const _: () = assert!(ENCAP_MAX_BYTES <= HEADROOM_BYTES, "encapsulation happens in the headroom");
+const _: () = assert!(PORTS_MAX < u16::MAX as usize, "PortIx is a u16, its last value means none");
+const _: () = assert!(MICROFLOWS.is_power_of_two() && FDB_ENTRIES.is_power_of_two());

@@ -10,6 +10,10 @@ use std::os::fd::RawFd;
 use crate::packet::frame::Frame;
 use crate::xsk::pool::FramePool;
 
+pub mod fault;
+pub mod memory;
+pub mod pcap;
+
 /// Frames in a burst. Larger bursts push the headers out of the first-level cache.
 pub const BURST_FRAMES: usize = 64;
 
@@ -32,6 +36,63 @@ pub trait Port {
     fn frames_held(&self) -> usize;
     /// Closes the device and brings every frame it held back to the pool. Further calls do nothing.
     fn close(&mut self, pool: &mut FramePool);
+}
+
+/// Every kind of device, for static dispatch: the worker's loop calls no function by pointer.
+pub enum AnyPort {
+    Memory(memory::MemoryPort),
+    /// Tests only; boxed, as it wraps any of the others.
+    Fault(Box<fault::FaultPort<AnyPort>>),
+}
+
+macro_rules! each {
+    ($any:expr, $port:ident => $body:expr) => {
+        match $any {
+            AnyPort::Memory($port) => $body,
+            AnyPort::Fault($port) => $body,
+        }
+    };
+}
+
+impl Port for AnyPort {
+    #[inline]
+    fn rx(&mut self, pool: &mut FramePool, out: &mut RxBurst) -> usize {
+        each!(self, port => port.rx(pool, out))
+    }
+
+    #[inline]
+    fn tx(&mut self, pool: &mut FramePool, frame: Frame) {
+        each!(self, port => port.tx(pool, frame));
+    }
+
+    #[inline]
+    fn flush(&mut self, pool: &mut FramePool) {
+        each!(self, port => port.flush(pool));
+    }
+
+    fn poll_fds(&self, out: &mut Vec<RawFd>) {
+        each!(self, port => port.poll_fds(out));
+    }
+
+    fn stats(&self) -> PortStats {
+        each!(self, port => port.stats())
+    }
+
+    fn is_up(&self) -> bool {
+        each!(self, port => port.is_up())
+    }
+
+    fn kind(&self) -> PortKind {
+        each!(self, port => port.kind())
+    }
+
+    fn frames_held(&self) -> usize {
+        each!(self, port => port.frames_held())
+    }
+
+    fn close(&mut self, pool: &mut FramePool) {
+        each!(self, port => port.close(pool));
+    }
 }
 
 /// The kinds of ports that have a device behind them.

@@ -1,1 +1,3 @@
 //! sluice: control.
+
+pub mod config;

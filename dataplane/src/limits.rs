@@ -54,6 +54,30 @@ pub const ENCAP_MAX_BYTES: usize = 128;
 /// Headroom that every received frame leaves in front of its first byte.
 pub const HEADROOM_BYTES: usize = 192;
 
+/// Bytes of a frame unless configured: headroom, MTU 1500 and encapsulation fit.
+pub const FRAME_SIZE_BYTES: u32 = 2048;
+
+/// Frames of one process: 32 GiB of 2048-byte frames, and their numbers stay far inside u32.
+pub const FRAMES_MAX: u32 = 1 << 24;
+
+/// Entries of each ring of an AF_XDP queue unless configured.
+pub const RING_ENTRIES: u32 = 1024;
+
+/// Fill ring entries given to the kernel at once, at least.
+pub const REFILL_FRAMES: u32 = 32;
+
+/// Frames of a worker's pool that fill rings leave alone: batches in hands, TAP reads, flood copies.
+pub const POOL_RESERVE_FRAMES: usize = 8 * BATCH_MAX;
+
+/// Descriptors that one TX wake-up may send, where the kernel lets us say (6.17+).
+pub const TX_BUDGET_FRAMES: u32 = 256;
+
+/// Frames that `queues` AF_XDP queues need so that none starves: each can have its fill ring (which
+/// feeds the rx ring) and its tx ring (which feeds the completion ring) full at once.
+pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32 {
+    queues * (rx_entries + tx_entries) + 2 * POOL_RESERVE_FRAMES as u32
+}
+
 /// Events (missing neighbour, learned MAC ...) that a worker can owe to control. More are
 /// counted and lost; each is only a hint that the next packet gives again.
 pub const EVENTS_MAX: usize = 1024;
@@ -62,3 +86,6 @@ const _: () = assert!(BATCH_MAX <= 64, "a batch's live mask is one u64");
 const _: () = assert!(ENCAP_MAX_BYTES <= HEADROOM_BYTES, "encapsulation happens in the headroom");
 const _: () = assert!(PORTS_MAX < u16::MAX as usize, "PortIx is a u16, its last value means none");
 const _: () = assert!(MICROFLOWS.is_power_of_two() && FDB_ENTRIES.is_power_of_two());
+const _: () = assert!(HEADROOM_BYTES + 1514 + 4 <= FRAME_SIZE_BYTES as usize);
+const _: () = assert!(POOL_RESERVE_FRAMES >= 2 * BATCH_MAX && RING_ENTRIES >= 2 * REFILL_FRAMES);
+const _: () = assert!(RING_ENTRIES.is_power_of_two() && TX_BUDGET_FRAMES >= 32);

@@ -23,6 +23,8 @@
 
 use std::ptr::NonNull;
 
+use crate::limits;
+
 /// Room in front of the packet in a frame fresh from the pool, and in a received one: the kernel
 /// leaves `XDP_PACKET_HEADROOM` (256) bytes in every mode, so the UMEM asks for none on top.
 /// The largest outer header we push (Ethernet 14, VLAN 4, IPv6 40, UDP 8, Geneve 8 + options) fits.
@@ -40,6 +42,7 @@ pub struct Frame {
 // SAFETY: a frame is the only handle of its chunk, and the mapping is not bound to a thread.
 unsafe impl Send for Frame {}
 
+const _: () = assert!(HEADROOM_BYTES as usize >= limits::HEADROOM_BYTES);
 const _: () = assert!(size_of::<Frame>() == 24 && size_of::<Option<Frame>>() == 24);
 
 impl Frame {

@@ -46,7 +46,9 @@ pub const VLAN_PRESENT: u16 = 0x1000;
 
 /// First line: all of an untunnelled IPv4 packet. Multi-byte numbers are big-endian as on the
 /// wire, so that parsing copies instead of converting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(8))]
 pub struct KeyBase {
     pub eth_dst: [u8; 6],
@@ -76,7 +78,9 @@ pub struct KeyBase {
 }
 
 /// Second line: IPv6 with neighbour discovery, or ARP hardware addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(8))]
 pub struct KeyL3 {
     pub ipv6_src: [u8; 16],
@@ -91,7 +95,9 @@ pub struct KeyL3 {
 
 /// Third line: the tunnel that the packet came out of. IPv4 addresses are in the last four
 /// bytes, the rest zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(8))]
 pub struct KeyTunnel {
     pub tun_id: [u8; 8],

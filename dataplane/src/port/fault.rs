@@ -167,6 +167,10 @@ impl<P: Port> Port for FaultPort<P> {
         self.inner.flush(pool);
     }
 
+    fn check(&mut self, pool: &mut FramePool) {
+        self.inner.check(pool);
+    }
+
     fn poll_fds(&self, out: &mut Vec<RawFd>) {
         self.inner.poll_fds(out);
     }

@@ -10,12 +10,15 @@ use std::os::fd::RawFd;
 use crate::packet::frame::Frame;
 use crate::xsk::pool::FramePool;
 
+mod backoff;
 pub mod fault;
 pub mod memory;
+pub mod packet;
 pub mod pcap;
+pub mod tap;
+pub mod xsk;
 
-/// Frames in a burst. Larger bursts push the headers out of the first-level cache.
-pub const BURST_FRAMES: usize = 64;
+pub use crate::xsk::burst::{BURST_FRAMES, RxBurst};
 
 /// What a device can do. Static dispatch in the worker goes through `AnyPort`.
 pub trait Port {
@@ -25,6 +28,9 @@ pub trait Port {
     fn tx(&mut self, pool: &mut FramePool, frame: Frame);
     /// Once per batch: gives the device what was queued, and takes sent frames back.
     fn flush(&mut self, pool: &mut FramePool);
+    /// About every 100 ms: looks whether the device is there and up. Frames of a device that is gone
+    /// come back to the pool.
+    fn check(&mut self, _pool: &mut FramePool) {}
     /// Descriptors that become readable when packets wait. For an idle worker's poll.
     fn poll_fds(&self, out: &mut Vec<RawFd>);
     fn stats(&self) -> PortStats;
@@ -40,6 +46,10 @@ pub trait Port {
 
 /// Every kind of device, for static dispatch: the worker's loop calls no function by pointer.
 pub enum AnyPort {
+    Xsk(xsk::XskPort),
+    Tap(tap::TapPort),
+    /// Boxed, as its queue of frames would make the others large.
+    Packet(Box<packet::PacketPort>),
     Memory(memory::MemoryPort),
     /// Tests only; boxed, as it wraps any of the others.
     Fault(Box<fault::FaultPort<AnyPort>>),
@@ -48,6 +58,9 @@ pub enum AnyPort {
 macro_rules! each {
     ($any:expr, $port:ident => $body:expr) => {
         match $any {
+            AnyPort::Xsk($port) => $body,
+            AnyPort::Tap($port) => $body,
+            AnyPort::Packet($port) => $body,
             AnyPort::Memory($port) => $body,
             AnyPort::Fault($port) => $body,
         }
@@ -68,6 +81,10 @@ impl Port for AnyPort {
     #[inline]
     fn flush(&mut self, pool: &mut FramePool) {
         each!(self, port => port.flush(pool));
+    }
+
+    fn check(&mut self, pool: &mut FramePool) {
+        each!(self, port => port.check(pool));
     }
 
     fn poll_fds(&self, out: &mut Vec<RawFd>) {
@@ -145,103 +162,37 @@ pub struct PortStats {
     pub syscalls: u64,
 }
 
-/// The frames of one receive call: a fixed array with a length, drained in order.
-#[derive(Debug)]
-pub struct RxBurst {
-    frames: [Option<Frame>; BURST_FRAMES],
-    len: usize,
-}
-
-impl Default for RxBurst {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl RxBurst {
-    pub fn new() -> Self {
-        Self { frames: [const { None }; BURST_FRAMES], len: 0 }
-    }
-
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Frames that still fit.
-    #[inline]
-    pub fn room(&self) -> usize {
-        BURST_FRAMES - self.len
-    }
-
-    /// Appends a frame; gives it back when the burst is full.
-    #[inline]
-    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
-        match self.frames.get_mut(self.len) {
-            Some(slot) => {
-                *slot = Some(frame);
-                self.len += 1;
-                Ok(())
-            }
-            None => Err(frame),
-        }
-    }
-
-    #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = &Frame> {
-        self.frames.iter().take(self.len).flatten()
-    }
-
-    #[inline]
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Frame> {
-        self.frames.iter_mut().take(self.len).flatten()
-    }
-
-    /// Takes the frame at `i` out and leaves a hole, which the iterators skip; call `clear` at the
-    /// end of the batch.
-    #[inline]
-    pub fn take(&mut self, i: usize) -> Option<Frame> {
-        self.frames.get_mut(i).and_then(Option::take)
-    }
-
-    /// Takes all frames out, in order of arrival.
-    #[inline]
-    pub fn drain(&mut self) -> impl Iterator<Item = Frame> {
-        let len = std::mem::take(&mut self.len);
-        self.frames.iter_mut().take(len).filter_map(Option::take)
-    }
-
-    /// Frees what is left and makes the burst empty.
-    pub fn clear(&mut self, pool: &mut FramePool) {
-        self.drain().for_each(|frame| pool.free(frame));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_keeps_order_and_refuses_the_65th() {
-        let mut pool = FramePool::private(65).unwrap();
-        let mut burst = RxBurst::new();
-        for n in 0..BURST_FRAMES {
-            let mut frame = pool.alloc().unwrap();
-            assert!(frame.copy_from(&[n as u8]));
-            assert!(burst.push(frame).is_ok());
-        }
-        let extra = pool.alloc().unwrap();
-        pool.free(burst.push(extra).unwrap_err());
-        assert_eq!((burst.len(), burst.room()), (64, 0));
-        pool.free(burst.take(3).unwrap());
-        let order: Vec<u8> = burst.iter().map(|f| f.bytes()[0]).collect();
-        assert_eq!(order, (0..64).filter(|&n| n != 3).collect::<Vec<u8>>());
-        burst.clear(&mut pool);
-        assert_eq!((burst.len(), pool.available()), (0, 65));
+impl PortStats {
+    /// Adds another's counts: the queues of a port, the workers of a switch.
+    pub fn add(&mut self, other: &Self) {
+        // Named one by one: a new counter that is not summed does not compile.
+        let Self {
+            rx_packets,
+            rx_bytes,
+            tx_packets,
+            tx_bytes,
+            rx_no_frame,
+            rx_errors,
+            tx_ring_full,
+            tx_errors,
+            kernel_rx_dropped,
+            kernel_rx_ring_full,
+            kernel_fill_empty,
+            invalid_descs,
+            syscalls,
+        } = other;
+        self.rx_packets += rx_packets;
+        self.rx_bytes += rx_bytes;
+        self.tx_packets += tx_packets;
+        self.tx_bytes += tx_bytes;
+        self.rx_no_frame += rx_no_frame;
+        self.rx_errors += rx_errors;
+        self.tx_ring_full += tx_ring_full;
+        self.tx_errors += tx_errors;
+        self.kernel_rx_dropped += kernel_rx_dropped;
+        self.kernel_rx_ring_full += kernel_rx_ring_full;
+        self.kernel_fill_empty += kernel_fill_empty;
+        self.invalid_descs += invalid_descs;
+        self.syscalls += syscalls;
     }
 }

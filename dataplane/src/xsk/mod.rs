@@ -12,5 +12,11 @@
 //! so `frames = free in pools + in hands + with the kernel` at all times, which tests check.
 //! Source: Documentation/networking/af_xdp.rst and net/xdp/ of Linux 6.18.
 
+pub mod burst;
+mod held;
+#[cfg(test)]
+mod peer;
 pub mod pool;
+mod ring;
+pub mod socket;
 pub mod umem;

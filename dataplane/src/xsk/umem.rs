@@ -18,14 +18,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::limits::{FRAME_SIZE_BYTES, FRAMES_MAX};
 use crate::packet::frame::{Frame, HEADROOM_BYTES};
 use crate::sys::Mapping;
-
-/// Chunk size unless configured otherwise: holds MTU 1500 with encapsulation.
-pub const FRAME_SIZE_BYTES: u32 = 2048;
-
-/// Upper bound of frames: 32 GiB of 2048-byte chunks, and chunk numbers stay far inside u32.
-pub const FRAMES_MAX: u32 = 1 << 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UmemConfig {

@@ -1,4 +1,4 @@
 //! sluice: control.
-pub mod attach;
 
+pub mod attach;
 pub mod config;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
-use sluice_dataplane::xsk::umem::{FRAMES_MAX, UmemConfig};
+use sluice_dataplane::{limits::FRAMES_MAX, xsk::umem::UmemConfig};
 use toml::Spanned;
 
 use super::{

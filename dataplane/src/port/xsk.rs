@@ -68,6 +68,11 @@ impl XskPort {
         self.queues.iter().filter_map(|q| Some((q.queue(), q.fd()?))).collect()
     }
 
+    /// Counts of each queue, in the order of `sockets`.
+    pub fn queue_stats(&self) -> impl Iterator<Item = QueueStats> {
+        self.queues.iter().map(XskQueue::stats)
+    }
+
     /// Queue number and mode of each queue, to show and log.
     pub fn bind_modes(&self) -> Vec<(u32, BindMode)> {
         self.queues.iter().map(|q| (q.queue(), q.mode())).collect()

@@ -372,6 +372,9 @@ impl XskQueue {
     }
 
     /// Closes the socket and brings all its frames back to the pool. Packets in the rings are lost.
+    ///
+    /// A process that is being forked at this moment holds a copy of the socket until its exec; so
+    /// control takes the socket out of the XSKMAP before it lets a port be closed.
     pub fn close(&mut self, pool: &mut FramePool) {
         self.state = QueueState::Gone;
         if self.open.is_none() {

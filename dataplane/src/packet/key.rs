@@ -35,6 +35,8 @@ pub mod shape {
     pub const L3_VALID: u8 = 8;
     /// The transport header was there, so L4 fields are set.
     pub const L4_VALID: u8 = 16;
+    /// The outer tag is a service tag (TPID 0x88a8); else, if there is one, 0x8100.
+    pub const STAG: u8 = 32;
 }
 
 /// Bits of `ip_frag`, as in OVS: a fragment; not the first one.
@@ -73,8 +75,9 @@ pub struct KeyBase {
     pub tp_src: [u8; 2],
     pub tp_dst: [u8; 2],
     pub tcp_flags: [u8; 2],
-    /// Type of the second tag's content is not looked at; TPID of the outer tag, 0 if none.
-    pub vlan_tpid: [u8; 2],
+    /// Identifier of an ICMP or ICMPv6 echo; 0 for all else. No flow can match it, but connection
+    /// tracking tells pings apart by it.
+    pub icmp_id: [u8; 2],
 }
 
 /// Second line: IPv6 with neighbour discovery, or ARP hardware addresses.
@@ -312,7 +315,11 @@ impl FlowKey {
             eth_src: be48(&b.eth_src),
             eth_type: u16::from_be_bytes(b.eth_type),
             vlan_tci: u16::from_be_bytes(b.vlan_tci),
-            vlan_tpid: u16::from_be_bytes(b.vlan_tpid),
+            vlan_tpid: match (b.vlan_tci, b.shape & shape::STAG) {
+                ([0, 0], _) => 0,
+                (_, 0) => 0x8100,
+                _ => 0x88a8,
+            },
             ip_frag: b.ip_frag,
             ip_proto: b.ip_proto,
             ip_tos: b.ip_tos,

@@ -292,7 +292,7 @@ pub(super) fn lowest_free(taken: &[u16]) -> u16 {
 }
 
 /// A stable local address for a bridge that was given none: the same after every start, on purpose.
-pub(super) fn mac_of_name(name: &str) -> MacAddr {
+pub(crate) fn mac_of_name(name: &str) -> MacAddr {
     // FNV-1a: no need for more than spreading.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::mac_of_name;
 pub use error::ConfigError;
 pub use net::{Cidr, CidrError, MacAddr, MacAddrError};
 

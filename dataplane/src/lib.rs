@@ -14,4 +14,5 @@ pub mod limits;
 pub mod packet;
 pub mod port;
 pub mod sys;
+pub mod wire;
 pub mod xsk;

@@ -9,8 +9,9 @@ pub const OP_RARP_REQUEST: u16 = 3;
 pub const OP_RARP_REPLY: u16 = 4;
 
 /// An ARP packet with Ethernet and IPv4 addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct ArpEthIpv4 {
     /// Send 1 (Ethernet). With another value of one of the first four the addresses lie

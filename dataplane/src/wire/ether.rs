@@ -24,8 +24,9 @@ pub const FRAME_MIN_BYTES: usize = 60;
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// The Ethernet header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Ethernet {
     /// Receiver. The lowest bit of the first byte says group (multicast, broadcast).
@@ -39,8 +40,9 @@ pub struct Ethernet {
 const _: () = assert!(size_of::<Ethernet>() == 14 && align_of::<Ethernet>() == 1);
 
 /// LLC and SNAP behind an 802.3 length (RFC 1042): only this form carries a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct LlcSnap {
     /// Send aa aa 03; anything else is another protocol than SNAP.

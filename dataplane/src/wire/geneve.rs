@@ -11,8 +11,9 @@ pub const CRITICAL: u8 = 0x40;
 pub const VNI_MASK: u32 = 0x00ff_ffff;
 
 /// The fixed part of the Geneve header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Geneve {
     /// Version (2 bits; send 0, drop others) and length of the options in words of four bytes.
@@ -48,8 +49,9 @@ impl Geneve {
 }
 
 /// The start of an option; its data follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct GeneveOption {
     /// Namespace of the type.

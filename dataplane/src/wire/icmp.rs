@@ -29,8 +29,9 @@ pub const ND_OPT_SOURCE_LINK: u8 = 1;
 pub const ND_OPT_TARGET_LINK: u8 = 2;
 
 /// The header of ICMP and ICMPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Icmp {
     pub icmp_type: u8,
@@ -58,8 +59,9 @@ impl Icmp {
 }
 
 /// Neighbour solicitation and advertisement behind `Icmp` (RFC 4861 sections 4.3 and 4.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct NdTarget {
     /// The address that is asked for, or spoken of; must not be multicast.
@@ -69,8 +71,9 @@ pub struct NdTarget {
 const _: () = assert!(size_of::<NdTarget>() == 16 && align_of::<NdTarget>() == 1);
 
 /// A neighbour discovery option with a link-layer address (RFC 4861 section 4.6.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct NdOption {
     pub option_type: u8,
@@ -89,6 +92,16 @@ pub fn echo_rest(id: u16, seq: u16) -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// Whether a message of this protocol is an echo request or reply.
+#[inline]
+pub fn is_echo(ip_proto: u8, icmp_type: u8) -> bool {
+    match ip_proto {
+        super::proto::ICMP => matches!(icmp_type, V4_ECHO_REQUEST | V4_ECHO_REPLY),
+        super::proto::ICMPV6 => matches!(icmp_type, V6_ECHO_REQUEST | V6_ECHO_REPLY),
+        _ => false,
+    }
+}
+
 /// Whether a type of ICMP quotes another packet.
 #[inline]
 pub fn is_v4_error(icmp_type: u8) -> bool {
@@ -103,8 +116,9 @@ pub fn is_v6_error(icmp_type: u8) -> bool {
 }
 
 /// Next-hop MTU in `Icmp::rest` of "fragmentation needed" (RFC 1191 section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct NextMtu {
     /// Send 0, ignore.

@@ -12,8 +12,9 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub const HEADER_MIN_BYTES: usize = 20;
 
 /// The fixed part of the IPv4 header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Ipv4 {
     /// Version (4) and header length in words of four bytes (5 or more). Section 3.1.

@@ -7,8 +7,9 @@ pub const HEADER_BYTES: usize = 40;
 pub const FLOW_LABEL_MASK: u32 = 0x000f_ffff;
 
 /// The IPv6 header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Ipv6 {
     /// Version (6), traffic class (8 bits: DSCP and ECN), flow label (20). Section 3.
@@ -55,8 +56,9 @@ impl Ipv6 {
 
 /// The start that hop-by-hop, routing and destination options share (sections 4.3, 4.4, 4.6); the
 /// authentication header too, with another unit of length (RFC 4302 section 2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Extension {
     pub next_header: u8,
@@ -72,8 +74,9 @@ pub const FRAGMENT_OFFSET: u16 = 0xfff8;
 pub const MORE_FRAGMENTS: u16 = 0x0001;
 
 /// The fragment header (section 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Fragment {
     pub next_header: u8,

@@ -12,8 +12,9 @@ pub const HEADER_BYTES: usize = 12;
 pub const CHECKSUM_AT: usize = 8;
 
 /// The SCTP common header; chunks follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Sctp {
     pub src: U16,

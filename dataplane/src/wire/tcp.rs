@@ -19,8 +19,9 @@ pub const CWR: u16 = 0x080;
 pub const FLAGS_MASK: u16 = 0x0fff;
 
 /// The fixed part of the TCP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Tcp {
     pub src: U16,

@@ -12,8 +12,9 @@ pub const PORT_GENEVE: u16 = 6081;
 pub const PORT_VXLAN: u16 = 4789;
 
 /// The UDP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Udp {
     pub src: U16,

@@ -16,8 +16,9 @@ pub const DEI: u16 = 0x1000;
 pub const PCP_SHIFT: u16 = 13;
 
 /// A tag behind its TPID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct VlanTag {
     /// Priority (3 bits), drop eligible (1), VLAN (12); VLAN 0 carries only a priority, 4095 is

@@ -1,0 +1,404 @@
+//! From bytes to offsets and the packet's key: lengths are checked once, here.
+//!
+//! # What it finds
+//! The key is the one that Open vSwitch extracts (`miniflow_extract`, with `vlan-limit=1`, the
+//! default), so that a table matches the same packets. Parsing never refuses a packet for what is
+//! behind its Ethernet header: it stops where sense ends and leaves the rest of the key zero.
+//!
+//! - One tag, the outer one, is taken into `vlan_tci`; a second stays: `eth_type` is its TPID.
+//! - A length instead of a type: SNAP's type if there is one, else 0x05ff.
+//! - IPv4 and IPv6: a wrong version, header length or total length leaves all L3 fields zero, as
+//!   if only the Ethernet header were there. (Open vSwitch does not look at the version.)
+//! - Fragments: the first one is parsed on, later ones have no ports. A later IPv6 fragment has
+//!   protocol 44, as in Open vSwitch, since the fragment header is not passed.
+//! - IPv6 extension headers: hop-by-hop, routing, destination, authentication, fragment. At most
+//!   `EXTENSIONS_MAX` of them, so that a packet made of them costs no more than another.
+//! - ARP and RARP only with Ethernet and IPv4 addresses; the operation only below 256.
+//! - Neighbour discovery with code 0: target and link-layer addresses; the same option twice
+//!   leaves all three zero.
+//!
+//! # What it leaves behind
+//! [`Layers`] are offsets from the frame's first byte; later rooms take their header view there and
+//! do not walk again. `PacketKey::l3` is written only if `shape` says so, `PacketKey::tunnel`
+//! never: who took the packet out of a tunnel adds it ([`crate::packet::key::PacketKey`]).
+//!
+//! # Two roads
+//! Untagged IPv4 without options or fragments, with TCP or UDP, is most traffic: one length check
+//! against the sum of these headers makes every load a fixed offset. Everything else takes the
+//! walk, whose code stays out of the hot lines.
+
+use super::key::{FRAG_ANY, FRAG_LATER, KeyBase, KeyL3, PacketKey, PortIx, VLAN_PRESENT, shape};
+use crate::counters::Drop;
+use crate::wire::ether::{Ethernet, LlcSnap};
+use crate::wire::{arp, ether, icmp, ipv4, ipv6, proto, sctp, tcp, udp, vlan};
+use zerocopy::FromBytes;
+
+/// IPv6 extension headers that are passed; a packet with more has no valid L3.
+pub const EXTENSIONS_MAX: usize = 16;
+
+/// Neighbour discovery options that are looked at; those behind are as if absent.
+pub const ND_OPTIONS_MAX: usize = 32;
+
+/// Bits of `Layers::flags`.
+pub mod layer {
+    /// IPv4 options or IPv6 extension headers lie between the L3 header and what follows it.
+    pub const L3_OPTIONS: u16 = 1;
+    /// A tag was taken.
+    pub const VLAN: u16 = 2;
+}
+
+/// Where the headers are: offsets from the frame's first byte, 0 if absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Layers {
+    /// What `eth_type` names. Always set: with an unknown type, the first byte behind Ethernet.
+    pub l3: u16,
+    /// Transport header: TCP, UDP, SCTP, ICMP or ICMPv6, complete in its fixed part. Set exactly
+    /// when the key's shape has `L4_VALID`.
+    pub l4: u16,
+    /// First byte behind the last header that was understood, TCP options included; 0 if L3 is not
+    /// valid, or TCP's header length is not sane. Of a later fragment: its data.
+    pub payload: u16,
+    /// End of the IP datagram: behind it only Ethernet padding. 0 if L3 is not valid IP.
+    pub end: u16,
+    /// Bits of `layer`.
+    pub flags: u16,
+}
+
+/// Ethernet 14, IPv4 20, TCP 20: what the short road reads.
+const FAST_BYTES: usize = 54;
+const IP_AT: usize = 14;
+const L4_AT: usize = IP_AT + ipv4::HEADER_MIN_BYTES;
+
+/// Parses a frame. The only error is a frame that ends inside its Ethernet header.
+#[inline]
+pub fn parse(
+    bytes: &[u8],
+    in_port: PortIx,
+    key: &mut PacketKey,
+    layers: &mut Layers,
+) -> Result<(), Drop> {
+    match bytes.first_chunk::<FAST_BYTES>() {
+        Some(head) if parse_common(head, bytes.len(), in_port, key, layers) => Ok(()),
+        _ => parse_any(bytes, in_port, key, layers),
+    }
+}
+
+#[inline]
+fn be16(head: &[u8; FAST_BYTES], at: usize) -> u16 {
+    u16::from_be_bytes([head[at], head[at + 1]])
+}
+
+/// The short road. `false`, with nothing written, if the packet is of another kind.
+#[inline]
+fn parse_common(
+    head: &[u8; FAST_BYTES],
+    frame_len: usize,
+    in_port: PortIx,
+    key: &mut PacketKey,
+    layers: &mut Layers,
+) -> bool {
+    let Ok((eth, rest)) = Ethernet::ref_from_prefix(head) else { return false };
+    let Ok((ip, l4)) = ipv4::Ipv4::ref_from_prefix(rest) else { return false };
+    let is_plain = eth.eth_type.get() == ether::TYPE_IPV4
+        && ip.version_ihl == ipv4::VERSION_IHL
+        && !ip.is_fragment();
+    if !is_plain {
+        return false;
+    }
+    // 64 KiB and a header need 17 bits.
+    let end = IP_AT + usize::from(ip.total_len.get());
+    if end > frame_len.min(usize::from(u16::MAX)) {
+        return false;
+    }
+    let (payload, flags) = match ip.proto {
+        proto::UDP => (L4_AT + udp::HEADER_BYTES, 0),
+        proto::TCP => {
+            let offset_flags = be16(head, L4_AT + 12);
+            let header = usize::from(offset_flags >> 12) * 4;
+            if header < tcp::HEADER_MIN_BYTES {
+                return false;
+            }
+            (L4_AT + header, offset_flags & tcp::FLAGS_MASK)
+        }
+        _ => return false,
+    };
+    if payload > end {
+        return false;
+    }
+    key.base = KeyBase {
+        eth_dst: eth.dst,
+        eth_src: eth.src,
+        eth_type: eth.eth_type.to_bytes(),
+        vlan_tci: [0; 2],
+        in_port: in_port.0,
+        shape: shape::L3_VALID | shape::L4_VALID,
+        ip_frag: 0,
+        ip_proto: ip.proto,
+        ip_tos: ip.tos,
+        ip_ttl: ip.ttl,
+        pad: 0,
+        ip_src: ip.src,
+        ip_dst: ip.dst,
+        tp_src: [l4[0], l4[1]],
+        tp_dst: [l4[2], l4[3]],
+        tcp_flags: flags.to_be_bytes(),
+        icmp_id: [0; 2],
+    };
+    *layers = Layers {
+        l3: IP_AT as u16,
+        l4: L4_AT as u16,
+        payload: payload as u16,
+        end: end as u16,
+        flags: 0,
+    };
+    true
+}
+
+/// The walk: every kind of frame, also those of the short road.
+#[inline(never)]
+pub fn parse_any(
+    bytes: &[u8],
+    in_port: PortIx,
+    key: &mut PacketKey,
+    layers: &mut Layers,
+) -> Result<(), Drop> {
+    // Offsets are 16 bits; no port has longer frames.
+    let bytes = bytes.get(..usize::from(u16::MAX)).unwrap_or(bytes);
+    let Ok((eth, mut rest)) = Ethernet::ref_from_prefix(bytes) else {
+        return Err(Drop::ParseTruncated);
+    };
+    let mut base =
+        KeyBase { eth_dst: eth.dst, eth_src: eth.src, in_port: in_port.0, ..KeyBase::default() };
+    let mut flags = 0;
+    let mut eth_type = eth.eth_type.get();
+    if vlan::is_tpid(eth_type)
+        && let Ok((tag, behind)) = vlan::VlanTag::ref_from_prefix(rest)
+    {
+        if eth_type == ether::TYPE_QINQ {
+            base.shape |= shape::STAG;
+        }
+        base.vlan_tci = (tag.tci.get() | VLAN_PRESENT).to_be_bytes();
+        flags |= layer::VLAN;
+        eth_type = tag.eth_type.get();
+        rest = behind;
+    }
+    if eth_type < ether::TYPE_MIN {
+        let snap = LlcSnap::ref_from_prefix(rest).ok();
+        match snap.and_then(|(s, behind)| Some((s.ethernet_type()?, behind))) {
+            Some((carried, behind)) => (eth_type, rest) = (carried, behind),
+            None => eth_type = ether::TYPE_NONE,
+        }
+    }
+    base.eth_type = eth_type.to_be_bytes();
+    let l3_at = bytes.len() - rest.len();
+    let mut walk = Walk { base, layers: Layers { l3: l3_at as u16, flags, ..Layers::default() } };
+    match eth_type {
+        ether::TYPE_IPV4 => walk.ipv4(rest),
+        ether::TYPE_IPV6 => walk.ipv6(rest, &mut key.l3),
+        ether::TYPE_ARP | ether::TYPE_RARP => walk.arp(rest, &mut key.l3),
+        _ => {}
+    }
+    key.base = walk.base;
+    *layers = walk.layers;
+    Ok(())
+}
+
+/// What the walk has found so far.
+struct Walk {
+    base: KeyBase,
+    layers: Layers,
+}
+
+impl Walk {
+    fn ipv4(&mut self, rest: &[u8]) {
+        let Ok((ip, _)) = ipv4::Ipv4::ref_from_prefix(rest) else { return };
+        let header = ip.header_len();
+        let total = usize::from(ip.total_len.get());
+        if ip.version() != 4 || header < ipv4::HEADER_MIN_BYTES {
+            return;
+        }
+        // Also refuses a total length that is longer than the frame or shorter than the header.
+        let Some(data) = rest.get(header..total) else { return };
+        self.base.shape |= shape::L3_VALID;
+        self.base.ip_proto = ip.proto;
+        self.base.ip_tos = ip.tos;
+        self.base.ip_ttl = ip.ttl;
+        self.base.ip_src = ip.src;
+        self.base.ip_dst = ip.dst;
+        if header > ipv4::HEADER_MIN_BYTES {
+            self.layers.flags |= layer::L3_OPTIONS;
+        }
+        if ip.is_fragment() {
+            let later = if ip.is_later_fragment() { FRAG_LATER } else { 0 };
+            self.base.ip_frag = FRAG_ANY | later;
+        }
+        let at = self.layers.l3 + header as u16;
+        self.layers.payload = at;
+        self.layers.end = self.layers.l3 + total as u16;
+        if !ip.is_later_fragment() && ip.proto != proto::ICMPV6 {
+            self.transport(data, at, ip.proto, None);
+        }
+    }
+
+    fn ipv6(&mut self, rest: &[u8], l3: &mut KeyL3) {
+        let Ok((ip, behind)) = ipv6::Ipv6::ref_from_prefix(rest) else { return };
+        let Some(data) = behind.get(..usize::from(ip.payload_len.get())) else { return };
+        if ip.version() != 6 {
+            return;
+        }
+        self.base.shape |= shape::L3;
+        *l3 = KeyL3 { ipv6_src: ip.src, ipv6_dst: ip.dst, ..KeyL3::default() };
+        let Some(found) = skip_extensions(data, ip.next_header) else { return };
+        self.base.shape |= shape::L3_VALID;
+        self.base.ip_proto = found.proto;
+        self.base.ip_tos = ip.traffic_class();
+        self.base.ip_ttl = ip.hop_limit;
+        self.base.ip_frag = found.ip_frag;
+        l3.ipv6_label = ip.flow_label().to_be_bytes();
+        if found.at > 0 {
+            self.layers.flags |= layer::L3_OPTIONS;
+        }
+        let start = self.layers.l3 + ipv6::HEADER_BYTES as u16;
+        let at = start + found.at as u16;
+        self.layers.payload = at;
+        self.layers.end = start + data.len() as u16;
+        if found.ip_frag & FRAG_LATER == 0 && found.proto != proto::ICMP {
+            let data = data.get(found.at..).unwrap_or(&[]);
+            self.transport(data, at, found.proto, Some(l3));
+        }
+    }
+
+    fn arp(&mut self, rest: &[u8], l3: &mut KeyL3) {
+        let Ok((arp, _)) = arp::ArpEthIpv4::ref_from_prefix(rest) else { return };
+        if !arp.is_eth_ipv4() {
+            return;
+        }
+        self.base.shape |= shape::L3 | shape::L3_VALID;
+        self.base.ip_src = arp.spa;
+        self.base.ip_dst = arp.tpa;
+        // An operation beyond a byte is none.
+        self.base.ip_proto = u8::try_from(arp.op.get()).unwrap_or(0);
+        *l3 = KeyL3 { arp_sha: arp.sha, arp_tha: arp.tha, ..KeyL3::default() };
+        self.layers.payload = self.layers.l3 + size_of::<arp::ArpEthIpv4>() as u16;
+    }
+
+    /// `data` is the datagram from the transport header, at offset `at`, to its end.
+    fn transport(&mut self, data: &[u8], at: u16, ip_proto: u8, l3: Option<&mut KeyL3>) {
+        let (src, dst, header) = match ip_proto {
+            proto::TCP => {
+                let Ok((tcp, _)) = tcp::Tcp::ref_from_prefix(data) else { return };
+                self.base.tcp_flags = tcp.flags().to_be_bytes();
+                let sane = (tcp::HEADER_MIN_BYTES..=data.len()).contains(&tcp.header_len());
+                (tcp.src, tcp.dst, sane.then_some(tcp.header_len()))
+            }
+            proto::UDP => {
+                let Ok((udp, _)) = udp::Udp::ref_from_prefix(data) else { return };
+                (udp.src, udp.dst, Some(udp::HEADER_BYTES))
+            }
+            proto::SCTP => {
+                let Ok((sctp, _)) = sctp::Sctp::ref_from_prefix(data) else { return };
+                (sctp.src, sctp.dst, Some(sctp::HEADER_BYTES))
+            }
+            proto::ICMP | proto::ICMPV6 => {
+                let Ok((icmp, body)) = icmp::Icmp::ref_from_prefix(data) else { return };
+                if let Some(l3) = l3
+                    && matches!(icmp.icmp_type, icmp::ND_SOLICIT | icmp::ND_ADVERT)
+                    && icmp.code == 0
+                {
+                    neighbour_discovery(body, l3);
+                }
+                if icmp::is_echo(ip_proto, icmp.icmp_type) {
+                    self.base.icmp_id = icmp.echo_id().to_be_bytes();
+                }
+                let [kind, code] = [icmp.icmp_type, icmp.code].map(|v| u16::from(v).into());
+                (kind, code, Some(icmp::HEADER_BYTES))
+            }
+            _ => return,
+        };
+        self.base.shape |= shape::L4_VALID;
+        self.base.tp_src = src.to_bytes();
+        self.base.tp_dst = dst.to_bytes();
+        self.layers.l4 = at;
+        self.layers.payload = header.map_or(0, |len| at + len as u16);
+    }
+}
+
+/// What stands behind the extension headers.
+struct Extensions {
+    proto: u8,
+    ip_frag: u8,
+    /// Offset of what they precede, from the end of the IPv6 header.
+    at: usize,
+}
+
+/// Passes the extension headers. `None`: they are cut short, or too many.
+fn skip_extensions(data: &[u8], first: u8) -> Option<Extensions> {
+    let mut found = Extensions { proto: first, ip_frag: 0, at: 0 };
+    for _ in 0..EXTENSIONS_MAX {
+        let rest = data.get(found.at..)?;
+        let len = match found.proto {
+            proto::HOPOPTS | proto::ROUTING | proto::DSTOPTS => {
+                let (ext, _) = ipv6::Extension::ref_from_prefix(rest).ok()?;
+                found.proto = ext.next_header;
+                (usize::from(ext.len) + 1) * 8
+            }
+            proto::AH => {
+                let (ext, _) = ipv6::Extension::ref_from_prefix(rest).ok()?;
+                found.proto = ext.next_header;
+                (usize::from(ext.len) + 2) * 4
+            }
+            proto::FRAGMENT => {
+                let (frag, _) = ipv6::Fragment::ref_from_prefix(rest).ok()?;
+                found.proto = frag.next_header;
+                if frag.offset_more.get() != 0 {
+                    found.ip_frag = FRAG_ANY;
+                }
+                if frag.offset_more.get() & ipv6::FRAGMENT_OFFSET != 0 {
+                    let at = found.at + size_of::<ipv6::Fragment>();
+                    return Some(Extensions {
+                        proto: proto::FRAGMENT,
+                        ip_frag: FRAG_ANY | FRAG_LATER,
+                        at,
+                    });
+                }
+                size_of::<ipv6::Fragment>()
+            }
+            _ => return Some(found),
+        };
+        if rest.len() < len {
+            return None;
+        }
+        found.at += len;
+    }
+    None
+}
+
+/// Target and link-layer addresses of a solicitation or advertisement.
+fn neighbour_discovery(body: &[u8], l3: &mut KeyL3) {
+    let Ok((nd, mut options)) = icmp::NdTarget::ref_from_prefix(body) else { return };
+    let (mut source, mut target) = ([0u8; 6], [0u8; 6]);
+    for _ in 0..ND_OPTIONS_MAX {
+        let Ok((option, _)) = icmp::NdOption::ref_from_prefix(options) else { break };
+        let len = usize::from(option.len) * 8;
+        let Some(behind) = options.get(len..).filter(|_| len > 0) else { break };
+        let mac = match option.option_type {
+            icmp::ND_OPT_SOURCE_LINK if len == 8 => Some(&mut source),
+            icmp::ND_OPT_TARGET_LINK if len == 8 => Some(&mut target),
+            _ => None,
+        };
+        if let Some(mac) = mac {
+            if *mac != [0; 6] {
+                return;
+            }
+            *mac = option.mac;
+        }
+        options = behind;
+    }
+    l3.nd_target = nd.target;
+    l3.arp_sha = source;
+    l3.arp_tha = target;
+}
+
+#[cfg(test)]
+mod tests;

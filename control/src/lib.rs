@@ -3,3 +3,4 @@
 pub mod attach;
 pub mod config;
 pub mod netlink;
+pub mod pktgen;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use super::backoff::Backoff;
 use super::{Port, PortKind, PortStats, RxBurst};
 use crate::packet::frame::Frame;
-use crate::sys::packet::{BATCH, PacketSocket, Received};
+use crate::sys::packet::{BATCH, PacketSocket, Received, Sees};
 use crate::sys::raise_socket_buffers;
 use crate::xsk::pool::FramePool;
 
@@ -33,7 +33,7 @@ pub struct PacketPort {
 impl PacketPort {
     /// Opens the device in the calling thread's network namespace.
     pub fn open(if_index: u32) -> io::Result<Self> {
-        let socket = PacketSocket::open(if_index)?;
+        let socket = PacketSocket::open(if_index, Sees::Entering)?;
         raise_socket_buffers(socket.as_fd(), SOCKET_BUFFER_BYTES);
         Ok(Self {
             socket: Some(socket),

@@ -8,7 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::{cvt, set_option, socket};
+use super::{cvt, get_option, set_option, socket};
 
 /// Frames per system call.
 pub const BATCH: usize = 32;
@@ -23,6 +23,17 @@ pub struct Received {
     pub vlan: Option<(u16, u16)>,
 }
 
+/// Which frames of its device a socket sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// None: a socket to send by.
+    Nothing,
+    /// Those that enter, the device being promiscuous while the socket lives.
+    Entering,
+    /// Those that enter and those that the stack sends, the device being left as it is.
+    Both,
+}
+
 /// A raw socket on one device.
 #[derive(Debug)]
 pub struct PacketSocket {
@@ -35,19 +46,21 @@ pub struct PacketSocket {
 struct Control([u8; 64]);
 
 impl PacketSocket {
-    /// All frames that enter `if_index`, none that leave it; the device becomes promiscuous while
-    /// the socket lives.
-    pub fn open(if_index: u32) -> io::Result<Self> {
+    /// A socket on the device `if_index` of the calling thread's network namespace.
+    pub fn open(if_index: u32, sees: Sees) -> io::Result<Self> {
         // Protocol 0: nothing is received before bind, so no frame of another device slips in.
         let fd = socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
         let on: i32 = 1;
-        set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &on)?;
+        if sees != Sees::Both {
+            set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &on)?;
+        }
         set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, &on)?;
         // SAFETY: C structs of integers, for which zero bytes are a value.
         let (mut address, mut member): (libc::sockaddr_ll, libc::packet_mreq) =
             unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        let protocol = if sees == Sees::Nothing { 0 } else { libc::ETH_P_ALL };
+        address.sll_protocol = (protocol as u16).to_be();
         address.sll_ifindex = if_index as i32;
         let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         let pointer = std::ptr::from_ref(&address).cast();
@@ -55,8 +68,17 @@ impl PacketSocket {
         cvt(unsafe { libc::bind(fd.as_raw_fd(), pointer, len) } as isize)?;
         member.mr_ifindex = if_index as i32;
         member.mr_type = libc::PACKET_MR_PROMISC as u16;
-        set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &member)?;
+        if sees == Sees::Entering {
+            set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &member)?;
+        }
         Ok(Self { fd })
+    }
+
+    /// Frames that came while the socket's queue was full, since the last call.
+    pub fn take_drops(&self) -> io::Result<u64> {
+        let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        let stats: libc::tpacket_stats = get_option(self.fd.as_fd(), level, name)?;
+        Ok(stats.tp_drops.into())
     }
 
     /// Receives into the buffers, in order; returns how many frames came. `infos` gets one entry

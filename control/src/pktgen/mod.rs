@@ -1,0 +1,3 @@
+//! A packet generator and sink over AF_PACKET sockets.
+
+pub mod socket;

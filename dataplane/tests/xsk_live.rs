@@ -6,6 +6,7 @@
 
 mod live;
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ fn port(name: &str, queues: u32, umem: &Arc<Umem>) -> (XskPort, Redirect) {
     let port = XskPort::open(&XskPortConfig::new(index, (0..queues).collect()), umem).unwrap();
     println!("{name}: {:?}", port.bind_modes());
     let redirect = Redirect::attach(index);
-    port.sockets().iter().for_each(|&(queue, fd)| redirect.set(queue, fd));
+    port.sockets().iter().for_each(|&(queue, fd)| redirect.set(queue, fd.as_raw_fd()));
     (port, redirect)
 }
 
@@ -269,7 +270,7 @@ fn a_full_ring_and_an_empty_pool_are_counted_and_recovered_from() {
             a.frames_held() == 0
         });
         let redirect = Redirect::attach(index);
-        a.sockets().iter().for_each(|&(queue, fd)| redirect.set(queue, fd));
+        a.sockets().iter().for_each(|&(queue, fd)| redirect.set(queue, fd.as_raw_fd()));
         a.rx(&mut pool, &mut RxBurst::new());
         assert_eq!(pool.available(), 256, "the reserve stays with the pool");
         let (mut a1, mut hosts_pool) = (host("a1"), FramePool::private(1024).unwrap());

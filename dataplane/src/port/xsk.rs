@@ -5,7 +5,7 @@
 //! worker is what the kernel can send on without a lock. Steering packets into the sockets is the work
 //! of the XDP program, which control attaches, with the sockets from `sockets`.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use super::{Port, PortKind, PortStats, RxBurst};
@@ -64,7 +64,7 @@ impl XskPort {
     }
 
     /// Queue number and socket of each queue, for the XSKMAP.
-    pub fn sockets(&self) -> Vec<(u32, RawFd)> {
+    pub fn sockets(&self) -> Vec<(u32, BorrowedFd<'_>)> {
         self.queues.iter().filter_map(|q| Some((q.queue(), q.fd()?))).collect()
     }
 
@@ -136,7 +136,7 @@ impl Port for XskPort {
     }
 
     fn poll_fds(&self, out: &mut Vec<RawFd>) {
-        out.extend(self.queues.iter().filter_map(XskQueue::fd));
+        out.extend(self.queues.iter().filter_map(|q| Some(q.fd()?.as_raw_fd())));
     }
 
     fn stats(&self) -> PortStats {

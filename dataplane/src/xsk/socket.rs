@@ -21,7 +21,7 @@
 #![allow(unsafe_code, reason = "island: makes frames from ring descriptors")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,8 +199,8 @@ impl XskQueue {
     }
 
     /// The socket, for the XSKMAP and for poll. `None` when closed.
-    pub fn fd(&self) -> Option<RawFd> {
-        self.open.as_ref().map(|open| open.fd.as_raw_fd())
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.open.as_ref().map(|open| open.fd.as_fd())
     }
 
     pub fn queue(&self) -> u32 {

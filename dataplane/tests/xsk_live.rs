@@ -16,7 +16,7 @@ use sluice_dataplane::port::packet::PacketPort;
 use sluice_dataplane::port::tap::{TapConfig, TapPort};
 use sluice_dataplane::port::xsk::{XskPort, XskPortConfig};
 use sluice_dataplane::port::{Port, PortKind, RxBurst};
-use sluice_dataplane::sys::if_index;
+use sluice_dataplane::sys::{if_index, poll_readable};
 use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::socket::{BindMode, BindWish};
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
@@ -378,5 +378,66 @@ fn a_tap_interface_ends_with_its_port_also_in_another_namespace() {
         tap.close(&mut pool);
         ended.send(()).unwrap();
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn large_frames_hold_large_packets_and_small_ones_drop_them() {
+    in_netns(|| {
+        veth("a0", "a1", 1);
+        ip("link set a0 mtu 3400");
+        ip("link set a1 mtu 3400");
+        let mut hosts_pool =
+            FramePool::new(&Umem::new(large(64)).unwrap(), 64).expect("a pool of 64 frames");
+        let mut a1 = host("a1");
+        for (config, room) in [(large(FRAMES), true), (UmemConfig::default(), false)] {
+            let umem = Umem::new(config).unwrap();
+            let mut pool = FramePool::new(&umem, 4096).unwrap();
+            let (mut a, _xa) = port("a0", 1, &umem);
+            a.rx(&mut pool, &mut RxBurst::new());
+            for number in 0..2u8 {
+                let mut frame = hosts_pool.alloc().unwrap();
+                let mut bytes = vec![number; if number == 0 { 3414 } else { 64 }];
+                bytes[..64].copy_from_slice(&packet(u32::from(number)));
+                assert!(frame.copy_from(&bytes));
+                a1.tx(&mut hosts_pool, frame);
+            }
+            a1.flush(&mut hosts_pool);
+            let mut burst = RxBurst::new();
+            until("the small packet arrives", || {
+                a.rx(&mut pool, &mut burst);
+                burst.iter().any(|frame| frame.len() == 64)
+            });
+            let lengths: Vec<usize> = burst.iter().map(|frame| frame.len()).collect();
+            assert_eq!(lengths, if room { vec![3414, 64] } else { vec![64] });
+            assert_eq!(a.stats().kernel_rx_dropped, u64::from(!room));
+            assert!(burst.iter().all(|frame| frame.headroom() >= 192));
+            burst.clear(&mut pool);
+            a.close(&mut pool);
+            assert_eq!(pool.available(), pool.total());
+        }
+    });
+}
+
+fn large(frames: u32) -> UmemConfig {
+    UmemConfig { frames, frame_size_bytes: 4096, hugepages: false }
+}
+
+#[test]
+fn a_sleeping_worker_is_woken_by_a_packet() {
+    in_netns(|| {
+        veth("a0", "a1", 1);
+        let umem = umem();
+        let mut pool = FramePool::new(&umem, FRAMES).unwrap();
+        let (mut a, _xa) = port("a0", 1, &umem);
+        a.rx(&mut pool, &mut RxBurst::new());
+        let mut fds = Vec::new();
+        a.poll_fds(&mut fds);
+        assert_eq!(poll_readable(&fds, 20).unwrap(), 0, "nothing was sent yet");
+        let (mut a1, mut hosts_pool) = (host("a1"), FramePool::private(8).unwrap());
+        send(&mut a1, &mut hosts_pool, 0..1);
+        assert_eq!(poll_readable(&fds, 5000).unwrap(), 1);
+        assert_eq!(take(&mut a, &mut pool), [0]);
+        a.close(&mut pool);
     });
 }

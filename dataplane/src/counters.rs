@@ -93,6 +93,8 @@ named_list! {
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";
         CtTableFull = "ct_table_full", "Commits refused: the connection table or its zone is full.";
+        CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection answers to the reply tuple.";
+        CtInvalid = "ct_invalid", "Packets that conntrack judged invalid.";
         CtNatExhausted = "ct_nat_exhausted", "Commits refused: no free port or id in the NAT range.";
         FdbLearned = "fdb_learned", "MAC addresses learned.";
         FdbMoved = "fdb_moved", "MAC addresses that changed port.";

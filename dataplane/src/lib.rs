@@ -9,10 +9,12 @@
 //! Nothing here is async, reads a config file, or knows of `control`.
 
 pub mod clock;
+pub mod conntrack;
 pub mod counters;
 pub mod limits;
 pub mod packet;
 pub mod port;
+pub mod prefetch;
 pub mod sys;
 pub mod wire;
 pub mod xsk;

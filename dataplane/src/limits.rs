@@ -78,6 +78,14 @@ pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32
     queues * (rx_entries + tx_entries) + 2 * POOL_RESERVE_FRAMES as u32
 }
 
+/// Connections of one worker: 128 bytes each for IPv4 (64 hot, 32 cold, two index slots of 8 at
+/// a load of one half), 128 MiB in all; 192 bytes for IPv6. Reserved at start, touched by use.
+pub const CONNS_MAX: usize = 1 << 20;
+
+/// NAT pools of one worker (one per zone, protocol and address): 2 bytes a port and a bit,
+/// 136 KiB each when fully used, 34 MiB reserved.
+pub const NAT_POOLS_MAX: usize = 256;
+
 /// Events (missing neighbour, learned MAC ...) that a worker can owe to control. More are
 /// counted and lost; each is only a hint that the next packet gives again.
 pub const EVENTS_MAX: usize = 1024;

@@ -1,0 +1,200 @@
+//! A connection in memory: 128 bytes all told for IPv4, of which the hit path reads 64.
+//!
+//! - `Hot`, one cache line: both tuples (the difference between them *is* the NAT), zone, the
+//!   TCP state of both sides, the deadline. A hit reads and writes this line and no other.
+//! - `Cold`, half a line: mark, label, the links of the timer wheel.
+//! - two index slots of 8 bytes at a load of at most one half: 32 bytes (`table.rs`).
+//! - IPv6 addresses lie in a second line that an IPv4 connection never touches.
+//!
+//! All zero is a free, never used connection: untouched pages cost nothing.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::key::{TCP, Tuple};
+use super::tcp;
+
+/// Bits of `Hot::flags`.
+pub mod flag {
+    pub const LIVE: u8 = 0x01;
+    pub const V6: u8 = 0x02;
+    /// The commit asked for source NAT.
+    pub const SNAT: u8 = 0x04;
+    /// The commit asked for destination NAT.
+    pub const DNAT: u8 = 0x08;
+    /// A packet of the reply direction was seen.
+    pub const ANSWERED: u8 = 0x10;
+    /// Holds a port of a NAT pool.
+    pub const POOL: u8 = 0x20;
+    /// Mark or label are not zero: worth a look into `Cold`.
+    pub const MARKED: u8 = 0x40;
+}
+
+/// One side of a TCP connection.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Peer {
+    /// Highest sequence number sent, plus one.
+    pub seqlo: u32,
+    /// Highest sequence number that the other side allows.
+    pub seqhi: u32,
+    /// Largest window offered, in units of the scale.
+    pub max_win: u16,
+    pub wscale: u8,
+    pub state: u8,
+}
+
+/// The line of the hit path.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Hot {
+    /// IPv4: source and destination of the original direction, then of the reply direction.
+    pub addresses: [u32; 4],
+    pub ports: [u16; 4],
+    pub zone: u16,
+    pub proto: u8,
+    pub flags: u8,
+    /// Counts the uses of this place, and changes of mark and label: a `ConnRef` with another
+    /// number is stale.
+    pub gen_no: u32,
+    /// Tick after which the connection is dead.
+    pub deadline: u32,
+    pub peers: [Peer; 2],
+    /// Timeout class (`expire::Class`).
+    pub class: u8,
+    pub spare: [u8; 3],
+}
+
+/// What is needed when the connection changes, not when it is hit.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Cold {
+    /// Low half first.
+    pub label: [u64; 2],
+    pub mark: u32,
+    /// Links of a wheel slot's list, or of the free list: index plus one, zero for none.
+    pub next: u32,
+    pub prev: u32,
+    /// Wheel slot that holds the connection.
+    pub slot: u16,
+    pub spare: u16,
+}
+
+/// IPv6 addresses, in the order of `Hot::addresses`; low half first.
+pub type WideAddresses = [[u64; 2]; 4];
+
+const _: () = assert!(size_of::<Hot>() == 64 && align_of::<Hot>() <= 8);
+const _: () = assert!(size_of::<Cold>() == 32 && align_of::<Cold>() <= 8);
+const _: () = assert!(size_of::<WideAddresses>() == 64);
+
+fn halves(v: u128) -> [u64; 2] {
+    [v as u64, (v >> 64) as u64]
+}
+
+fn whole([low, high]: [u64; 2]) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
+impl Cold {
+    pub fn label(&self) -> u128 {
+        whole(self.label)
+    }
+
+    pub fn set_label(&mut self, v: u128) {
+        self.label = halves(v);
+    }
+}
+
+impl Hot {
+    #[inline]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The tuple of a direction (0 original, 1 reply).
+    pub fn tuple(&self, wide: &WideAddresses, dir: usize) -> Tuple {
+        let i = (dir & 1) * 2;
+        let v6 = self.has(flag::V6);
+        let address = |i: usize| {
+            if v6 { whole(wide[i & 3]) } else { u128::from(self.addresses[i & 3]) }
+        };
+        Tuple {
+            src: address(i),
+            dst: address(i + 1),
+            sport: self.ports[i],
+            dport: self.ports[i + 1],
+            proto: self.proto,
+            v6,
+        }
+    }
+
+    /// Whether packets of tuple `t` in `zone` belong to direction `dir`; of IPv6 connections
+    /// the addresses remain to be compared.
+    #[inline]
+    pub fn matches_narrow(&self, t: &Tuple, zone: u16, dir: usize) -> bool {
+        let i = (dir & 1) * 2;
+        let same = self.ports[i] == t.sport
+            && self.ports[i + 1] == t.dport
+            && self.zone == zone
+            && self.proto == t.proto
+            && self.has(flag::V6) == t.v6;
+        same && (t.v6
+            || (u128::from(self.addresses[i]) == t.src
+                && u128::from(self.addresses[i + 1]) == t.dst))
+    }
+
+    #[inline]
+    pub fn is_tcp(&self) -> bool {
+        self.proto == TCP
+    }
+
+    pub fn set_tuples(&mut self, wide: &mut WideAddresses, orig: &Tuple, reply: &Tuple) {
+        for (i, t) in [orig, reply].into_iter().enumerate() {
+            self.ports[i * 2] = t.sport;
+            self.ports[i * 2 + 1] = t.dport;
+            if t.v6 {
+                wide[i * 2] = halves(t.src);
+                wide[i * 2 + 1] = halves(t.dst);
+            } else {
+                self.addresses[i * 2] = t.src as u32;
+                self.addresses[i * 2 + 1] = t.dst as u32;
+            }
+        }
+    }
+}
+
+/// One connection as a dump shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnInfo {
+    pub orig: Tuple,
+    /// As packets of the reply direction arrive, before their translation.
+    pub reply: Tuple,
+    pub zone: u16,
+    pub mark: u32,
+    pub label: u128,
+    /// `protoinfo` state of a TCP connection, as `dpctl/dump-conntrack` names it.
+    pub tcp_state: Option<&'static str>,
+    /// Seconds until it is forgotten if nothing more comes.
+    pub timeout_s: u32,
+    pub answered: bool,
+    pub snat: bool,
+    pub dnat: bool,
+}
+
+impl ConnInfo {
+    pub(super) fn of(hot: &Hot, cold: &Cold, wide: &WideAddresses, timeout_s: u32) -> Self {
+        Self {
+            orig: hot.tuple(wide, 0),
+            reply: hot.tuple(wide, 1),
+            zone: hot.zone,
+            mark: cold.mark,
+            label: cold.label(),
+            tcp_state: hot.is_tcp().then(|| tcp::shown_state(&hot.peers)),
+            timeout_s,
+            answered: hot.has(flag::ANSWERED),
+            snat: hot.has(flag::SNAT),
+            dnat: hot.has(flag::DNAT),
+        }
+    }
+}

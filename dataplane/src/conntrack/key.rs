@@ -1,0 +1,308 @@
+//! What names a connection, and what conntrack takes from a packet.
+//!
+//! A `Tuple` is the five-tuple of one direction. `reversed()` is what the other side's packets
+//! carry. ICMP echo has no ports: the identifier is the same in both directions and the message
+//! type changes (8 and 0), so `sport` holds the identifier and `dport` the type and code. A
+//! request from B is therefore never mistaken for the reply to a request from A.
+//!
+//! The hash is keyed by secrets of this start: who cannot guess them cannot choose packets that
+//! meet in one place of the table. Two folded 64 x 64 bit multiplications, as in wyhash.
+
+use super::icmp_error;
+use super::tcp::{self, Segment};
+use crate::packet::key::{FRAG_ANY, FRAG_LATER, FlowKey};
+
+/// An address as a number; IPv4 in the low 32 bits.
+pub type IpKey = u128;
+
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tuple {
+    pub src: IpKey,
+    pub dst: IpKey,
+    /// Source port; ICMP: identifier.
+    pub sport: u16,
+    /// Destination port; ICMP: type in the high byte, code in the low one.
+    pub dport: u16,
+    pub proto: u8,
+    pub v6: bool,
+}
+
+/// The message type that answers an ICMP query type.
+fn icmp_answer(v6: bool, kind: u8) -> Option<u8> {
+    Some(match (v6, kind) {
+        (false, 8) => 0,
+        (false, 0) => 8,
+        (false, 13 | 15 | 17) => kind + 1,
+        (false, 14 | 16 | 18) => kind - 1,
+        (true, 128) => 129,
+        (true, 129) => 128,
+        _ => return None,
+    })
+}
+
+impl Tuple {
+    pub fn is_icmp(&self) -> bool {
+        self.proto == if self.v6 { ICMPV6 } else { ICMP }
+    }
+
+    /// Whether NAT can tell connections apart by a port or an ICMP identifier.
+    pub fn has_ports(&self) -> bool {
+        matches!(self.proto, TCP | UDP | SCTP) || self.is_icmp()
+    }
+
+    /// The tuple of packets that travel the other way.
+    pub fn reversed(&self) -> Tuple {
+        let swapped = Tuple { src: self.dst, dst: self.src, ..*self };
+        if self.is_icmp() {
+            let kind = (self.dport >> 8) as u8;
+            let answer = icmp_answer(self.v6, kind).unwrap_or(kind);
+            return Tuple { dport: u16::from(answer) << 8 | (self.dport & 0xff), ..swapped };
+        }
+        Tuple { sport: self.dport, dport: self.sport, ..swapped }
+    }
+
+    /// `ct_tp_src` and `ct_tp_dst`: the ports, or ICMP type and code.
+    pub fn tp(&self) -> (u16, u16) {
+        if self.is_icmp() { (self.dport >> 8, self.dport & 0xff) } else { (self.sport, self.dport) }
+    }
+
+    /// The port (or identifier) that a packet of this tuple is sent *to*, which SNAT chooses in
+    /// the reply tuple.
+    pub(super) fn dest_port(&self) -> u16 {
+        if self.is_icmp() { self.sport } else { self.dport }
+    }
+
+    pub(super) fn set_dest_port(&mut self, port: u16) {
+        if self.is_icmp() { self.sport = port } else { self.dport = port }
+    }
+}
+
+/// Secrets of the hash.
+#[derive(Clone, Copy, Debug)]
+pub struct HashKey([u64; 4]);
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b);
+    (wide as u64) ^ (wide >> 64) as u64
+}
+
+impl HashKey {
+    pub fn new(seed: u64) -> Self {
+        // splitmix64: four well mixed words from one.
+        let mut state = seed;
+        Self(std::array::from_fn(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let a = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let b = (a ^ (a >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            b ^ (b >> 31)
+        }))
+    }
+
+    /// Hash of a tuple in a zone.
+    #[inline]
+    pub fn of(&self, t: &Tuple, zone: u16) -> u64 {
+        let [a, b, c, d] = self.0;
+        let low = u64::from(t.sport) << 48
+            | u64::from(t.dport) << 32
+            | u64::from(zone) << 16
+            | u64::from(t.proto) << 8
+            | u64::from(t.v6);
+        let addresses = if t.v6 {
+            let src = fold(t.src as u64 ^ b, (t.src >> 64) as u64 ^ c);
+            let dst = fold(t.dst as u64 ^ c, (t.dst >> 64) as u64 ^ d);
+            src.rotate_left(32) ^ dst
+        } else {
+            (t.src as u64) << 32 | (t.dst as u32 as u64)
+        };
+        fold(fold(addresses ^ a, low ^ b) ^ c, d)
+    }
+
+    /// Hash of words, for choices that must be stable for a flow.
+    pub(super) fn of_words(&self, x: u128, y: u64) -> u64 {
+        let [a, b, c, d] = self.0;
+        fold(fold(x as u64 ^ a, (x >> 64) as u64 ^ b) ^ y ^ c, d)
+    }
+}
+
+/// What the packet is to conntrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `tuple` is the packet's own.
+    Normal,
+    /// An ICMP error: `tuple` is that of the quoted packet, reversed, so that it has the
+    /// direction in which the error travels.
+    Related,
+    /// Malformed, or nothing that conntrack can look at.
+    Invalid,
+}
+
+/// A packet as conntrack sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct CtPacket {
+    pub tuple: Tuple,
+    pub zone: u16,
+    pub kind: Kind,
+    /// Meaningful for TCP.
+    pub seg: Segment,
+    /// Cleared by the caller when a checksum was found wrong.
+    pub checksum_ok: bool,
+}
+
+impl CtPacket {
+    /// Reads a packet. Addresses and ports come from the key, because actions before `ct` may
+    /// have rewritten them; everything else from `l4`, the bytes from the transport header to
+    /// the end of the datagram.
+    pub fn from_key(key: &FlowKey, l4: &[u8], zone: u16) -> Self {
+        let v6 = key.eth_type == 0x86dd;
+        let (src, dst) = if v6 {
+            (key.ipv6_src, key.ipv6_dst)
+        } else {
+            (u128::from(key.ip_src), u128::from(key.ip_dst))
+        };
+        let (proto, sport, dport) = (key.ip_proto, key.tp_src, key.tp_dst);
+        let tuple = Tuple { src, dst, sport, dport, proto, v6 };
+        let mut p =
+            Self { tuple, zone, kind: Kind::Invalid, seg: Segment::default(), checksum_ok: true };
+        let is_ip = v6 || key.eth_type == 0x0800;
+        // Reassembly comes with a later room: what has no ports cannot be looked up.
+        if is_ip && key.ip_frag & FRAG_LATER == 0 {
+            p.kind = p.read_l4(l4, key.ip_frag & FRAG_ANY != 0);
+        }
+        p
+    }
+
+    /// Checks the transport header and completes `tuple` and `seg`.
+    fn read_l4(&mut self, l4: &[u8], fragment: bool) -> Kind {
+        let normal_if = |good: bool| if good { Kind::Normal } else { Kind::Invalid };
+        let ports = self.tuple.sport != 0 && self.tuple.dport != 0;
+        match self.tuple.proto {
+            TCP => match Segment::parse(l4) {
+                Some(seg) if ports && !tcp::flags_impossible(seg.flags) => {
+                    self.seg = seg;
+                    Kind::Normal
+                }
+                _ => Kind::Invalid,
+            },
+            UDP => normal_if(ports && udp_len_ok(l4, fragment)),
+            SCTP => normal_if(ports && l4.len() >= 12),
+            _ if self.tuple.is_icmp() => self.read_icmp(l4),
+            ICMP | ICMPV6 => Kind::Invalid,
+            _ => {
+                (self.tuple.sport, self.tuple.dport) = (0, 0);
+                Kind::Normal
+            }
+        }
+    }
+
+    fn read_icmp(&mut self, l4: &[u8]) -> Kind {
+        let Some(&[kind, code, _, _, id0, id1, _, _]) = l4.first_chunk::<8>() else {
+            return Kind::Invalid;
+        };
+        if icmp_error::is_error(self.tuple.v6, kind) {
+            let Some(quoted) = icmp_error::quoted_tuple(&l4[8..], self.tuple.v6) else {
+                return Kind::Invalid;
+            };
+            // The error goes to the one who sent the quoted packet.
+            if quoted.src != self.tuple.dst {
+                return Kind::Invalid;
+            }
+            self.tuple = quoted.reversed();
+            return Kind::Related;
+        }
+        if code != 0 || icmp_answer(self.tuple.v6, kind).is_none() {
+            return Kind::Invalid;
+        }
+        self.tuple.sport = u16::from_be_bytes([id0, id1]);
+        self.tuple.dport = u16::from(kind) << 8;
+        Kind::Normal
+    }
+}
+
+/// The UDP length field covers its own header and no more than the datagram. A first fragment
+/// holds only the beginning.
+fn udp_len_ok(l4: &[u8], fragment: bool) -> bool {
+    let Some(&[_, _, _, _, a, b, _, _]) = l4.first_chunk::<8>() else { return false };
+    let len = usize::from(u16::from_be_bytes([a, b]));
+    len >= 8 && (fragment || len <= l4.len())
+}
+
+/// The little that the cached path has at hand: enough for a packet of an established
+/// connection.
+#[derive(Clone, Copy, Debug)]
+pub struct HitPacket {
+    pub seg: Segment,
+    pub checksum_ok: bool,
+}
+
+impl HitPacket {
+    /// For TCP reads the header; `None` if it is malformed (the caller walks). `l4` may be cut
+    /// after the header; `l4_len` is the true length of the segment.
+    #[inline]
+    pub fn from_l4(proto: u8, l4: &[u8], l4_len: usize) -> Option<Self> {
+        let seg = if proto == TCP { Segment::parse_cut(l4, l4_len)? } else { Segment::default() };
+        Some(Self { seg, checksum_ok: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(proto: u8) -> FlowKey {
+        let mut k = FlowKey::ZERO;
+        k.eth_type = 0x0800;
+        (k.ip_src, k.ip_dst, k.ip_proto) = (0x0a000001, 0x0a000002, proto);
+        (k.tp_src, k.tp_dst) = (1000, 2000);
+        k
+    }
+
+    #[test]
+    fn reversing_twice_is_nothing() {
+        for (proto, v6, dport) in
+            [(TCP, false, 80), (ICMP, false, 8 << 8), (ICMPV6, true, 128 << 8), (47, false, 0)]
+        {
+            let t = Tuple { src: 1, dst: 2, sport: 7, dport, proto, v6 };
+            assert_eq!(t.reversed().reversed(), t);
+            assert_ne!(t.reversed(), t);
+        }
+    }
+
+    #[test]
+    fn requests_of_both_sides_with_one_identifier_differ() {
+        let a = Tuple { src: 1, dst: 2, sport: 7, dport: 8 << 8, proto: ICMP, v6: false };
+        let from_b = Tuple { src: 2, dst: 1, ..a };
+        assert_ne!(a.reversed(), from_b);
+        assert_eq!(a.tp(), (8, 0));
+        assert_eq!(a.reversed().tp(), (0, 0));
+    }
+
+    #[test]
+    fn bad_transport_headers_are_invalid() {
+        let udp = [3, 0xe8, 7, 0xd0, 0, 8, 0, 0];
+        let kind = |k: &FlowKey, l4: &[u8]| CtPacket::from_key(k, l4, 0).kind;
+        assert_eq!(kind(&key(UDP), &udp), Kind::Normal);
+        assert_eq!(kind(&key(UDP), &udp[..7]), Kind::Invalid);
+        assert_eq!(kind(&key(UDP), &[3, 0xe8, 7, 0xd0, 0, 9, 0, 0]), Kind::Invalid);
+        assert_eq!(kind(&key(UDP), &[3, 0xe8, 7, 0xd0, 0, 7, 0, 0]), Kind::Invalid);
+        let mut zero = key(UDP);
+        zero.tp_src = 0;
+        assert_eq!(kind(&zero, &udp), Kind::Invalid);
+        let mut later = key(UDP);
+        later.ip_frag = FRAG_ANY | FRAG_LATER;
+        assert_eq!(kind(&later, &udp), Kind::Invalid);
+        assert_eq!(kind(&key(ICMP), &[8, 0, 0, 0, 0, 1, 0, 1]), Kind::Normal);
+        assert_eq!(kind(&key(ICMP), &[8, 1, 0, 0, 0, 1, 0, 1]), Kind::Invalid);
+        assert_eq!(kind(&key(ICMP), &[9, 0, 0, 0, 0, 1, 0, 1]), Kind::Invalid);
+        assert_eq!(kind(&key(ICMPV6), &[128, 0, 0, 0, 0, 1, 0, 1]), Kind::Invalid, "v6 in v4");
+        assert_eq!(kind(&key(47), &[]), Kind::Normal);
+        assert_eq!(kind(&key(TCP), &[0; 19]), Kind::Invalid);
+    }
+}

@@ -1,0 +1,624 @@
+//! Connection tracking: which packets belong together, and what they are to each other.
+//!
+//! **What a flow sees** (Open vSwitch, `ovs-fields(7)`, section "Connection tracking"): after
+//! `ct(zone=Z)` a packet is tracked and is one of
+//! - *new*: no connection is known, or one that was committed and not answered yet;
+//! - *established*: the connection was answered (TCP: any valid segment but a repeated SYN);
+//! - *related*: an ICMP error about a connection; it creates and refreshes nothing;
+//! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, or an
+//!   error about nothing we know. Later fragments are invalid: they have no ports, and
+//!   reassembly is another room's.
+//!
+//! *reply* says that it travels against the direction of the first packet. Nothing is remembered
+//! until `ct(commit)`. A zone is a name space of its own.
+//!
+//! **Roads.** `lookup` is the whole truth: find, run the state machine, refresh. `commit` makes
+//! or changes the entry. `hit` is what a cached walk does instead of a look-up: given the
+//! connection it is one cache line, and it says yes only if `lookup` would have given the same
+//! result; then it has left the same state. Its no changes nothing.
+//!
+//! **Ownership.** One worker owns a `Conntrack`: no lock, no atomics. All memory is reserved at
+//! start; what is full refuses by name.
+
+mod conn;
+mod expire;
+mod icmp_error;
+mod key;
+mod nat;
+mod nat_ports;
+mod other;
+mod table;
+mod tcp;
+mod zone;
+
+pub use conn::ConnInfo;
+pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
+pub use key::{CtPacket, HitPacket, IpKey, Kind, Tuple};
+pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
+pub use tcp::Segment;
+pub use zone::Zones;
+
+use crate::clock::Now;
+use crate::limits::CONNS_MAX;
+use conn::{Cold, Hot, Peer, flag};
+use expire::{Timeouts, Wheel, is_due, ticks};
+use key::HashKey;
+use nat_ports::PortPools;
+use table::Table;
+use tcp::Verdict;
+
+/// Bits of `ct_state`, with OpenFlow's values.
+pub mod ct_state {
+    pub const NEW: u8 = 0x01;
+    pub const EST: u8 = 0x02;
+    pub const REL: u8 = 0x04;
+    pub const RPL: u8 = 0x08;
+    pub const INV: u8 = 0x10;
+    pub const TRK: u8 = 0x20;
+    pub const SNAT: u8 = 0x40;
+    pub const DNAT: u8 = 0x80;
+}
+use ct_state::{DNAT, EST, INV, NEW, REL, RPL, SNAT, TRK};
+
+/// What a worker's conntrack is made with.
+#[derive(Clone, Debug)]
+pub struct CtConfig {
+    pub conns_max: usize,
+    /// Secret of this start.
+    pub seed: u64,
+    /// Seconds per `Class`.
+    pub timeouts_s: [u32; CLASSES],
+    /// Whether TCP sequence numbers are judged (Open vSwitch: `ct-enable-tcp-seq-chk`).
+    pub tcp_seq_check: bool,
+}
+
+impl Default for CtConfig {
+    fn default() -> Self {
+        Self { conns_max: CONNS_MAX, seed: 0, timeouts_s: DEFAULT_TIMEOUTS_S, tcp_seq_check: true }
+    }
+}
+
+/// Why a commit was refused. The packet stays new and goes on untranslated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CtError {
+    #[error("the connection table is full: raise conns_max or shorten timeouts")]
+    TableFull,
+    #[error("the zone has as many connections as its limit allows: raise the limit")]
+    ZoneFull,
+    #[error("no port or identifier of the NAT range is free: widen the range")]
+    NatExhausted,
+    #[error("another connection's replies already have this tuple: use nat to resolve the clash")]
+    TupleTaken,
+}
+
+/// A connection, weakly: stale once the place has another use or mark or label have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnRef {
+    pub ix: u32,
+    pub gen_no: u32,
+}
+
+/// What a look-up found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtResult {
+    /// `ct_state` bits, without `SNAT` and `DNAT`: those come with `nat_rewrite`, because only a
+    /// `ct(nat)` sets them.
+    pub state: u8,
+    pub conn: Option<ConnRef>,
+    pub reply: bool,
+    pub mark: u32,
+    pub label: u128,
+    /// Tuple of the connection's original direction; of the packet if there is none.
+    pub orig: Tuple,
+    /// Another packet with the same key and an acceptable sequence number gets this very
+    /// result: `hit` can take the place of `lookup`.
+    pub cacheable: bool,
+}
+
+/// `ct(commit, ...)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    pub force: bool,
+    pub nat: Option<NatSpec>,
+    /// Value and mask.
+    pub mark: Option<(u32, u32)>,
+    /// Value and mask.
+    pub label: Option<(u128, u128)>,
+}
+
+/// What happened since start; the owner carries the differences into its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CtStats {
+    pub created: u64,
+    /// Timed out, closed or taken over by a new connection with the same tuple.
+    pub expired: u64,
+    pub flushed: u64,
+    pub invalid: u64,
+    pub table_full: u64,
+    pub nat_exhausted: u64,
+    pub tuple_taken: u64,
+}
+
+/// One worker's connections.
+pub struct Conntrack {
+    table: Table,
+    wheel: Wheel,
+    timeouts: Timeouts,
+    zones: Zones,
+    pools: PortPools,
+    hash: HashKey,
+    random: u64,
+    tcp_seq_check: bool,
+    stats: CtStats,
+}
+
+/// Steps of expiry that a commit into a full table may spend to make room: a round of the
+/// wheel, most of whose steps look at an empty slot, until so many connections have gone.
+const ROOM_BUDGET: usize = 1024 + 64;
+const ROOM_CONNS: usize = 32;
+
+impl Conntrack {
+    pub fn new(cfg: &CtConfig) -> Self {
+        let hash = HashKey::new(cfg.seed);
+        Self {
+            table: Table::new(cfg.conns_max, hash),
+            wheel: Wheel::new(),
+            timeouts: Timeouts::new(&cfg.timeouts_s),
+            zones: Zones::new(),
+            pools: PortPools::new(),
+            hash,
+            random: hash.of_words(0, 1) | 1,
+            tcp_seq_check: cfg.tcp_seq_check,
+            stats: CtStats::default(),
+        }
+    }
+
+    /// Connections, those included that are dead and not yet collected.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
+    pub fn stats(&self) -> CtStats {
+        self.stats
+    }
+
+    pub fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
+    pub fn zones_mut(&mut self) -> &mut Zones {
+        &mut self.zones
+    }
+
+    /// Ports and identifiers that NAT has given out.
+    pub fn nat_ports_used(&self) -> u64 {
+        self.pools.users()
+    }
+
+    /// First stage of looking a batch up; the hash goes to the later ones.
+    #[inline]
+    pub fn prefetch_index(&self, p: &CtPacket) -> u64 {
+        let hash = self.table.hash(&p.tuple, p.zone);
+        self.table.prefetch_index(hash);
+        hash
+    }
+
+    /// Second stage: the connection that the index most likely means.
+    #[inline]
+    pub fn prefetch_guess(&self, hash: u64) {
+        if let Some(ix) = self.table.guess(hash) {
+            self.table.prefetch(ix);
+        }
+    }
+
+    /// Asks for the line that `hit` will need.
+    #[inline]
+    pub fn prefetch(&self, c: ConnRef) {
+        if (c.ix as usize) < self.table.capacity() {
+            self.table.prefetch(c.ix);
+        }
+    }
+
+    /// Finds the packet's connection, runs its state machine and refreshes its timer.
+    pub fn lookup(&mut self, p: &CtPacket, now: Now) -> CtResult {
+        let hash = self.table.hash(&p.tuple, p.zone);
+        self.lookup_hashed(p, hash, now)
+    }
+
+    /// Last stage of looking a batch up.
+    pub fn lookup_hashed(&mut self, p: &CtPacket, hash: u64, now: Now) -> CtResult {
+        if p.kind == Kind::Invalid || !p.checksum_ok {
+            return self.invalid(p);
+        }
+        let tick = ticks(now);
+        let Some((ix, dir)) = self.table.find(hash, &p.tuple, p.zone) else {
+            return self.without_conn(p);
+        };
+        if is_due(self.table.hot(ix).deadline, tick) {
+            self.remove(ix);
+            self.stats.expired += 1;
+            return self.without_conn(p);
+        }
+        let reply = dir == 1;
+        let direction = if reply { RPL } else { 0 };
+        if p.kind == Kind::Related {
+            return self.found(p, ix, reply, TRK | REL | direction);
+        }
+        let is_tcp = self.table.hot(ix).is_tcp();
+        let state = if is_tcp {
+            match self.run_tcp(ix, p, reply, tick) {
+                Verdict::Valid => EST | direction,
+                Verdict::StillNew => NEW | direction,
+                Verdict::Invalid => return self.invalid(p),
+                Verdict::Reopen => {
+                    self.remove(ix);
+                    self.stats.expired += 1;
+                    return self.without_conn(p);
+                }
+            }
+        } else if self.run_other(ix, p.tuple.is_icmp(), reply, tick) {
+            EST | direction
+        } else {
+            NEW
+        };
+        self.found(p, ix, reply, TRK | state)
+    }
+
+    fn run_tcp(&mut self, ix: u32, p: &CtPacket, reply: bool, tick: u64) -> Verdict {
+        let check = self.tcp_seq_check;
+        let Some(hot) = self.table.hot_mut(ix) else { return Verdict::Invalid };
+        let (verdict, class) = tcp::update(&mut hot.peers, &p.seg, reply, check);
+        if reply && verdict == Verdict::Valid {
+            hot.flags |= flag::ANSWERED;
+        }
+        if let Some(class) = class {
+            self.refresh(ix, class, tick);
+        }
+        verdict
+    }
+
+    /// Says whether the connection is established.
+    fn run_other(&mut self, ix: u32, icmp: bool, reply: bool, tick: u64) -> bool {
+        let Some(hot) = self.table.hot_mut(ix) else { return false };
+        if reply {
+            hot.flags |= flag::ANSWERED;
+        }
+        let answered = hot.has(flag::ANSWERED);
+        self.refresh(ix, other::next(icmp, answered), tick);
+        answered
+    }
+
+    fn refresh(&mut self, ix: u32, class: Class, tick: u64) {
+        let class = class as u8;
+        let timeouts = self.timeouts;
+        let Some(hot) = self.table.hot_mut(ix) else { return };
+        if hot.class == class {
+            hot.deadline = timeouts.refreshed(class, hot.deadline, tick);
+            return;
+        }
+        hot.class = class;
+        hot.deadline = timeouts.fresh(class, tick);
+        self.wheel.requeue_if_sooner(&mut self.table, ix, tick);
+    }
+
+    fn invalid(&mut self, p: &CtPacket) -> CtResult {
+        self.stats.invalid += 1;
+        result_without(p, TRK | INV)
+    }
+
+    fn without_conn(&mut self, p: &CtPacket) -> CtResult {
+        if p.kind == Kind::Related || (p.tuple.proto == key::TCP && !tcp::may_open(&p.seg)) {
+            return self.invalid(p);
+        }
+        result_without(p, TRK | NEW)
+    }
+
+    fn found(&self, p: &CtPacket, ix: u32, reply: bool, state: u8) -> CtResult {
+        let hot = self.table.hot(ix);
+        let (mark, label) = if hot.has(flag::MARKED) {
+            let cold = self.table.cold(ix);
+            (cold.mark, cold.label())
+        } else {
+            (0, 0)
+        };
+        let orig = if p.kind == Kind::Normal && !reply { p.tuple } else { self.table.tuple(ix, 0) };
+        let steady = if hot.is_tcp() {
+            hot.class == Class::TcpEstablished as u8 && tcp::is_plain(&p.seg)
+        } else {
+            !p.tuple.is_icmp()
+        };
+        CtResult {
+            state,
+            conn: Some(ConnRef { ix, gen_no: hot.gen_no }),
+            reply,
+            mark,
+            label,
+            orig,
+            cacheable: steady && p.kind == Kind::Normal,
+        }
+    }
+
+    /// The live connection that a handle means.
+    #[inline]
+    fn live(&self, c: ConnRef) -> Option<&Hot> {
+        if c.ix as usize >= self.table.capacity() {
+            return None;
+        }
+        let hot = self.table.hot(c.ix);
+        (hot.has(flag::LIVE) && hot.gen_no == c.gen_no).then_some(hot)
+    }
+
+    /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
+    /// one there is; `force` replaces one that was found in the reply direction. Invalid and
+    /// related packets create nothing. The result takes the place of `r`.
+    pub fn commit(
+        &mut self,
+        p: &CtPacket,
+        r: &CtResult,
+        c: &Commit,
+        now: Now,
+    ) -> Result<CtResult, CtError> {
+        if r.state & TRK == 0 || r.state & INV != 0 || p.kind == Kind::Invalid {
+            return Ok(*r);
+        }
+        let tick = ticks(now);
+        // A second commit of one walk finds what the first one made.
+        let hash = self.table.hash(&p.tuple, p.zone);
+        let found = self.table.find(hash, &p.tuple, p.zone);
+        match found {
+            Some((ix, 1)) if c.force && p.kind == Kind::Normal => {
+                self.remove(ix);
+                self.stats.expired += 1;
+            }
+            Some((ix, dir)) => {
+                let mut out = *r;
+                self.set_mark_label(ix, c);
+                let now_found = self.found(p, ix, dir == 1, r.state);
+                (out.conn, out.reply, out.orig) = (now_found.conn, now_found.reply, now_found.orig);
+                (out.mark, out.label) = (now_found.mark, now_found.label);
+                return Ok(out);
+            }
+            None if p.kind == Kind::Related => return Ok(*r),
+            None => {}
+        }
+        if p.tuple.proto == key::TCP && !tcp::may_open(&p.seg) {
+            return Ok(self.invalid(p));
+        }
+        let ix = self.create(p, c, tick)?;
+        self.set_mark_label(ix, c);
+        Ok(self.found(p, ix, false, TRK | NEW))
+    }
+
+    fn create(&mut self, p: &CtPacket, c: &Commit, tick: u64) -> Result<u32, CtError> {
+        if self.table.is_full() {
+            self.collect(tick, ROOM_BUDGET, ROOM_CONNS);
+        }
+        if self.zones.is_full(p.zone) || self.table.is_full() {
+            self.stats.table_full += 1;
+            let zone = self.zones.is_full(p.zone);
+            return Err(if zone { CtError::ZoneFull } else { CtError::TableFull });
+        }
+        let (choice, flags) = self.translate(p, c)?;
+        let Some(ix) = self.table.insert(&p.tuple, &choice.reply, p.zone) else {
+            return Err(CtError::TableFull);
+        };
+        let is_tcp = p.tuple.proto == key::TCP;
+        let class = if is_tcp { Class::TcpFirst } else { other::first(p.tuple.is_icmp()) } as u8;
+        let deadline = self.timeouts.fresh(class, tick);
+        if let Some(hot) = self.table.hot_mut(ix) {
+            hot.flags |= flags | if choice.pool { flag::POOL } else { 0 };
+            hot.class = class;
+            hot.deadline = deadline;
+            hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
+        }
+        self.wheel.queue(&mut self.table, ix, tick);
+        self.zones.added(p.zone);
+        self.stats.created += 1;
+        Ok(ix)
+    }
+
+    /// The reply tuple of a new connection.
+    fn translate(&mut self, p: &CtPacket, c: &Commit) -> Result<(nat::Choice, u8), CtError> {
+        let Some(spec) = c.nat.as_ref().filter(|s| s.v6 == p.tuple.v6 || s.keeps_address()) else {
+            let reply = p.tuple.reversed();
+            if self.table.taken(&reply, p.zone) {
+                self.stats.tuple_taken += 1;
+                return Err(CtError::TupleTaken);
+            }
+            return Ok((nat::Choice { reply, pool: false }, 0));
+        };
+        // xorshift64: chance enough for spreading, and it never is zero.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let mut chooser = nat::Chooser {
+            table: &self.table,
+            pools: &mut self.pools,
+            hash: &self.hash,
+            random: self.random,
+            zone: p.zone,
+        };
+        let flags = match spec.kind {
+            NatKind::Src => flag::SNAT,
+            NatKind::Dst => flag::DNAT,
+        };
+        match chooser.choose(&p.tuple, spec) {
+            Some(choice) => Ok((choice, flags)),
+            None => {
+                self.stats.nat_exhausted += 1;
+                Err(CtError::NatExhausted)
+            }
+        }
+    }
+
+    fn set_mark_label(&mut self, ix: u32, c: &Commit) {
+        let Some(cold) = self.table.cold_mut(ix) else { return };
+        let before = (cold.mark, cold.label());
+        if let Some((value, mask)) = c.mark {
+            cold.mark = (cold.mark & !mask) | (value & mask);
+        }
+        if let Some((value, mask)) = c.label {
+            cold.set_label((cold.label() & !mask) | (value & mask));
+        }
+        let after = (cold.mark, cold.label());
+        if before != after
+            && let Some(hot) = self.table.hot_mut(ix)
+        {
+            hot.gen_no = hot.gen_no.wrapping_add(1);
+            hot.flags &= !flag::MARKED;
+            hot.flags |= if after == (0, 0) { 0 } else { flag::MARKED };
+        }
+    }
+
+    fn remove(&mut self, ix: u32) {
+        let hot = *self.table.hot(ix);
+        if hot.has(flag::POOL) {
+            let reply = self.table.tuple(ix, 1);
+            let key = nat_ports::Key {
+                address: reply.dst,
+                zone: hot.zone,
+                proto: hot.proto,
+                v6: reply.v6,
+            };
+            self.pools.release(&key, reply.dest_port());
+        }
+        self.wheel.unqueue(&mut self.table, ix);
+        self.zones.removed(hot.zone);
+        self.table.remove(ix);
+    }
+
+    /// What to write into this packet so that it continues on the other side of the
+    /// connection's translation; `None` if the connection has none. The caller applies it when
+    /// the flow says `nat`, and then adds `ct_state` to the packet's.
+    pub fn nat_rewrite(&self, r: &CtResult) -> Option<NatRewrite> {
+        let c = r.conn?;
+        let hot = self.live(c)?;
+        if !hot.has(flag::SNAT | flag::DNAT) {
+            return None;
+        }
+        let (orig, reply) = (self.table.tuple(c.ix, 0), self.table.tuple(c.ix, 1));
+        let (from, to) = if r.reply { (reply, orig.reversed()) } else { (orig, reply.reversed()) };
+        let forward_is_source = hot.has(flag::SNAT);
+        let ct_state = if forward_is_source != r.reply { SNAT } else { DNAT };
+        let related = r.state & REL != 0;
+        Some(NatRewrite { ct_state, related, ..NatRewrite::between(&from, &to) })
+    }
+
+    /// The cached path. True: the connection lives, `lookup` would have given a result with
+    /// `expect_state` and the mark and label of when `c` was taken, and its state is now what
+    /// `lookup` would have left. False: nothing was changed, and the caller walks.
+    #[inline]
+    pub fn hit(
+        &mut self,
+        c: ConnRef,
+        reply: bool,
+        expect_state: u8,
+        p: &HitPacket,
+        now: Now,
+    ) -> bool {
+        let tick = ticks(now);
+        let (timeouts, check) = (self.timeouts, self.tcp_seq_check);
+        if c.ix as usize >= self.table.capacity() {
+            return false;
+        }
+        let Some(hot) = self.table.hot_mut(c.ix) else { return false };
+        let good = hot.has(flag::LIVE)
+            && hot.gen_no == c.gen_no
+            && p.checksum_ok
+            && !is_due(hot.deadline, tick);
+        if !good {
+            return false;
+        }
+        let established = EST | TRK | if reply { RPL } else { 0 };
+        let expect = expect_state & !(SNAT | DNAT);
+        if hot.is_tcp() {
+            if expect != established
+                || hot.class != Class::TcpEstablished as u8
+                || !tcp::hit(&mut hot.peers, &p.seg, reply, check)
+            {
+                return false;
+            }
+        } else {
+            let answered = hot.has(flag::ANSWERED);
+            let state = if answered { established } else { NEW | TRK };
+            let icmp = matches!(hot.proto, key::ICMP | key::ICMPV6);
+            if icmp
+                || (reply && !answered)
+                || expect != state
+                || hot.class != other::next(icmp, answered) as u8
+            {
+                return false;
+            }
+        }
+        let deadline = timeouts.refreshed(hot.class, hot.deadline, tick);
+        // An unconditional store would dirty the line of every UDP packet.
+        if deadline != hot.deadline {
+            hot.deadline = deadline;
+        }
+        true
+    }
+
+    /// Collects dead connections, in at most `budget` steps. Says how many went.
+    pub fn expire(&mut self, now: Now, budget: usize) -> usize {
+        self.collect(ticks(now), budget, usize::MAX)
+    }
+
+    fn collect(&mut self, tick: u64, mut budget: usize, gone_max: usize) -> usize {
+        let mut gone = 0;
+        while gone < gone_max
+            && let Some(ix) = self.wheel.next_due(&mut self.table, tick, &mut budget)
+        {
+            self.remove(ix);
+            gone += 1;
+        }
+        self.stats.expired += gone as u64;
+        gone
+    }
+
+    /// Shows every live connection.
+    pub fn dump(&self, now: Now, mut visit: impl FnMut(&ConnInfo)) {
+        for ix in 0..self.table.places() {
+            if let Some(info) = self.info(ix, ticks(now)) {
+                visit(&info);
+            }
+        }
+    }
+
+    fn info(&self, ix: u32, tick: u64) -> Option<ConnInfo> {
+        let hot: &Hot = self.table.hot(ix);
+        if !hot.has(flag::LIVE) || is_due(hot.deadline, tick) {
+            return None;
+        }
+        let cold: &Cold = self.table.cold(ix);
+        let left_s = self.timeouts.shown_s(hot.class, hot.deadline, tick);
+        Some(ConnInfo::of(hot, cold, self.table.wide(ix), left_s))
+    }
+
+    /// Removes the connections that `filter` names. Says how many.
+    pub fn flush(&mut self, now: Now, mut filter: impl FnMut(&ConnInfo) -> bool) -> usize {
+        let mut gone = 0;
+        for ix in 0..self.table.places() {
+            if self.info(ix, ticks(now)).is_some_and(|info| filter(&info)) {
+                self.remove(ix);
+                gone += 1;
+            }
+        }
+        self.stats.flushed += gone as u64;
+        gone
+    }
+}
+
+fn result_without(p: &CtPacket, state: u8) -> CtResult {
+    CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple, cacheable: false }
+}
+
+#[cfg(test)]
+mod tests;

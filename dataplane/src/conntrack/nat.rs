@@ -1,0 +1,287 @@
+//! Address and port translation: choosing a tuple, and what to write.
+//!
+//! A translated connection is one whose reply tuple is not the reverse of its original tuple;
+//! nothing else records the translation. `choose` finds a reply tuple that nobody in the zone
+//! answers to (RFC 5382 and RFC 4787 call this address and port-dependent mapping).
+//!
+//! Choice of the address: a hash over the range; of the original tuple, or of the source address
+//! alone when `persistent`. If no port is left there, the next address, up to `ADDRESSES_TRIED`.
+//! Choice of the port, source NAT: without a range, the packet's own port if that tuple is free,
+//! else one of its class (below 512; 600 to 1023; 1024 and up); with a range, the first unused
+//! from a hashed place on. Destination NAT: the packet's own port, or one of the range; if the
+//! tuple is taken, the client's port gives way. Address zero keeps the address and only resolves
+//! clashes. ICMP identifiers are ports of ICMP.
+
+use super::key::{HashKey, IpKey, Tuple};
+use super::nat_ports::{Key, PoolIx, PortPools};
+use super::table::Table;
+
+/// Which side is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NatKind {
+    Src,
+    Dst,
+}
+
+/// How the place in a range is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NatMode {
+    /// By a hash of the connection.
+    #[default]
+    Hash,
+    /// By chance.
+    Random,
+    /// One address for all connections of a source.
+    Persistent,
+}
+
+/// `nat(src=...)` or `nat(dst=...)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NatSpec {
+    pub kind: NatKind,
+    /// Of another IP version than the packet: nothing is translated.
+    pub v6: bool,
+    /// Both zero: the address stays.
+    pub addr_min: IpKey,
+    pub addr_max: IpKey,
+    pub ports: Option<(u16, u16)>,
+    pub mode: NatMode,
+}
+
+impl NatSpec {
+    /// Only resolves clashes.
+    pub fn keeps_address(&self) -> bool {
+        self.addr_min == 0 && self.addr_max == 0
+    }
+}
+
+/// Addresses of a range that one commit tries: bounds the work when they are all exhausted.
+const ADDRESSES_TRIED: u128 = 16;
+
+/// A tuple that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub reply: Tuple,
+    /// A port of the pool of the reply tuple's destination is held.
+    pub pool: bool,
+}
+
+/// What choosing looks at.
+pub(super) struct Chooser<'a> {
+    pub table: &'a Table,
+    pub pools: &'a mut PortPools,
+    pub hash: &'a HashKey,
+    pub random: u64,
+    pub zone: u16,
+}
+
+/// The ports that may stand for `port`.
+fn class_of(port: u16, icmp: bool) -> (u16, u16) {
+    match port {
+        _ if icmp => (0, u16::MAX),
+        0..512 => (1, 511),
+        512..1024 => (600, 1023),
+        _ => (1024, u16::MAX),
+    }
+}
+
+/// The `i`th of the ports `lo..=hi`, going round.
+fn port_at((lo, hi): (u16, u16), i: u64) -> u16 {
+    let span = u64::from(hi.saturating_sub(lo)) + 1;
+    lo.saturating_add((i % span) as u16)
+}
+
+fn span((lo, hi): (u16, u16)) -> u64 {
+    u64::from(hi.saturating_sub(lo)) + 1
+}
+
+impl Chooser<'_> {
+    /// The reply tuple for a new connection; `None` if none is free.
+    pub fn choose(&mut self, orig: &Tuple, spec: &NatSpec) -> Option<Choice> {
+        let seed = match spec.mode {
+            NatMode::Hash => self.hash.of(orig, self.zone),
+            NatMode::Persistent => self.hash.of_words(orig.src, u64::from(self.zone)),
+            NatMode::Random => self.random,
+        };
+        let keep = spec.keeps_address();
+        let count = spec.addr_max.saturating_sub(spec.addr_min).saturating_add(1);
+        let first = u128::from(seed) % count;
+        for i in 0..count.min(ADDRESSES_TRIED) {
+            let mut reply = orig.reversed();
+            let address = spec.addr_min.saturating_add((first + i) % count);
+            let chosen = match spec.kind {
+                NatKind::Src => {
+                    if !keep {
+                        reply.dst = address;
+                    }
+                    self.source(orig, reply, spec.ports, seed.rotate_left(32), !keep)
+                }
+                NatKind::Dst => {
+                    if !keep {
+                        reply.src = address;
+                    }
+                    self.destination(reply, spec.ports, seed.rotate_left(32))
+                }
+            };
+            if chosen.is_some() {
+                return chosen;
+            }
+        }
+        None
+    }
+
+    fn is_free(&self, reply: &Tuple) -> bool {
+        !self.table.taken(reply, self.zone)
+    }
+
+    fn source(
+        &mut self,
+        orig: &Tuple,
+        mut reply: Tuple,
+        ports: Option<(u16, u16)>,
+        seed: u64,
+        pooled: bool,
+    ) -> Option<Choice> {
+        if !orig.has_ports() {
+            return self.is_free(&reply).then_some(Choice { reply, pool: false });
+        }
+        let own = reply.dest_port();
+        let range = ports.unwrap_or_else(|| class_of(own, orig.is_icmp()));
+        let key = Key { address: reply.dst, zone: self.zone, proto: reply.proto, v6: reply.v6 };
+        let pool = if pooled { self.pools.pool(key) } else { None };
+        if ports.is_none() && self.is_free(&reply) && self.hold(pool, own) {
+            return Some(Choice { reply, pool: pool.is_some() });
+        }
+        let start = port_at(range, seed);
+        if let Some(pool) = pool {
+            if let Some(port) = self.unused(pool, &mut reply, range, start) {
+                reply.set_dest_port(port);
+                return Some(Choice { reply, pool: true });
+            }
+            let remote = (reply.src, if reply.is_icmp() { 0 } else { reply.sport });
+            if self.pools.known_exhausted(pool, remote, range) {
+                return None;
+            }
+            let found = self.search(&mut reply, range, seed, Some(pool));
+            if found.is_none() {
+                self.pools.remember_exhausted(pool, remote, range);
+            }
+            return found;
+        }
+        self.search(&mut reply, range, seed, None)
+    }
+
+    fn hold(&mut self, pool: Option<PoolIx>, port: u16) -> bool {
+        pool.is_none_or(|pool| self.pools.acquire(pool, port))
+    }
+
+    /// A port without users. One that is free in the pool can still be taken by a connection
+    /// of the address itself, which NAT has not placed.
+    fn unused(
+        &mut self,
+        pool: PoolIx,
+        reply: &mut Tuple,
+        (lo, hi): (u16, u16),
+        start: u16,
+    ) -> Option<u16> {
+        let mut at = start;
+        let first = self.pools.next_unused(pool, lo, hi, at)?;
+        let mut port = first;
+        loop {
+            reply.set_dest_port(port);
+            if self.is_free(reply) && self.pools.acquire(pool, port) {
+                return Some(port);
+            }
+            at = if port == hi { lo } else { port + 1 };
+            port = self.pools.next_unused(pool, lo, hi, at)?;
+            if port == first {
+                return None;
+            }
+        }
+    }
+
+    /// Every port of the range in turn, for a whole tuple that is free.
+    fn search(
+        &mut self,
+        reply: &mut Tuple,
+        range: (u16, u16),
+        seed: u64,
+        pool: Option<PoolIx>,
+    ) -> Option<Choice> {
+        let first = seed % span(range);
+        for i in 0..span(range) {
+            let port = port_at(range, first + i);
+            reply.set_dest_port(port);
+            if self.is_free(reply) && self.hold(pool, port) {
+                return Some(Choice { reply: *reply, pool: pool.is_some() });
+            }
+        }
+        None
+    }
+
+    fn destination(
+        &mut self,
+        mut reply: Tuple,
+        ports: Option<(u16, u16)>,
+        seed: u64,
+    ) -> Option<Choice> {
+        if let Some(range) = ports.filter(|_| reply.has_ports() && !reply.is_icmp()) {
+            let first = seed % span(range);
+            for i in 0..span(range) {
+                reply.sport = port_at(range, first + i);
+                if self.is_free(&reply) {
+                    return Some(Choice { reply, pool: false });
+                }
+            }
+        } else if self.is_free(&reply) {
+            return Some(Choice { reply, pool: false });
+        }
+        if !reply.has_ports() {
+            return None;
+        }
+        let range = class_of(reply.dest_port(), reply.is_icmp());
+        self.search(&mut reply, range, seed, None)
+    }
+}
+
+/// What to write into a packet of one direction of a translated connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatRewrite {
+    pub v6: bool,
+    pub new_src: Option<IpKey>,
+    pub new_dst: Option<IpKey>,
+    pub new_sport: Option<u16>,
+    pub new_dport: Option<u16>,
+    /// Identifier of an ICMP query.
+    pub new_icmp_id: Option<u16>,
+    /// `ct_state` bits that a `ct(nat)` adds.
+    pub ct_state: u8,
+    /// The packet is an ICMP error: the above is for the packets of its connection that travel
+    /// its way; `rewrite_icmp_error` applies it.
+    pub related: bool,
+}
+
+impl NatRewrite {
+    /// From what packets of a direction carry to what they shall carry.
+    pub(super) fn between(from: &Tuple, to: &Tuple) -> Self {
+        let icmp = from.is_icmp();
+        let port = |a: u16, b: u16| (a != b && !icmp).then_some(b);
+        Self {
+            v6: from.v6,
+            new_src: (from.src != to.src).then_some(to.src),
+            new_dst: (from.dst != to.dst).then_some(to.dst),
+            new_sport: port(from.sport, to.sport),
+            new_dport: port(from.dport, to.dport),
+            new_icmp_id: (icmp && from.sport != to.sport).then_some(to.sport),
+            ct_state: 0,
+            related: false,
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_identity(&self) -> bool {
+        let Self { v6: _, new_src, new_dst, new_sport, new_dport, new_icmp_id, .. } = self;
+        (new_src, new_dst) == (&None, &None)
+            && (new_sport, new_dport, new_icmp_id) == (&None, &None, &None)
+    }
+}

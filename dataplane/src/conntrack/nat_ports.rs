@@ -1,0 +1,291 @@
+//! Which ports (and ICMP identifiers) of an address NAT has given out.
+//!
+//! A translated tuple only has to be unique as a whole, so one port can serve many connections
+//! to different remote ends. Per zone, protocol and address a *pool* counts the users of each
+//! port; a bitmap says which ports have any. A port without users is unique whatever the remote
+//! end, and the bitmap finds the next one in a few words however full the range is: no lottery.
+//! Only when every port of the range has users are ports tried one by one for a tuple that is
+//! free, and when that fails the failure is remembered until a port of the pool is given back,
+//! so that a flood does not pay for the same search twice.
+//!
+//! Pools are bounded. An address without a pool is still translated, by trying ports in turn.
+
+use super::key::IpKey;
+use crate::limits::NAT_POOLS_MAX;
+
+const PORTS: usize = 1 << 16;
+const WORDS: usize = PORTS / 64;
+const FAILURES: usize = 256;
+const NO_POOL: Key = Key { address: 0, zone: 0, proto: 0, v6: false };
+
+/// What a pool is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub address: IpKey,
+    pub zone: u16,
+    pub proto: u8,
+    pub v6: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Pool {
+    key: Key,
+    /// Connections that hold a port.
+    users: u32,
+    /// Times a port was given back: a remembered failure with another number is void.
+    releases: u64,
+}
+
+/// A search that found nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Failure {
+    pool: usize,
+    remote: (IpKey, u16),
+    range: (u16, u16),
+    releases: u64,
+}
+
+/// A pool, as long as nothing is removed in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolIx(usize);
+
+/// All pools of a worker.
+pub struct PortPools {
+    pools: Vec<Pool>,
+    /// Users per port; pool after pool.
+    users: Vec<u16>,
+    /// One bit per port that has users.
+    used: Vec<u64>,
+    /// Open-addressed directory of `pools`, by hash of the key: index plus one.
+    directory: Vec<u16>,
+    failures: Vec<Option<Failure>>,
+}
+
+fn mix(key: &Key) -> usize {
+    let words = key.address as u64
+        ^ (key.address >> 64) as u64
+        ^ u64::from(key.zone) << 40
+        ^ u64::from(key.proto) << 56;
+    (words.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
+impl PortPools {
+    pub fn new() -> Self {
+        Self {
+            pools: Vec::with_capacity(NAT_POOLS_MAX),
+            users: vec![0; NAT_POOLS_MAX * PORTS],
+            used: vec![0; NAT_POOLS_MAX * WORDS],
+            directory: vec![0; NAT_POOLS_MAX * 2],
+            failures: vec![None; FAILURES],
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<PoolIx> {
+        let slots = self.directory.len();
+        let mut at = mix(key);
+        // Ends: the directory is at most half full.
+        loop {
+            let entry = usize::from(self.directory.get(at % slots).copied()?);
+            if entry == 0 {
+                return None;
+            }
+            if self.pools.get(entry - 1)?.key == *key {
+                return Some(PoolIx(entry - 1));
+            }
+            at += 1;
+        }
+    }
+
+    fn enter(&mut self, ix: usize) {
+        let slots = self.directory.len();
+        let Some(pool) = self.pools.get(ix) else { return };
+        let mut at = mix(&pool.key);
+        while self.directory[at % slots] != 0 {
+            at += 1;
+        }
+        self.directory[at % slots] = ix as u16 + 1;
+    }
+
+    /// The pool of an address, made or taken over from one that nobody uses; `None` when all
+    /// are in use.
+    pub fn pool(&mut self, key: Key) -> Option<PoolIx> {
+        if let Some(found) = self.find(&key) {
+            return Some(found);
+        }
+        if self.pools.len() < NAT_POOLS_MAX {
+            self.pools.push(Pool { key, users: 0, releases: 0 });
+            self.enter(self.pools.len() - 1);
+            return Some(PoolIx(self.pools.len() - 1));
+        }
+        let idle = self.pools.iter().position(|p| p.users == 0)?;
+        self.pools[idle].key = key;
+        self.pools[idle].releases += 1;
+        self.directory.fill(0);
+        for ix in 0..self.pools.len() {
+            self.enter(ix);
+        }
+        Some(PoolIx(idle))
+    }
+
+    /// One more user of a port. False if the port has as many as can be counted.
+    pub fn acquire(&mut self, PoolIx(pool): PoolIx, port: u16) -> bool {
+        let Some(users) = self.users.get_mut(pool * PORTS + usize::from(port)) else {
+            return false;
+        };
+        if *users == u16::MAX {
+            return false;
+        }
+        *users += 1;
+        self.used[pool * WORDS + usize::from(port) / 64] |= 1 << (port % 64);
+        self.pools[pool].users += 1;
+        true
+    }
+
+    /// One user less.
+    pub fn release(&mut self, key: &Key, port: u16) {
+        let Some(PoolIx(pool)) = self.find(key) else {
+            debug_assert!(false, "a port of no pool was given back");
+            return;
+        };
+        let users = &mut self.users[pool * PORTS + usize::from(port)];
+        debug_assert!(*users > 0);
+        *users = users.saturating_sub(1);
+        if *users == 0 {
+            self.used[pool * WORDS + usize::from(port) / 64] &= !(1 << (port % 64));
+        }
+        self.pools[pool].users = self.pools[pool].users.saturating_sub(1);
+        self.pools[pool].releases += 1;
+    }
+
+    /// The first port without users from `start` on, going round in `lo..=hi`.
+    pub fn next_unused(&self, pool: PoolIx, lo: u16, hi: u16, start: u16) -> Option<u16> {
+        let start = start.clamp(lo, hi);
+        self.unused_in(pool, start, hi).or_else(|| {
+            start.checked_sub(1).filter(|s| *s >= lo).and_then(|s| self.unused_in(pool, lo, s))
+        })
+    }
+
+    fn unused_in(&self, PoolIx(pool): PoolIx, lo: u16, hi: u16) -> Option<u16> {
+        let (first, last) = (usize::from(lo) / 64, usize::from(hi) / 64);
+        let words = self.used.get(pool * WORDS + first..=pool * WORDS + last)?;
+        for (w, used) in (first..).zip(words) {
+            let mut free = !used;
+            if w == first {
+                free &= u64::MAX << (lo % 64);
+            }
+            if w == last {
+                free &= u64::MAX >> (63 - hi % 64);
+            }
+            if free != 0 {
+                return Some((w * 64) as u16 + free.trailing_zeros() as u16);
+            }
+        }
+        None
+    }
+
+    fn failure(&self, PoolIx(pool): PoolIx, remote: (IpKey, u16), range: (u16, u16)) -> Failure {
+        Failure { pool, remote, range, releases: self.pools[pool].releases }
+    }
+
+    fn failure_slot(pool: PoolIx, remote: (IpKey, u16)) -> usize {
+        let key = Key { address: remote.0, zone: remote.1, proto: pool.0 as u8, v6: false };
+        mix(&key) % FAILURES
+    }
+
+    /// Whether a search for this remote end failed and nothing was given back since.
+    pub fn known_exhausted(&self, pool: PoolIx, remote: (IpKey, u16), range: (u16, u16)) -> bool {
+        self.failures[Self::failure_slot(pool, remote)] == Some(self.failure(pool, remote, range))
+    }
+
+    pub fn remember_exhausted(&mut self, pool: PoolIx, remote: (IpKey, u16), range: (u16, u16)) {
+        self.failures[Self::failure_slot(pool, remote)] = Some(self.failure(pool, remote, range));
+    }
+
+    /// Ports given out, over all pools.
+    pub fn users(&self) -> u64 {
+        self.pools.iter().map(|p| u64::from(p.users)).sum()
+    }
+
+    /// Ports of an address that have users, for `show`.
+    pub fn ports_used(&self, key: &Key) -> usize {
+        let Some(PoolIx(pool)) = self.find(key) else { return 0 };
+        let words = self.used.get(pool * WORDS..(pool + 1) * WORDS).unwrap_or(&[]);
+        words.iter().map(|w| w.count_ones() as usize).sum()
+    }
+}
+
+impl Default for PortPools {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const _: () = assert!(NAT_POOLS_MAX < u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u128) -> Key {
+        Key { address: n, proto: 6, ..NO_POOL }
+    }
+
+    #[test]
+    fn finds_every_port_once_and_then_none() {
+        let mut p = PortPools::new();
+        let pool = p.pool(key(1)).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(port) = p.next_unused(pool, 1000, 1300, 1111) {
+            assert!((1000..=1300).contains(&port) && seen.insert(port));
+            assert!(p.acquire(pool, port));
+        }
+        assert_eq!(seen.len(), 301);
+        p.release(&key(1), 1064);
+        assert_eq!(p.next_unused(pool, 1000, 1300, 1065), Some(1064));
+        assert_eq!(p.next_unused(pool, 0, 65535, 65535), Some(65535));
+        assert_eq!(p.ports_used(&key(1)), 300);
+    }
+
+    #[test]
+    fn a_shared_port_is_used_until_its_last_user_goes() {
+        let mut p = PortPools::new();
+        let pool = p.pool(key(1)).unwrap();
+        assert!(p.acquire(pool, 5) && p.acquire(pool, 5));
+        p.release(&key(1), 5);
+        assert_eq!(p.next_unused(pool, 5, 5, 5), None);
+        p.release(&key(1), 5);
+        assert_eq!(p.next_unused(pool, 5, 5, 5), Some(5));
+    }
+
+    #[test]
+    fn an_idle_pool_is_taken_over_and_a_used_one_never() {
+        let mut p = PortPools::new();
+        for n in 0..NAT_POOLS_MAX as u128 {
+            let pool = p.pool(key(n)).unwrap();
+            assert!(p.acquire(pool, 7));
+        }
+        assert_eq!(p.pool(key(1 << 20)), None);
+        p.release(&key(3), 7);
+        let pool = p.pool(key(1 << 20)).unwrap();
+        assert_eq!(p.next_unused(pool, 7, 7, 7), Some(7));
+        assert_eq!(p.pool(key(3)), Some(pool), "its new owner has no users yet");
+        for n in (0..NAT_POOLS_MAX as u128).filter(|n| *n != 3) {
+            assert_eq!(p.ports_used(&key(n)), 1, "pool {n}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_when_a_port_comes_back() {
+        let mut p = PortPools::new();
+        let pool = p.pool(key(1)).unwrap();
+        assert!(p.acquire(pool, 9));
+        assert!(!p.known_exhausted(pool, (8, 80), (9, 9)));
+        p.remember_exhausted(pool, (8, 80), (9, 9));
+        assert!(p.known_exhausted(pool, (8, 80), (9, 9)));
+        assert!(
+            !p.known_exhausted(pool, (8, 81), (9, 9)) && !p.known_exhausted(pool, (8, 80), (9, 10))
+        );
+        p.release(&key(1), 9);
+        assert!(!p.known_exhausted(pool, (8, 80), (9, 9)));
+    }
+}

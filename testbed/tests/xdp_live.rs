@@ -16,7 +16,10 @@ use std::{
 use libbpf_rs::{ObjectBuilder, Xdp, XdpFlags};
 use rustix::{
     net::{AddressFamily, SocketType, socket},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
+    thread::{
+        CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space,
+        set_capabilities,
+    },
 };
 use sluice_control::attach::{
     AttachError, AttachedMode, Endpoint, NatAddress, NatPart, OBJECT, OnDevice, Place, Steer,
@@ -254,6 +257,20 @@ fn bad_input_is_an_error_that_helps() {
     // The map to the brim, then all of it exchanged.
     steer.update_nat(&nat[..4096]).unwrap();
     steer.update_nat(&(5000..9096).map(address).collect::<Vec<_>>()).unwrap();
+}
+
+/// Capabilities belong to a thread, so one can lose them without the rest of the test.
+#[test]
+fn without_rights_it_says_so() {
+    let unprivileged = || {
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_capabilities(None, sets).unwrap();
+        Steer::attach(1, &SteerConfig::all(true)).unwrap_err()
+    };
+    let refused = std::thread::spawn(unprivileged).join().unwrap();
+    assert!(matches!(refused, AttachError::Permission { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("run as root, or with CAP_BPF"), "{refused}");
 }
 
 /// Not a test of its own: the child of the next one, which holds a program until it is killed.

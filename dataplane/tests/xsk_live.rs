@@ -1,7 +1,8 @@
 //! AF_XDP, TAP and AF_PACKET ports against the real kernel, each test in a namespace of its own.
 //!
 //! ```text
-//!   a1 (AF_PACKET, plays the host) ==veth== a0 (AF_XDP) -- us -- b0 (AF_XDP) ==veth== b1 (AF_PACKET)
+//!   a1 (AF_PACKET, plays the host) ==veth== a0 (AF_XDP) -- us -- b0 (AF_XDP) ==veth== b1
+//!   (AF_PACKET)
 //! ```
 
 mod live;

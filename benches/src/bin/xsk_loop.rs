@@ -1,8 +1,8 @@
 //! A bare AF_XDP forwarder: what comes in at one device leaves at the other, nothing is read.
 //!
-//! The floor that the whole switch is compared with end to end: the same sockets, rings and wake-ups,
-//! no packet work. `xsk_loop IF_A IF_B SECONDS [RX_ENTRIES]` runs in the current network namespace and
-//! prints one line of JSON.
+//! The floor that the whole switch is compared with end to end: the same sockets, rings and
+//! wake-ups, no packet work. `xsk_loop IF_A IF_B SECONDS [RX_ENTRIES]` runs in the current network
+//! namespace and prints one line of JSON.
 
 use std::process::ExitCode;
 use std::sync::Arc;

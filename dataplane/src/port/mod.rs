@@ -28,8 +28,8 @@ pub trait Port {
     fn tx(&mut self, pool: &mut FramePool, frame: Frame);
     /// Once per batch: gives the device what was queued, and takes sent frames back.
     fn flush(&mut self, pool: &mut FramePool);
-    /// About every 100 ms: looks whether the device is there and up. Frames of a device that is gone
-    /// come back to the pool.
+    /// About every 100 ms: looks whether the device is there and up. Frames of a device that is
+    /// gone come back to the pool.
     fn check(&mut self, _pool: &mut FramePool) {}
     /// Descriptors that become readable when packets wait. For an idle worker's poll.
     fn poll_fds(&self, out: &mut Vec<RawFd>);

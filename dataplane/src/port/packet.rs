@@ -1,8 +1,9 @@
 //! `packet` ports: AF_PACKET, for devices that AF_XDP cannot serve.
 //!
-//! Everything is copied, and the device's own stack sees the packets too. One system call moves up to
-//! 32 frames. VLAN tags that the kernel took out are put back. Checksums may be partial and segments
-//! longer than the MTU, as for every local listener; a frame longer than ours is dropped and counted.
+//! Everything is copied, and the device's own stack sees the packets too. One system call moves up
+//! to 32 frames. VLAN tags that the kernel took out are put back. Checksums may be partial and
+//! segments longer than the MTU, as for every local listener; a frame longer than ours is dropped
+//! and counted.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};

@@ -3,8 +3,8 @@
 //! A file is a 24-byte header and records of 16 bytes plus the captured bytes. The header's magic
 //! number tells both the byte order and whether the second half of a time stamp counts micro- or
 //! nanoseconds. Source: draft-ietf-opsawg-pcap, sections 4 and 5.
-//! We write little-endian files with nanoseconds. Other files (pcapng, other link types) are refused
-//! by name.
+//! We write little-endian files with nanoseconds. Other files (pcapng, other link types) are
+//! refused by name.
 
 use std::io::{self, Read, Write};
 
@@ -190,6 +190,7 @@ fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn file(packets: &[(u64, Vec<u8>)]) -> Vec<u8> {
@@ -262,8 +263,8 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(
-            packets in proptest::collection::vec(
-                (0..u64::from(u32::MAX) * 1_000_000_000, proptest::collection::vec(any::<u8>(), 0..300)),
+            packets in vec(
+                (0..u64::from(u32::MAX) * 1_000_000_000, vec(any::<u8>(), 0..300)),
                 0..20,
             )
         ) {
@@ -274,7 +275,7 @@ mod tests {
         }
 
         #[test]
-        fn random_bytes_never_panic(mut data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_never_panic(mut data in vec(any::<u8>(), 0..200)) {
             if data.len() > 4 {
                 data[..4].copy_from_slice(&MAGIC_US.to_le_bytes());
             }

@@ -1,9 +1,9 @@
 //! `internal` and `tap` ports: a kernel interface whose wire is us.
 //!
-//! A frame costs one read or write each: /dev/net/tun has no batch call. A port that was found empty
-//! is looked at less often, up to every 16th call, so that idle ports do not tax busy ones. The
-//! interface has no offloads, so checksums are whole and no segment exceeds its MTU. It lives as
-//! long as the port, wherever the user moves it.
+//! A frame costs one read or write each: /dev/net/tun has no batch call. A port that was found
+//! empty is looked at less often, up to every 16th call, so that idle ports do not tax busy ones.
+//! The interface has no offloads, so checksums are whole and no segment exceeds its MTU. It lives
+//! as long as the port, wherever the user moves it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -96,7 +96,8 @@ impl TapPort {
         self.stats.syscalls += 1;
         let result = tap.recv(frame.bytes_mut());
         match result {
-            // The kernel cuts a longer frame off without a word: one that fills the chunk is suspect.
+            // The kernel cuts a longer frame off without a word: one that fills the chunk is
+            // suspect.
             Ok(len) if len < room => {
                 frame.set_len(len);
                 self.stats.rx_packets += 1;

@@ -2,8 +2,8 @@
 //!
 //! Receiving goes round the queues, starting one further each time, so that none starves. Sending
 //! uses the first queue only: frames of one flow must not overtake each other, and one queue per
-//! worker is what the kernel can send on without a lock. Steering packets into the sockets is the work
-//! of the XDP program, which control attaches, with the sockets from `sockets`.
+//! worker is what the kernel can send on without a lock. Steering packets into the sockets is the
+//! work of the XDP program, which control attaches, with the sockets from `sockets`.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;

@@ -122,7 +122,8 @@ impl PacketSocket {
         Ok(n)
     }
 
-    /// Sends the packets in order until one fails; returns how many went, or the error of the first.
+    /// Sends the packets in order until one fails; returns how many went, or the error of the
+    /// first.
     pub fn send_batch(&self, packets: &[&[u8]]) -> io::Result<usize> {
         let mut iovecs = [EMPTY_IOVEC; BATCH];
         let mut headers = zeroed_headers();

@@ -1,5 +1,5 @@
-//! Which chunks a socket has lent to the kernel: 2 KiB for 16 Ki frames, so it stays in the first-level
-//! cache.
+//! Which chunks a socket has lent to the kernel: 2 KiB for 16 Ki frames, so it stays in the
+//! first-level cache.
 
 /// A set of chunk numbers: a bit each.
 pub(super) struct ChunkSet {

@@ -5,9 +5,9 @@
 //! that frames which arrive from other workers never make it grow.
 //!
 //! # Boundary of the unsafe code
-//! Inside: making a `Frame` of a number on the stack. A number gets there by being issued by the UMEM,
-//! by freeing its only `Frame`, or by a ring that gave it back (`free_index`, unsafe to call), so a
-//! number is on at most one stack, once.
+//! Inside: making a `Frame` of a number on the stack. A number gets there by being issued by the
+//! UMEM, by freeing its only `Frame`, or by a ring that gave it back (`free_index`, unsafe to
+//! call), so a number is on at most one stack, once.
 
 #![allow(unsafe_code, reason = "island: makes frames from chunk numbers")]
 
@@ -107,6 +107,7 @@ impl Drop for FramePool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     #[test]
@@ -149,7 +150,7 @@ mod tests {
 
         /// No two frames in hands share a chunk, and none is lost, whatever the order.
         #[test]
-        fn frames_are_distinct_and_conserved(steps in proptest::collection::vec(any::<u8>(), 1..400)) {
+        fn frames_are_distinct_and_conserved(steps in vec(any::<u8>(), 1..400)) {
             let mut pool = FramePool::private(16).unwrap();
             let mut hands: Vec<Frame> = Vec::new();
             for step in steps {

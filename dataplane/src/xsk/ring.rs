@@ -1,23 +1,25 @@
 //! The four rings between us and the kernel.
 //!
-//! A ring is an array of a power of two of slots, and two free-running 32-bit counters: the producer
-//! has written `producer` slots so far, the consumer has read `consumer` of them. Used slots are
-//! `producer - consumer` in wrapping arithmetic; a slot's place is its counter masked. One side owns
-//! each counter, so neither needs a lock:
+//! A ring is an array of a power of two of slots, and two free-running 32-bit counters: the
+//! producer has written `producer` slots so far, the consumer has read `consumer` of them. Used
+//! slots are `producer - consumer` in wrapping arithmetic; a slot's place is its counter masked.
+//! One side owns each counter, so neither needs a lock:
 //!
-//! - who produces: reads `consumer` (Acquire: the other side has finished reading the slots it freed),
-//!   writes slots, then stores `producer` (Release: the slots are visible before the counter);
+//! - who produces: reads `consumer` (Acquire: the other side has finished reading the slots it
+//!   freed), writes slots, then stores `producer` (Release: the slots are visible before the
+//!   counter);
 //! - who consumes: reads `producer` (Acquire), reads slots, then stores `consumer` (Release).
 //!
-//! Each side keeps private copies of both counters and touches the shared ones once per batch, since
-//! each touch moves a cache line between cores. Fill and tx rings are ours to produce, rx and completion
-//! rings ours to consume. Source: Documentation/networking/af_xdp.rst, net/xdp/xsk_queue.h.
+//! Each side keeps private copies of both counters and touches the shared ones once per batch,
+//! since each touch moves a cache line between cores. Fill and tx rings are ours to produce, rx and
+//! completion rings ours to consume. Source: Documentation/networking/af_xdp.rst,
+//! net/xdp/xsk_queue.h.
 //!
 //! # Boundary of the unsafe code
-//! Inside: raw access to counters and slots of a mapping. What makes it right: the pointers are inside
-//! the mapping that the ring owns (checked when it is made), a slot index is masked, and the counters'
-//! protocol gives each slot to one side at a time. A counter of the other side that makes no sense
-//! (more used slots than the ring has) is taken as "nothing there".
+//! Inside: raw access to counters and slots of a mapping. What makes it right: the pointers are
+//! inside the mapping that the ring owns (checked when it is made), a slot index is masked, and the
+//! counters' protocol gives each slot to one side at a time. A counter of the other side that makes
+//! no sense (more used slots than the ring has) is taken as "nothing there".
 
 #![allow(unsafe_code, reason = "island: rings shared with the kernel")]
 

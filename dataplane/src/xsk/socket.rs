@@ -1,18 +1,19 @@
 //! One AF_XDP socket: one queue of one device, with its four rings.
 //!
-//! Making one: register the packet memory, size and map the rings, bind to (device, queue). Zero-copy
-//! is tried first when wished, then copy mode, each on a fresh socket, as a failed bind leaves half
-//! a state behind. Whether copy mode runs natively in the driver or generically on sk_buffs is
-//! decided by how the XDP program is attached, which is control's work.
+//! Making one: register the packet memory, size and map the rings, bind to (device, queue).
+//! Zero-copy is tried first when wished, then copy mode, each on a fresh socket, as a failed bind
+//! leaves half a state behind. Whether copy mode runs natively in the driver or generically on
+//! sk_buffs is decided by how the XDP program is attached, which is control's work.
 //!
-//! Wake-ups: with `need_wakeup` the kernel says in a flag of the ring when it wants one. In copy mode
-//! it always does for tx, as sending *is* the system call. One call sends up to a budget of descriptors
-//! (32; raised here where the kernel can, 6.17+), so a batch costs one call.
+//! Wake-ups: with `need_wakeup` the kernel says in a flag of the ring when it wants one. In copy
+//! mode it always does for tx, as sending *is* the system call. One call sends up to a budget of
+//! descriptors (32; raised here where the kernel can, 6.17+), so a batch costs one call.
 //!
 //! Frames given to the kernel are noted in a bit set. A descriptor that comes back is believed only
-//! when its bit is set, so no chunk can get two owners whatever the rings hold; and after closing, the
-//! set is exactly what is to be recovered. Closing: unmap the rings first (a mapping keeps the socket
-//! alive), then close; the kernel returns from that when no packet is on its way into our memory.
+//! when its bit is set, so no chunk can get two owners whatever the rings hold; and after closing,
+//! the set is exactly what is to be recovered. Closing: unmap the rings first (a mapping keeps the
+//! socket alive), then close; the kernel returns from that when no packet is on its way into our
+//! memory.
 //!
 //! # Boundary of the unsafe code
 //! Inside: making frames of descriptors, giving chunks back to the pool. Both only after taking the

@@ -1,10 +1,11 @@
 //! The packet memory of the process: one anonymous mapping cut into chunks (frames).
 //!
-//! Aligned mode: chunk `i` starts at `i * frame_size`, so an address of the kernel's is a shift away
-//! from a chunk number. Every AF_XDP socket registers this same area for itself (the kernel pins the
-//! pages again, which is cheap and done once), and brings its own fill and completion ring. The other
-//! way, `XDP_SHARED_UMEM`, would tie all ports to the copy mode of the first socket and to its
-//! life: a zero-copy NIC beside a veth, or the loss of the first device, is impossible with it.
+//! Aligned mode: chunk `i` starts at `i * frame_size`, so an address of the kernel's is a shift
+//! away from a chunk number. Every AF_XDP socket registers this same area for itself (the kernel
+//! pins the pages again, which is cheap and done once), and brings its own fill and completion
+//! ring. The other way, `XDP_SHARED_UMEM`, would tie all ports to the copy mode of the first socket
+//! and to its life: a zero-copy NIC beside a veth, or the loss of the first device, is impossible
+//! with it.
 //!
 //! Life: frames carry no lifetime, so the mapping is given back only when all frames that were ever
 //! issued to pools are in pools that ended. If one is missing, the memory stays mapped: a leak that

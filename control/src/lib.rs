@@ -1,6 +1,8 @@
 //! sluice: control.
 
+pub mod api;
 pub mod attach;
 pub mod config;
+pub mod doctor;
 pub mod netlink;
 pub mod pktgen;

@@ -1,0 +1,161 @@
+//! A switch of plain data for tests of the protocol and of the operator's command.
+
+use std::sync::Mutex;
+
+use super::switch::{ApiResult, Switch};
+use super::types::*;
+use crate::config::Port;
+use crate::doctor::Report;
+
+/// One bridge `br1`. Flows are the lines they came as.
+#[derive(Debug, Default)]
+pub struct Fake {
+    pub flows: Mutex<Vec<String>>,
+    pub ports: Mutex<Vec<PortInfo>>,
+}
+
+impl Fake {
+    pub fn with_flows(count: usize) -> Self {
+        let flows = (0..count).map(|n| format!("priority={n} actions=drop")).collect();
+        Self { flows: Mutex::new(flows), ..Self::default() }
+    }
+}
+
+fn known(bridge: &str) -> ApiResult<()> {
+    if bridge == "br1" { Ok(()) } else { Err(ApiError::no_bridge(bridge)) }
+}
+
+impl Switch for Fake {
+    fn show(&self) -> ApiResult<SwitchInfo> {
+        Ok(SwitchInfo {
+            sluice_version: "0.0.0".into(),
+            pid: 42,
+            uptime_s: 3725,
+            workers: vec![WorkerInfo { cpu: Some(1), ..WorkerInfo::default() }],
+            bridges: self.bridges()?,
+            frames: 16384,
+            frames_free: 16000,
+            frame_size_bytes: 2048,
+            conns_max: 1000,
+            ..SwitchInfo::default()
+        })
+    }
+
+    fn bridges(&self) -> ApiResult<Vec<BridgeInfo>> {
+        Ok(vec![BridgeInfo {
+            name: "br1".into(),
+            mac: "02:00:00:00:00:01".into(),
+            fail_mode: "secure".into(),
+            flows: self.flows.lock().unwrap().len() as u64,
+            ports: self.ports(None)?,
+            ..BridgeInfo::default()
+        }])
+    }
+
+    fn ports(&self, bridge: Option<&str>) -> ApiResult<Vec<PortInfo>> {
+        bridge.map_or(Ok(()), known)?;
+        Ok(self.ports.lock().unwrap().clone())
+    }
+
+    fn port_add(&self, bridge: &str, port: Port) -> ApiResult<PortInfo> {
+        known(bridge)?;
+        let info = PortInfo {
+            bridge: bridge.into(),
+            number: port.number,
+            kind: port.kind.name().into(),
+            device: port.device().map(str::to_owned),
+            name: port.name,
+            up: true,
+            ..PortInfo::default()
+        };
+        self.ports.lock().unwrap().push(info.clone());
+        Ok(info)
+    }
+
+    fn port_del(&self, bridge: &str, port: &str) -> ApiResult<()> {
+        known(bridge)?;
+        let mut ports = self.ports.lock().unwrap();
+        let at = ports.iter().position(|p| p.name == port);
+        ports.remove(at.ok_or_else(|| ApiError::no_port(bridge, port))?);
+        Ok(())
+    }
+
+    fn flow_change(&self, change: &FlowChange) -> ApiResult<FlowSummary> {
+        known(&change.bridge)?;
+        assert!(!change.text.contains("panic"), "asked to panic");
+        let mut flows = self.flows.lock().unwrap();
+        let lines: Vec<String> = change.text.lines().map(str::to_owned).collect();
+        let before = flows.len() as u64;
+        match change.op {
+            FlowOp::Add | FlowOp::Modify => flows.extend(lines),
+            FlowOp::Delete => flows.clear(),
+            FlowOp::Replace => *flows = lines,
+        }
+        let added = (flows.len() as u64).saturating_sub(before);
+        let deleted = before.saturating_sub(flows.len() as u64);
+        Ok(FlowSummary { added, deleted, ..FlowSummary::default() })
+    }
+
+    fn flow_dump(&self, bridge: &str, _: &str) -> ApiResult<Vec<FlowInfo>> {
+        known(bridge)?;
+        let info = |text: &String| FlowInfo { text: text.clone(), ..FlowInfo::default() };
+        Ok(self.flows.lock().unwrap().iter().map(info).collect())
+    }
+
+    fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
+        known(bridge)?;
+        let mac = "02:00:00:00:00:07".into();
+        Ok(vec![FdbEntry { port: "p1".into(), number: 1, vlan: 0, mac, age_s: 3 }])
+    }
+
+    fn fdb_flush(&self, bridge: &str) -> ApiResult<u64> {
+        known(bridge).map(|()| 1)
+    }
+
+    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>> {
+        let tuple = |src: &str, dst: &str, sport, dport| ConnTuple {
+            src: src.into(),
+            dst: dst.into(),
+            sport: Some(sport),
+            dport: Some(dport),
+            ..ConnTuple::default()
+        };
+        let conn = ConnInfo {
+            proto: "tcp".into(),
+            orig: tuple("10.0.0.1", "10.0.0.2", 1000, 80),
+            reply: tuple("10.0.0.2", "192.0.2.1", 80, 40000),
+            zone: zone.unwrap_or(7),
+            mark: 2,
+            labels: "0x0".into(),
+            state: Some("ESTABLISHED".into()),
+            ..ConnInfo::default()
+        };
+        Ok(vec![conn; limit.unwrap_or(1).min(1)])
+    }
+
+    fn conntrack_flush(&self, _: Option<u16>) -> ApiResult<u64> {
+        Ok(5)
+    }
+
+    fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport> {
+        known(&request.bridge)?;
+        Ok(TraceReport { text: format!("{:?}", request.packet), ..TraceReport::default() })
+    }
+
+    fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>> {
+        let (port, remote) = ("tun1".into(), "10.0.0.2".into());
+        let reason = "no route".into();
+        Ok(vec![TunnelInfo { port, remote, reason, key: "7".into(), ..TunnelInfo::default() }])
+    }
+
+    fn counters(&self) -> ApiResult<Vec<WorkerCounters>> {
+        let count = |name: &str, count| NamedCount { name: name.into(), count, help: "why".into() };
+        let tiers = vec![count("microflow", 90), count("tables", 10)];
+        let drops = vec![count("no_match", 3)];
+        Ok(vec![WorkerCounters { tiers, drops, rx_packets: 100, ..WorkerCounters::default() }])
+    }
+
+    fn doctor(&self) -> ApiResult<Report> {
+        Ok(Report::default())
+    }
+}

@@ -1,0 +1,17 @@
+//! The control socket: `types` (what is said), `listen` (the file), `server`, `client`, and `switch`,
+//! the trait behind which the rest of the daemon stands.
+
+pub mod client;
+#[cfg(test)]
+pub mod fake;
+pub mod listen;
+pub mod server;
+pub mod switch;
+#[cfg(test)]
+mod tests;
+pub mod types;
+
+pub use client::{Client, ClientError};
+pub use listen::{ControlSocket, ListenError};
+pub use server::serve;
+pub use switch::{ApiResult, Switch};

@@ -1,0 +1,34 @@
+//! What the control socket asks of the switch: the line between the protocol and the rest.
+//!
+//! Methods block and may take their time; the server calls them off its own threads. All data are
+//! plain and owned. Whoever implements this owns the order of changes: a method that returned `Ok`
+//! has been seen by the workers.
+
+use super::types::{
+    ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, PortInfo,
+    SwitchInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
+};
+use crate::config::Port;
+use crate::doctor::Report;
+
+pub type ApiResult<T> = Result<T, ApiError>;
+
+pub trait Switch: Send + Sync + 'static {
+    fn show(&self) -> ApiResult<SwitchInfo>;
+    fn bridges(&self) -> ApiResult<Vec<BridgeInfo>>;
+    /// Ports of one bridge, or of all.
+    fn ports(&self, bridge: Option<&str>) -> ApiResult<Vec<PortInfo>>;
+    /// Adds a checked port; its number is free.
+    fn port_add(&self, bridge: &str, port: Port) -> ApiResult<PortInfo>;
+    fn port_del(&self, bridge: &str, port: &str) -> ApiResult<()>;
+    fn flow_change(&self, change: &FlowChange) -> ApiResult<FlowSummary>;
+    fn flow_dump(&self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>>;
+    fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>>;
+    fn fdb_flush(&self, bridge: &str) -> ApiResult<u64>;
+    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>>;
+    fn conntrack_flush(&self, zone: Option<u16>) -> ApiResult<u64>;
+    fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport>;
+    fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>>;
+    fn counters(&self) -> ApiResult<Vec<WorkerCounters>>;
+    fn doctor(&self) -> ApiResult<Report>;
+}

@@ -1,0 +1,464 @@
+//! What goes over the control socket: one JSON object a line, in both directions.
+//!
+//! ```text
+//! -> {"version":1,"id":7,"request":{"flow_dump":{"bridge":"br1","filter":"table=0"}}}
+//! <- {"version":1,"id":7,"more":true,"reply":{"flows":[...]}}
+//! <- {"version":1,"id":7,"reply":{"flows":[...]}}
+//! <- {"version":1,"id":8,"error":{"code":"not_found","message":"...","hint":"..."}}
+//! ```
+//! Requests of a connection are answered in their order. A list comes in parts: `more` is true in
+//! all but the last. Names are snake_case, numbers are numbers, units are in the names. Fields may be
+//! added within a version; a reader skips what it does not know.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sluice_dataplane::port::PortStats;
+
+use crate::doctor::Report;
+
+pub const VERSION: u32 = 1;
+/// A line of a request: a flow file of some 600 000 flows fits.
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// A line of a reply. The parts of lists are far smaller.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+/// Entries of a list in one part of a reply.
+pub const PART_ENTRIES: usize = 1000;
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    pub version: u32,
+    pub id: u64,
+    pub request: Request,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Show,
+    BridgeList,
+    PortList {
+        bridge: Option<String>,
+    },
+    /// `port` is TOML, in the keys of `[[bridge.port]]`.
+    PortAdd {
+        bridge: String,
+        port: String,
+    },
+    PortDel {
+        bridge: String,
+        port: String,
+    },
+    Flow(FlowChange),
+    /// `filter` is a match in flow text, with `table=N`; empty: all.
+    FlowDump {
+        bridge: String,
+        filter: String,
+    },
+    FdbShow {
+        bridge: String,
+    },
+    FdbFlush {
+        bridge: String,
+    },
+    ConntrackList {
+        zone: Option<u16>,
+        limit: Option<usize>,
+    },
+    ConntrackFlush {
+        zone: Option<u16>,
+    },
+    Trace(TraceRequest),
+    TunnelShow,
+    Counters,
+    Doctor,
+    Shutdown,
+}
+
+/// A change of a bridge's flows; done whole or not at all.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct FlowChange {
+    pub op: FlowOp,
+    pub bridge: String,
+    /// Flow text, one flow a line. For a deletion: matches without actions; empty: all flows.
+    pub text: String,
+    /// Modify and delete: only the flow with exactly this match and priority.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowOp {
+    Add,
+    Modify,
+    Delete,
+    /// The text is all flows: what differs is added, modified or deleted.
+    Replace,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    pub bridge: String,
+    pub packet: TracePacket,
+    /// A port's name or number; flow text may say it instead.
+    pub in_port: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum TracePacket {
+    /// A match in flow text from which a packet is made.
+    Text(String),
+    /// The bytes of a frame.
+    Hex(String),
+}
+
+/// One line of an answer: a reply, or an error.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct Answer {
+    pub version: u32,
+    /// That of the call; 0 if it could not be read.
+    pub id: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Show(Box<SwitchInfo>),
+    Bridges(Vec<BridgeInfo>),
+    Ports(Vec<PortInfo>),
+    FlowChanged(FlowSummary),
+    Flows(Vec<FlowInfo>),
+    Fdb(Vec<FdbEntry>),
+    /// How many entries a flush or a deletion took away.
+    Removed(u64),
+    Conns(Vec<ConnInfo>),
+    Trace(Box<TraceReport>),
+    Tunnels(Vec<TunnelInfo>),
+    Counters(Vec<WorkerCounters>),
+    Doctor(Report),
+    Done,
+}
+
+impl Reply {
+    /// Cuts a long list into parts. Everything else is one part.
+    pub fn parts(self) -> Vec<Self> {
+        fn cut<T>(list: Vec<T>, wrap: fn(Vec<T>) -> Reply) -> Vec<Reply> {
+            let mut parts = Vec::new();
+            let mut list = list.into_iter();
+            loop {
+                let part: Vec<T> = list.by_ref().take(PART_ENTRIES).collect();
+                let last = list.len() == 0;
+                parts.push(wrap(part));
+                if last {
+                    return parts;
+                }
+            }
+        }
+        match self {
+            Self::Flows(list) => cut(list, Self::Flows),
+            Self::Fdb(list) => cut(list, Self::Fdb),
+            Self::Conns(list) => cut(list, Self::Conns),
+            Self::Ports(list) => cut(list, Self::Ports),
+            other => vec![other],
+        }
+    }
+
+    /// Appends a further part of the same list; gives it back if it is none.
+    pub fn join(&mut self, part: Self) -> Result<(), Self> {
+        match (self, part) {
+            (Self::Flows(list), Self::Flows(part)) => list.extend(part),
+            (Self::Fdb(list), Self::Fdb(part)) => list.extend(part),
+            (Self::Conns(list), Self::Conns(part)) => list.extend(part),
+            (Self::Ports(list), Self::Ports(part)) => list.extend(part),
+            (_, part) => return Err(part),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct ApiError {
+    pub code: ErrorCode,
+    pub message: String,
+    /// What would be right; may be empty.
+    #[serde(default)]
+    pub hint: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not a call of this protocol.
+    BadRequest,
+    /// A call, and its content is wrong.
+    Invalid,
+    NotFound,
+    Exists,
+    /// A limit is reached.
+    Full,
+    /// The system refused.
+    System,
+}
+
+impl ApiError {
+    pub fn new(code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into() }
+    }
+
+    pub fn no_bridge(name: &str) -> Self {
+        let message = format!("there is no bridge \"{name}\"");
+        Self::new(ErrorCode::NotFound, message, "`sluice bridge` lists them")
+    }
+
+    pub fn no_port(bridge: &str, name: &str) -> Self {
+        let message = format!("bridge \"{bridge}\" has no port \"{name}\"");
+        Self::new(ErrorCode::NotFound, message, format!("`sluice port list {bridge}` lists them"))
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct SwitchInfo {
+    pub sluice_version: String,
+    pub pid: u32,
+    pub uptime_s: u64,
+    pub config_file: PathBuf,
+    /// Rises with each change that the workers see.
+    pub program_version: u64,
+    pub workers: Vec<WorkerInfo>,
+    pub bridges: Vec<BridgeInfo>,
+    pub frames: u64,
+    pub frames_free: u64,
+    pub frame_size_bytes: u32,
+    pub hugepages: bool,
+    pub conns: u64,
+    pub conns_max: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct WorkerInfo {
+    pub worker: usize,
+    pub cpu: Option<usize>,
+    pub rx_packets: u64,
+    /// Share of the time since start in which there was work, in percent.
+    pub busy_percent: u8,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct BridgeInfo {
+    pub name: String,
+    pub mac: String,
+    pub fail_mode: String,
+    pub flow_file: Option<PathBuf>,
+    pub flows: u64,
+    pub fdb_entries: u64,
+    pub ports: Vec<PortInfo>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct PortInfo {
+    pub bridge: String,
+    pub name: String,
+    pub number: u16,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub device: Option<String>,
+    pub ifindex: Option<u32>,
+    pub mac: Option<String>,
+    pub mtu_bytes: Option<u32>,
+    pub queues: u32,
+    pub up: bool,
+    /// How the device is driven ("native copy need_wakeup"), or why it is down.
+    pub status: String,
+    /// The rest of its configuration, by key.
+    pub options: BTreeMap<String, String>,
+    pub counters: PortCounters,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct PortCounters {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_no_frame: u64,
+    pub rx_errors: u64,
+    pub tx_ring_full: u64,
+    pub tx_errors: u64,
+    pub kernel_rx_dropped: u64,
+    pub kernel_rx_ring_full: u64,
+    pub kernel_fill_empty: u64,
+    pub invalid_descs: u64,
+    pub syscalls: u64,
+}
+
+impl From<PortStats> for PortCounters {
+    fn from(s: PortStats) -> Self {
+        Self {
+            rx_packets: s.rx_packets,
+            rx_bytes: s.rx_bytes,
+            tx_packets: s.tx_packets,
+            tx_bytes: s.tx_bytes,
+            rx_no_frame: s.rx_no_frame,
+            rx_errors: s.rx_errors,
+            tx_ring_full: s.tx_ring_full,
+            tx_errors: s.tx_errors,
+            kernel_rx_dropped: s.kernel_rx_dropped,
+            kernel_rx_ring_full: s.kernel_rx_ring_full,
+            kernel_fill_empty: s.kernel_fill_empty,
+            invalid_descs: s.invalid_descs,
+            syscalls: s.syscalls,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct FlowSummary {
+    pub added: u64,
+    pub modified: u64,
+    pub deleted: u64,
+    /// The program version in which the workers see it.
+    pub program_version: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct FlowInfo {
+    pub table: u8,
+    pub priority: u16,
+    pub cookie: u64,
+    pub n_packets: u64,
+    pub n_bytes: u64,
+    pub duration_s: f64,
+    pub idle_age_s: Option<u64>,
+    #[serde(rename = "match")]
+    pub matches: String,
+    pub actions: String,
+    /// The flow as `ovs-ofctl dump-flows` writes it, without counters: fit to be read back.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct FdbEntry {
+    pub port: String,
+    pub number: u16,
+    pub vlan: u16,
+    pub mac: String,
+    pub age_s: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct ConnTuple {
+    pub src: String,
+    pub dst: String,
+    /// TCP, UDP, SCTP.
+    pub sport: Option<u16>,
+    pub dport: Option<u16>,
+    /// ICMP.
+    pub icmp_id: Option<u16>,
+    pub icmp_type: Option<u8>,
+    pub icmp_code: Option<u8>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct ConnInfo {
+    pub proto: String,
+    pub orig: ConnTuple,
+    pub reply: ConnTuple,
+    pub zone: u16,
+    pub mark: u32,
+    /// Hexadecimal, `0x...`.
+    pub labels: String,
+    /// TCP: `ESTABLISHED` and the like.
+    pub state: Option<String>,
+    pub expires_s: u64,
+    pub packets_orig: u64,
+    pub packets_reply: u64,
+    pub worker: usize,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct TraceReport {
+    pub steps: Vec<TraceStep>,
+    /// Ports it left by, with the name.
+    pub outputs: Vec<String>,
+    /// If it was dropped: the reason's name.
+    pub drop_reason: Option<String>,
+    /// The parts of the key that decided, in flow text.
+    pub megaflow: String,
+    /// All of it, as one text for people.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct TraceStep {
+    pub depth: u32,
+    pub bridge: String,
+    pub table: Option<u8>,
+    /// The flow that matched, in flow text; none: a table miss.
+    pub flow: Option<String>,
+    /// What was done, one line each.
+    pub actions: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct TunnelInfo {
+    pub bridge: String,
+    pub port: String,
+    pub number: u16,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub remote: String,
+    pub local: Option<String>,
+    pub key: String,
+    pub dst_port: u16,
+    pub device: Option<String>,
+    pub next_hop: Option<String>,
+    pub next_hop_mac: Option<String>,
+    pub mtu_bytes: Option<u32>,
+    pub ready: bool,
+    /// Why it is not ready; empty if it is.
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct WorkerCounters {
+    pub worker: usize,
+    pub cpu: Option<usize>,
+    pub rx_packets: u64,
+    pub tx_packets: u64,
+    pub batches: u64,
+    /// Lookups answered per tier.
+    pub tiers: Vec<NamedCount>,
+    /// Drops by reason; zeros are left out.
+    pub drops: Vec<NamedCount>,
+    pub other: Vec<NamedCount>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct NamedCount {
+    pub name: String,
+    pub count: u64,
+    /// One sentence for people.
+    #[serde(default)]
+    pub help: String,
+}

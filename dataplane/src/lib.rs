@@ -16,5 +16,6 @@ pub mod packet;
 pub mod port;
 pub mod prefetch;
 pub mod sys;
+pub mod tunnel;
 pub mod wire;
 pub mod xsk;

@@ -1,0 +1,162 @@
+//! Geneve (RFC 8926): building its template, and taking it off.
+//!
+//! Received: version 0 only; the payload must be Ethernet; an option that is marked critical is
+//! unknown to us and ends the packet (section 4.5.1), others are passed over. The critical bit
+//! of the header is not believed, the options are looked at. A control packet (OAM) goes the same
+//! way with its flag in the key, for flows to decide.
+//!
+//! The outer UDP checksum is checked when there is one. Zero is taken as none over IPv4 (RFC 768)
+//! and over IPv6 as well (RFC 6935 for tunnels; so does Open vSwitch, in both its datapaths).
+//!
+//! Not an endpoint's business: fragments of the outer packet. They have no reliable UDP header, and
+//! a tunnel that needs them has a wrong MTU; they are malformed here.
+
+use super::template::Outer;
+use super::{EncapError, EncapTemplate, Inherit, Kind, flag};
+use crate::counters::Drop;
+use crate::packet::key::{FRAG_ANY, KeyTunnel, PacketKey, shape};
+use crate::packet::l4sum::verify_l4;
+use crate::packet::parse::Layers;
+use crate::wire::geneve::{Geneve, GeneveOption, OAM};
+use crate::wire::udp::{self, Udp};
+use crate::wire::{ether, proto};
+use std::net::IpAddr;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// All that the outer headers of a Geneve packet depend on, but the packet.
+#[derive(Clone, Debug)]
+pub struct GeneveParams {
+    /// The underlay port's address, and the next hop's.
+    pub src_mac: [u8; 6],
+    pub dst_mac: [u8; 6],
+    /// Tag of the underlay, if it has one.
+    pub vlan: Option<u16>,
+    pub src_ip: IpAddr,
+    pub dst_ip: IpAddr,
+    /// Network identifier; the low 24 bits are sent.
+    pub vni: u32,
+    pub tos: Inherit,
+    pub ttl: Inherit,
+    /// "Don't fragment" over IPv4.
+    pub df: bool,
+    /// Outer checksum over IPv4; over IPv6 there always is one.
+    pub csum: bool,
+    pub dst_port: u16,
+}
+
+impl EncapTemplate {
+    /// The headers of Geneve without options.
+    pub fn geneve(params: &GeneveParams) -> Result<Self, EncapError> {
+        let [_, a, b, c] = params.vni.to_be_bytes();
+        let mut header = Geneve::new_zeroed();
+        header.proto.set(ether::TYPE_TEB);
+        header.vni = [a, b, c];
+        let outer = Outer {
+            src_mac: params.src_mac,
+            dst_mac: params.dst_mac,
+            vlan: params.vlan,
+            src_ip: params.src_ip,
+            dst_ip: params.dst_ip,
+            tos: params.tos,
+            ttl: params.ttl,
+            df: params.df,
+            csum: params.csum,
+            dst_port: params.dst_port,
+        };
+        Self::build(Kind::Geneve, &outer, header.as_bytes())
+    }
+}
+
+/// What came off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Popped {
+    /// The inner frame: offsets from the outer frame's first byte. What is behind the end (there
+    /// may be padding) is not part of it.
+    pub inner_offset: u16,
+    pub inner_end: u16,
+    /// Bits to add to the inner key's shape.
+    pub shape: u8,
+    pub tunnel: KeyTunnel,
+}
+
+impl Popped {
+    /// Adds the tunnel to the inner packet's key, after parsing.
+    #[inline]
+    pub fn mark(&self, key: &mut PacketKey) {
+        key.base.shape |= self.shape;
+        key.tunnel = self.tunnel;
+    }
+}
+
+/// Checks the Geneve packet that `key` and `layers` (as parsed) describe and says where the inner
+/// frame is. That it is for us is the caller's knowledge.
+#[inline]
+pub fn geneve_pop(bytes: &[u8], layers: &Layers, key: &PacketKey) -> Result<Popped, Drop> {
+    let base = &key.base;
+    let is_udp = base.ip_proto == proto::UDP && base.shape & shape::L4_VALID != 0;
+    if !is_udp || base.ip_frag & FRAG_ANY != 0 {
+        return Err(Drop::TunnelMalformed);
+    }
+    let (l4, end) = (usize::from(layers.l4), usize::from(layers.end));
+    let datagram = bytes.get(l4..end).ok_or(Drop::TunnelMalformed)?;
+    let (outer, _) = Udp::ref_from_prefix(datagram).map_err(|_| Drop::TunnelMalformed)?;
+    // A length below the header's leaves less than the header needs, so it fails here or next.
+    let len = usize::from(outer.len.get());
+    let body = datagram.get(udp::HEADER_BYTES..len).ok_or(Drop::TunnelMalformed)?;
+    let (header, rest) = Geneve::ref_from_prefix(body).map_err(|_| Drop::TunnelMalformed)?;
+    if header.version() != 0 || header.proto.get() != ether::TYPE_TEB {
+        return Err(Drop::TunnelMalformed);
+    }
+    let options_len = header.options_len();
+    if options_len > 0 {
+        check_options(rest.get(..options_len).ok_or(Drop::TunnelMalformed)?)?;
+    }
+    let mut tun_flags = flag::KEY;
+    if header.flags & OAM != 0 {
+        tun_flags |= flag::OAM;
+    }
+    if outer.checksum != [0; 2] {
+        if !verify_l4(bytes, layers, key) {
+            return Err(Drop::TunnelChecksum);
+        }
+        tun_flags |= flag::CSUM;
+    }
+    let inner = l4 + udp::HEADER_BYTES + size_of::<Geneve>() + options_len;
+    let is_v6 = key.has_l3();
+    Ok(Popped {
+        inner_offset: inner as u16,
+        inner_end: (l4 + len) as u16,
+        shape: if is_v6 { shape::TUNNEL | shape::TUNNEL_V6 } else { shape::TUNNEL },
+        tunnel: KeyTunnel {
+            tun_id: u64::from(header.vni()).to_be_bytes(),
+            tun_src: if is_v6 { key.l3.ipv6_src } else { in_low_bytes(base.ip_src) },
+            tun_dst: if is_v6 { key.l3.ipv6_dst } else { in_low_bytes(base.ip_dst) },
+            tun_flags,
+            tun_tos: base.ip_tos,
+            tun_ttl: base.ip_ttl,
+            ..KeyTunnel::default()
+        },
+    })
+}
+
+#[inline]
+fn in_low_bytes(v4: [u8; 4]) -> [u8; 16] {
+    u128::from(u32::from_be_bytes(v4)).to_be_bytes()
+}
+
+/// Options in at most 252 bytes: at most 63 rounds.
+#[cold]
+fn check_options(mut options: &[u8]) -> Result<(), Drop> {
+    while !options.is_empty() {
+        let (option, data) =
+            GeneveOption::ref_from_prefix(options).map_err(|_| Drop::TunnelMalformed)?;
+        if option.is_critical() {
+            return Err(Drop::TunnelCriticalOption);
+        }
+        options = data.get(option.data_len()..).ok_or(Drop::TunnelMalformed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 //! Guards remove their own thing on drop, which covers a return and a panic. Ctrl-C and a
 //! termination signal run no destructors: for them every guard is also entered in one list, and a
 //! signal thread removes all that is in it before the process exits. A process that was killed
-//! outright leaves its namespaces; names carry its pid, so the next run recognises and removes them.
+//! outright leaves its namespaces; names carry its pid, so the next run recognises and removes
+//! them.
 
 use std::path::Path;
 use std::sync::{Mutex, Once, PoisonError};

@@ -1,6 +1,7 @@
 //! A program that runs in a namespace in the background, with its output in a file.
 //!
-//! The child gets a process group of its own, so that Ctrl-C reaches only us and we end it in order.
+//! The child gets a process group of its own, so that Ctrl-C reaches only us and we end it in
+//! order.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;

@@ -1,8 +1,8 @@
 //! `cargo xtask bpf`: builds `ebpf/steer.bpf.o`, the XDP object that is checked in.
 //!
-//! Theory. The kernel side needs a compiler with unstable flags, the sources of `core`, and a linker
-//! of its own; none of this may be a condition for `cargo build`. So the built object is part of the
-//! repository, and beside it lies `steer.bpf.digest`, which ties it to its sources:
+//! Theory. The kernel side needs a compiler with unstable flags, the sources of `core`, and a
+//! linker of its own; none of this may be a condition for `cargo build`. So the built object is
+//! part of the repository, and beside it lies `steer.bpf.digest`, which ties it to its sources:
 //!
 //! ```text
 //! sluice-bpf-digest 1
@@ -46,6 +46,11 @@ pub struct Args {
     /// Build with a log line per packet, into target/bpf/steer-log.bpf.o
     #[arg(long, conflicts_with = "check")]
     log: bool,
+}
+
+/// What `bpf --check` does.
+pub fn check_in_place() -> Result<(), String> {
+    check(&root())
 }
 
 pub fn run(args: &Args) -> Result<(), String> {

@@ -1,6 +1,15 @@
 //! `cargo xtask`: one door for every habit of the project.
+//!
+//! This program stays small and needs nothing installed: it sets up what the others need, then
+//! builds and runs them.
 
 mod bpf;
+mod ci;
+mod play;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -9,12 +18,27 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's chores, each under one name")]
 enum Task {
+    /// Two nodes in network namespaces, with real traffic through the switch
+    Demo(play::Args),
+    /// Set up what is missing and run every test
+    Test(test::Args),
+    /// All that CI runs: format, lints, tidy, the XDP object, tests, documentation
+    Ci,
+    /// The project's own checks of its sources
+    Tidy,
+    /// Compare with other switches, in turn, on this machine
+    Bench(play::Args),
     /// Build the XDP object that is checked in, or check that it fits its sources
     Bpf(bpf::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
+        Task::Demo(args) => play::run("sluice-demo", &args),
+        Task::Test(args) => test::run(&args),
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::run(),
+        Task::Bench(args) => play::run("sluice-bench", &args),
         Task::Bpf(args) => bpf::run(&args),
     };
     match done {

@@ -15,7 +15,8 @@ use sluice_dataplane::sys::{if_index, poll_readable, raise_socket_buffers};
 /// Asked of the kernel for each queue of a socket; the kernel may give less.
 const QUEUE_BYTES: u32 = 32 << 20;
 
-/// A raw socket bound to one device of the calling thread's network namespace, with receive buffers.
+/// A raw socket bound to one device of the calling thread's network namespace, with receive
+/// buffers.
 #[derive(Debug)]
 pub struct BurstSocket {
     socket: PacketSocket,
@@ -45,8 +46,8 @@ impl BurstSocket {
         }
     }
 
-    /// Waits until packets come or `timeout` is over, and takes up to `BATCH` of them; they are then
-    /// in `packets`. Returns how many.
+    /// Waits until packets come or `timeout` is over, and takes up to `BATCH` of them; they are
+    /// then in `packets`. Returns how many.
     pub fn receive_burst(&mut self, timeout: Duration) -> io::Result<usize> {
         self.count = 0;
         let limit_ms = timeout.as_millis().try_into().unwrap_or(i32::MAX);

@@ -4,7 +4,8 @@ use crate::root_or_skip;
 
 #[test]
 fn the_closing_lines_of_ping_are_read() {
-    let good = "PING 10.0.0.2 (10.0.0.2) 56(84) bytes of data.\n\n--- 10.0.0.2 ping statistics ---\n\
+    let good = "PING 10.0.0.2 (10.0.0.2) 56(84) bytes of data.\n\n\
+        --- 10.0.0.2 ping statistics ---\n\
         5 packets transmitted, 4 received, 20% packet loss, time 81ms\n\
         rtt min/avg/max/mdev = 0.031/0.042/0.060/0.010 ms\n";
     let want = PingReport { sent: 5, received: 4, rtt_avg_ms: Some(0.042) };

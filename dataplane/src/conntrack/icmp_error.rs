@@ -4,8 +4,14 @@
 //! 2.4). Eight bytes of that packet's transport header are all that IPv4 promises (RFC 1122,
 //! section 3.2.2), and all that is asked for here: ports, or an ICMP identifier. The quoted
 //! packet may be cut anywhere after that, so its length fields are not judged.
+//!
+//! Through NAT the quoted packet must look to the receiver as the one it sent (RFC 5508, section
+//! 4.2): addresses, ports or identifier, and the checksums of the quoted headers. All are changed
+//! by differences (RFC 1624), so a quote that was damaged or cut stays what it was.
 
-use super::key::{ICMP, ICMPV6, SCTP, TCP, Tuple, UDP};
+use super::key::{ICMP, ICMPV6, IpKey, SCTP, TCP, Tuple, UDP};
+use super::nat::NatRewrite;
+use crate::wire::checksum::Delta;
 
 /// Whether the ICMP type is an error that quotes a packet.
 pub fn is_error(v6: bool, kind: u8) -> bool {
@@ -79,4 +85,114 @@ pub(super) fn quoted_tuple(ip: &[u8], v6: bool) -> Option<Tuple> {
         _ => (0, 0),
     };
     Some(Tuple { src, dst, sport, dport, proto, v6 })
+}
+
+/// The packet is too short or inconsistent for what is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the packet is too short or inconsistent to be translated: it is to be dropped")]
+pub struct Malformed;
+
+fn bytes_at<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Malformed> {
+    bytes.get_mut(at..).and_then(|b| b.first_chunk_mut()).ok_or(Malformed)
+}
+
+/// Writes an address and says how checksums over it change.
+fn put_address(
+    ip: &mut [u8],
+    source: bool,
+    v6: bool,
+    new: Option<IpKey>,
+) -> Result<Delta, Malformed> {
+    let Some(new) = new else { return Ok(Delta::NONE) };
+    if v6 {
+        let field = bytes_at::<16>(ip, if source { 8 } else { 24 })?;
+        let old = std::mem::replace(field, new.to_be_bytes());
+        Ok(Delta::NONE.change_16(&old, field))
+    } else {
+        let field = bytes_at::<4>(ip, if source { 12 } else { 16 })?;
+        let old = std::mem::replace(field, (new as u32).to_be_bytes());
+        Ok(Delta::NONE.change_4(old, *field))
+    }
+}
+
+fn put_u16(bytes: &mut [u8], at: usize, new: Option<u16>) -> Result<Delta, Malformed> {
+    let Some(new) = new else { return Ok(Delta::NONE) };
+    let field = bytes_at::<2>(bytes, at)?;
+    let old = std::mem::replace(field, new.to_be_bytes());
+    Ok(Delta::NONE.change_2(old, *field))
+}
+
+/// Applies a change to a checksum field, and says how checksums over that field change.
+fn put_checksum(field: &mut [u8; 2], change: Delta, udp: bool) -> Delta {
+    let old = *field;
+    if udp {
+        change.apply_udp(field);
+    } else {
+        change.apply(field);
+    }
+    Delta::NONE.change_2(old, *field)
+}
+
+/// Offset of a protocol's checksum in its header, and whether it covers the addresses.
+fn checksum_of(proto: u8) -> Option<(usize, bool)> {
+    match proto {
+        TCP => Some((16, true)),
+        UDP => Some((6, true)),
+        ICMP => Some((2, false)),
+        ICMPV6 => Some((2, true)),
+        _ => None,
+    }
+}
+
+/// Translates the quoted packet, which travelled against `rw`. Says how checksums over it
+/// change.
+fn rewrite_quoted(ip: &mut [u8], rw: &NatRewrite) -> Result<Delta, Malformed> {
+    let Quoted { proto, l4 } = parse(ip, rw.v6).ok_or(Malformed)?;
+    let addresses =
+        put_address(ip, false, rw.v6, rw.new_src)?.and(put_address(ip, true, rw.v6, rw.new_dst)?);
+    let mut changes = addresses;
+    if !rw.v6 {
+        changes = changes.and(put_checksum(bytes_at::<2>(ip, 10)?, addresses, false));
+    }
+    let transport = ip.get_mut(l4..).ok_or(Malformed)?;
+    let ports = match proto {
+        TCP | UDP | SCTP => {
+            put_u16(transport, 2, rw.new_sport)?.and(put_u16(transport, 0, rw.new_dport)?)
+        }
+        ICMP | ICMPV6 => put_u16(transport, 4, rw.new_icmp_id)?,
+        _ => Delta::NONE,
+    };
+    changes = changes.and(ports);
+    if let Some((at, covers_addresses)) = checksum_of(proto) {
+        let covered = if covers_addresses { addresses.and(ports) } else { ports };
+        // The quote may end before the checksum; then there is none to keep.
+        if let Ok(field) = bytes_at::<2>(transport, at) {
+            changes = changes.and(put_checksum(field, covered, proto == UDP));
+        }
+    }
+    Ok(changes)
+}
+
+/// Translates an ICMP or ICMPv6 error: the outer addresses, the quoted packet, and every
+/// checksum that covers what changed. `ip` begins at the outer IP header, `l4` is the offset of
+/// the ICMP header in it. On error the packet may be half written and is to be dropped.
+pub fn rewrite_icmp_error(ip: &mut [u8], l4: usize, rw: &NatRewrite) -> Result<(), Malformed> {
+    let outer =
+        put_address(ip, true, rw.v6, rw.new_src)?.and(put_address(ip, false, rw.v6, rw.new_dst)?);
+    if !rw.v6 {
+        put_checksum(bytes_at::<2>(ip, 10)?, outer, false);
+    }
+    let icmp = ip.get_mut(l4..).ok_or(Malformed)?;
+    let quoted = rewrite_quoted(icmp.get_mut(8..).ok_or(Malformed)?, rw)?;
+    let covered = if rw.v6 { quoted.and(outer) } else { quoted };
+    put_checksum(bytes_at::<2>(icmp, 2)?, covered, false);
+    Ok(())
+}
+
+/// Writes the identifier of an ICMP or ICMPv6 query and keeps its checksum right. `icmp` begins
+/// at the ICMP header. Addresses are the caller's, also in ICMPv6's checksum.
+pub fn rewrite_echo_id(icmp: &mut [u8], id: u16) -> Result<(), Malformed> {
+    let change = put_u16(icmp, 4, Some(id))?;
+    put_checksum(bytes_at::<2>(icmp, 2)?, change, false);
+    Ok(())
 }

@@ -20,6 +20,7 @@
 //! **Ownership.** One worker owns a `Conntrack`: no lock, no atomics. All memory is reserved at
 //! start; what is full refuses by name.
 
+mod check;
 mod conn;
 mod expire;
 mod icmp_error;
@@ -31,8 +32,10 @@ mod table;
 mod tcp;
 mod zone;
 
+pub use check::l4_checksum_ok;
 pub use conn::ConnInfo;
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
+pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use key::{CtPacket, HitPacket, IpKey, Kind, Tuple};
 pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
 pub use tcp::Segment;
@@ -621,4 +624,10 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_nat;
+#[cfg(test)]
+mod tests_sequences;

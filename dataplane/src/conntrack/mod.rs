@@ -206,6 +206,11 @@ impl Conntrack {
         self.pools.users()
     }
 
+    /// Ports, or identifiers, of one translated address that are in use.
+    pub fn nat_ports_used_of(&self, zone: u16, proto: u8, v6: bool, address: IpKey) -> usize {
+        self.pools.ports_used(&nat_ports::Key { address, zone, proto, v6 })
+    }
+
     /// First stage of looking a batch up; the hash goes to the later ones.
     #[inline]
     pub fn prefetch_index(&self, p: &CtPacket) -> u64 {
@@ -623,8 +628,6 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
     CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple, cacheable: false }
 }
 
-#[cfg(test)]
-mod reference;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

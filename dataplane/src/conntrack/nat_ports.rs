@@ -16,7 +16,6 @@ use crate::limits::NAT_POOLS_MAX;
 const PORTS: usize = 1 << 16;
 const WORDS: usize = PORTS / 64;
 const FAILURES: usize = 256;
-const NO_POOL: Key = Key { address: 0, zone: 0, proto: 0, v6: false };
 
 /// What a pool is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +226,7 @@ mod tests {
     use super::*;
 
     fn key(n: u128) -> Key {
-        Key { address: n, proto: 6, ..NO_POOL }
+        Key { address: n, zone: 0, proto: 6, v6: false }
     }
 
     #[test]

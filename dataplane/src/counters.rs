@@ -85,15 +85,13 @@ named_list! {
         Tier3Uncacheable = "tier3_uncacheable", "Walks whose result may not be kept.";
         Tier1Inserts = "tier1_inserts", "Microflow entries written.";
         Tier1Evictions = "tier1_evictions", "Live microflow entries overwritten by others.";
-        SelfChecks = "self_checks", "Hits that were run again in tier 3 to compare.";
-        SelfCheckMismatches = "self_check_mismatches", "Self-checks with another result: a bug.";
         ChecksumsCompleted = "checksums_completed", "Partial checksums of veth senders completed.";
         TunnelPop = "tunnel_pop", "Tunnel packets decapsulated.";
         TunnelPush = "tunnel_push", "Tunnel packets sent.";
+        CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection's replies have this tuple.";
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";
         CtTableFull = "ct_table_full", "Commits refused: the connection table or its zone is full.";
-        CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection answers to the reply tuple.";
         CtInvalid = "ct_invalid", "Packets that conntrack judged invalid.";
         CtNatExhausted = "ct_nat_exhausted", "Commits refused: no free port or id in the NAT range.";
         FdbLearned = "fdb_learned", "MAC addresses learned.";
@@ -129,12 +127,12 @@ fn bump(cell: &AtomicU64, n: u64) {
 
 impl Counters {
     #[inline]
-    pub fn drop(&self, reason: Drop) {
+    pub fn count_drop(&self, reason: Drop) {
         bump(&self.drops[reason as usize], 1);
     }
 
     #[inline]
-    pub fn drop_n(&self, reason: Drop, n: u64) {
+    pub fn count_drops(&self, reason: Drop, n: u64) {
         bump(&self.drops[reason as usize], n);
     }
 

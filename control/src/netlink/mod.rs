@@ -7,7 +7,6 @@
 
 pub mod decode;
 pub mod device;
-pub mod ethtool;
 pub mod netns;
 pub mod reserved_ports;
 pub mod resolve;

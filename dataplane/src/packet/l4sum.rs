@@ -177,5 +177,11 @@ pub fn write_l4(bytes: &mut [u8], layers: &Layers, key: &PacketKey) -> bool {
     true
 }
 
+/// Everything that connection tracking wants right: the IPv4 header's checksum and the transport's.
+#[inline]
+pub fn checksums_ok(bytes: &[u8], layers: &Layers, key: &PacketKey) -> bool {
+    verify_ipv4_header(bytes, layers, key) && verify_l4(bytes, layers, key)
+}
+
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use std::ptr::NonNull;
 
 pub mod packet;
 pub mod tap;
+pub mod wait;
 pub mod xdp;
 
 /// A memory mapping, unmapped on drop.

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// All that the outer headers of a Geneve packet depend on, but the packet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneveParams {
     /// The underlay port's address, and the next hop's.
     pub src_mac: [u8; 6],

@@ -23,9 +23,12 @@
 //! What differs between kinds is the header behind the outer IP; VXLAN and GRE are further
 //! variants of [`Kind`] with a build function of their own and the same push.
 
+mod config;
 pub mod geneve;
 mod template;
 
+pub use config::{TunnelConfig, TunnelKey, TunnelRemote};
+pub use geneve::{GeneveParams, Popped, geneve_pop};
 pub use template::{EncapError, EncapTemplate, Inherit};
 
 use crate::counters::Drop;

@@ -1,0 +1,316 @@
+//! Header edits on bytes, checksums kept right.
+//!
+//! Each edit reads the old words, writes the new ones and applies the difference to the checksums
+//! that cover them (RFC 1624, equation 3): the header's own, and that of the transport header,
+//! whose pseudo-header covers the addresses. Nothing here reads payload, except for SCTP, whose
+//! CRC cannot be updated in part.
+//!
+//! A step was made for packets with these very layers, so a missing layer is a bug of ours or a
+//! frame that lies about its length; either way the packet is dropped with a reason, not sent
+//! half edited.
+
+use super::step::{Step, V6};
+use crate::counters::Drop;
+use crate::packet::frame::Frame;
+use crate::packet::parse::Layers;
+use crate::wire::checksum::Delta;
+use crate::wire::{ipv4::Ipv4, sctp};
+use zerocopy::FromBytes;
+
+const ETH_BYTES: usize = 14;
+const MACS_BYTES: usize = 12;
+const TAG_BYTES: usize = 4;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+type Done = Result<(), Drop>;
+
+fn chunk<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Drop> {
+    bytes.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()).ok_or(Drop::EditFailed)
+}
+
+/// Runs one header edit. `layers` follows when a tag moves the headers. Steps that are not edits
+/// do nothing here.
+#[inline]
+pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
+    match *step {
+        Step::SetEth { dst, src } => set_eth(frame.bytes_mut(), dst, src),
+        Step::SetIpv4 { src, dst, tos, ttl } => {
+            set_ipv4(frame.bytes_mut(), layers, Ipv4Edit { src, dst, tos, ttl })
+        }
+        Step::SetPorts { src, dst } => set_ports(frame.bytes_mut(), layers, src, dst),
+        Step::PushVlan { tpid, tci } => push_vlan(frame, layers, tpid, tci),
+        Step::PopVlan => pop_vlan(frame, layers),
+        Step::SetVlan { tpid, tci } => set_vlan(frame.bytes_mut(), tpid, tci),
+        Step::SetIpv6Src(v) => set_ipv6_address(frame.bytes_mut(), layers, 8, v),
+        Step::SetIpv6Dst(v) => set_ipv6_address(frame.bytes_mut(), layers, 24, v),
+        Step::SetIpv6Rest { label, tos, ttl } => {
+            set_ipv6_rest(frame.bytes_mut(), layers, label, tos, ttl)
+        }
+        Step::SetIcmp { kind, code } => set_icmp(frame.bytes_mut(), layers, kind, code),
+        Step::SetIcmpId(id) => set_icmp_id(frame.bytes_mut(), layers, id),
+        Step::SetArp { op, spa, tpa } => set_arp(frame.bytes_mut(), layers, op, spa, tpa),
+        Step::SetArpMacs { sha, tha } => set_arp_macs(frame.bytes_mut(), layers, sha, tha),
+        Step::SetNdTarget(v) => set_nd_target(frame.bytes_mut(), layers, v),
+        Step::SetNdMacs { sll, tll } => set_nd_macs(frame.bytes_mut(), layers, sll, tll),
+        Step::Output(_) | Step::TunnelOutput { .. } | Step::NatIcmpError(_) | Step::Drop(_) => {
+            Ok(())
+        }
+    }
+}
+
+#[inline]
+fn set_eth(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6]) -> Done {
+    let macs: &mut [u8; MACS_BYTES] = chunk(bytes, 0)?;
+    macs[..6].copy_from_slice(&dst);
+    macs[6..].copy_from_slice(&src);
+    Ok(())
+}
+
+fn push_vlan(frame: &mut Frame, layers: &mut Layers, tpid: u16, tci: u16) -> Done {
+    if frame.len() < ETH_BYTES || frame.prepend(TAG_BYTES).is_none() {
+        return Err(Drop::VlanTooMany);
+    }
+    let bytes = frame.bytes_mut();
+    bytes.copy_within(TAG_BYTES..TAG_BYTES + MACS_BYTES, 0);
+    set_vlan(bytes, tpid, tci)?;
+    shift(layers, TAG_BYTES as i32);
+    Ok(())
+}
+
+fn pop_vlan(frame: &mut Frame, layers: &mut Layers) -> Done {
+    if frame.len() < ETH_BYTES + TAG_BYTES {
+        return Err(Drop::EditFailed);
+    }
+    frame.bytes_mut().copy_within(0..MACS_BYTES, TAG_BYTES);
+    frame.trim_front(TAG_BYTES);
+    shift(layers, -(TAG_BYTES as i32));
+    Ok(())
+}
+
+fn set_vlan(bytes: &mut [u8], tpid: u16, tci: u16) -> Done {
+    let tag: &mut [u8; TAG_BYTES] = chunk(bytes, MACS_BYTES)?;
+    let (p, c) = (tpid.to_be_bytes(), tci.to_be_bytes());
+    *tag = [p[0], p[1], c[0], c[1]];
+    Ok(())
+}
+
+fn shift(layers: &mut Layers, by: i32) {
+    let move_one = |at: &mut u16| {
+        if *at != 0 {
+            *at = (i32::from(*at) + by) as u16;
+        }
+    };
+    move_one(&mut layers.l3);
+    move_one(&mut layers.l4);
+    move_one(&mut layers.payload);
+    move_one(&mut layers.end);
+}
+
+struct Ipv4Edit {
+    src: u32,
+    dst: u32,
+    tos: u8,
+    ttl: u8,
+}
+
+#[inline]
+fn set_ipv4(bytes: &mut [u8], layers: &Layers, new: Ipv4Edit) -> Done {
+    let rest = bytes.get_mut(layers.l3 as usize..).ok_or(Drop::EditFailed)?;
+    let (ip, _) = Ipv4::mut_from_prefix(rest).map_err(|_| Drop::EditFailed)?;
+    let (src, dst) = (new.src.to_be_bytes(), new.dst.to_be_bytes());
+    let addresses = Delta::NONE.change_4(ip.src, src).change_4(ip.dst, dst);
+    let header = addresses
+        .change_2([ip.version_ihl, ip.tos], [ip.version_ihl, new.tos])
+        .change_2([ip.ttl, ip.proto], [new.ttl, ip.proto]);
+    let proto = ip.proto;
+    ip.src = src;
+    ip.dst = dst;
+    ip.tos = new.tos;
+    ip.ttl = new.ttl;
+    header.apply(&mut ip.checksum);
+    update_transport(bytes, layers, proto, addresses)
+}
+
+/// The pseudo-header changed: so does the transport checksum, if there is one.
+#[inline]
+fn update_transport(bytes: &mut [u8], layers: &Layers, proto: u8, delta: Delta) -> Done {
+    let l4 = layers.l4 as usize;
+    if l4 == 0 {
+        return Ok(());
+    }
+    match proto {
+        TCP => delta.apply(chunk(bytes, l4 + 16)?),
+        UDP => delta.apply_udp(chunk(bytes, l4 + 6)?),
+        ICMPV6 => delta.apply(chunk(bytes, l4 + 2)?),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Protocol of the transport header, from the layers.
+fn transport_proto(bytes: &[u8], layers: &Layers) -> Result<u8, Drop> {
+    let l3 = layers.l3 as usize;
+    let first = *bytes.get(l3).ok_or(Drop::EditFailed)?;
+    if first >> 4 == 4 {
+        return bytes.get(l3 + 9).copied().ok_or(Drop::EditFailed);
+    }
+    if layers.flags & crate::packet::parse::layer::L3_OPTIONS == 0 {
+        return bytes.get(l3 + 6).copied().ok_or(Drop::EditFailed);
+    }
+    last_next_header(bytes, l3, layers.l4 as usize)
+}
+
+/// Walks the IPv6 extension headers up to the transport header.
+fn last_next_header(bytes: &[u8], l3: usize, l4: usize) -> Result<u8, Drop> {
+    let mut next = *bytes.get(l3 + 6).ok_or(Drop::EditFailed)?;
+    let mut at = l3 + 40;
+    for _ in 0..crate::packet::parse::EXTENSIONS_MAX {
+        if at >= l4 {
+            break;
+        }
+        let (kind, len) = (bytes.get(at), bytes.get(at + 1));
+        let (Some(kind), Some(len)) = (kind, len) else { return Err(Drop::EditFailed) };
+        at += match next {
+            44 => 8,
+            51 => (usize::from(*len) + 2) * 4,
+            _ => (usize::from(*len) + 1) * 8,
+        };
+        next = *kind;
+    }
+    Ok(next)
+}
+
+#[inline]
+fn set_ports(bytes: &mut [u8], layers: &Layers, src: u16, dst: u16) -> Done {
+    let l4 = layers.l4 as usize;
+    if l4 == 0 {
+        return Err(Drop::EditFailed);
+    }
+    let proto = transport_proto(bytes, layers)?;
+    let ports: &mut [u8; 4] = chunk(bytes, l4)?;
+    let (s, d) = (src.to_be_bytes(), dst.to_be_bytes());
+    let new = [s[0], s[1], d[0], d[1]];
+    let delta = Delta::NONE.change_4(*ports, new);
+    *ports = new;
+    match proto {
+        TCP => delta.apply(chunk(bytes, l4 + 16)?),
+        UDP => delta.apply_udp(chunk(bytes, l4 + 6)?),
+        SCTP => {
+            let end = (layers.end as usize).min(bytes.len());
+            let packet = bytes.get_mut(l4..end).ok_or(Drop::EditFailed)?;
+            let crc = sctp::crc32c(packet);
+            *chunk(packet, sctp::CHECKSUM_AT)? = crc;
+        }
+        _ => return Err(Drop::EditFailed),
+    }
+    Ok(())
+}
+
+fn set_ipv6_address(bytes: &mut [u8], layers: &Layers, at: usize, new: V6) -> Done {
+    let field: &mut [u8; 16] = chunk(bytes, layers.l3 as usize + at)?;
+    let new = new.bytes();
+    let delta = Delta::NONE.change_16(field, &new);
+    *field = new;
+    if layers.l4 == 0 {
+        return Ok(());
+    }
+    let proto = transport_proto(bytes, layers)?;
+    update_transport(bytes, layers, proto, delta)
+}
+
+fn set_ipv6_rest(bytes: &mut [u8], layers: &Layers, label: u32, tos: u8, ttl: u8) -> Done {
+    let word: &mut [u8; 4] = chunk(bytes, layers.l3 as usize)?;
+    *word = (6u32 << 28 | u32::from(tos) << 20 | (label & 0xf_ffff)).to_be_bytes();
+    let hops: &mut [u8; 1] = chunk(bytes, layers.l3 as usize + 7)?;
+    *hops = [ttl];
+    Ok(())
+}
+
+fn set_icmp(bytes: &mut [u8], layers: &Layers, kind: u8, code: u8) -> Done {
+    icmp_change(bytes, layers, 0, [kind, code])
+}
+
+fn set_icmp_id(bytes: &mut [u8], layers: &Layers, id: u16) -> Done {
+    icmp_change(bytes, layers, 4, id.to_be_bytes())
+}
+
+fn icmp_change(bytes: &mut [u8], layers: &Layers, at: usize, new: [u8; 2]) -> Done {
+    let l4 = layers.l4 as usize;
+    if l4 == 0 {
+        return Err(Drop::EditFailed);
+    }
+    let field: &mut [u8; 2] = chunk(bytes, l4 + at)?;
+    let delta = Delta::NONE.change_2(*field, new);
+    *field = new;
+    delta.apply(chunk(bytes, l4 + 2)?);
+    Ok(())
+}
+
+/// Offsets in an ARP packet for Ethernet and IPv4 (RFC 826).
+mod arp {
+    pub const OP: usize = 6;
+    pub const SHA: usize = 8;
+    pub const SPA: usize = 14;
+    pub const THA: usize = 18;
+    pub const TPA: usize = 24;
+}
+
+fn set_arp(bytes: &mut [u8], layers: &Layers, op: u8, spa: u32, tpa: u32) -> Done {
+    let l3 = layers.l3 as usize;
+    *chunk(bytes, l3 + arp::OP)? = u16::from(op).to_be_bytes();
+    *chunk(bytes, l3 + arp::SPA)? = spa.to_be_bytes();
+    *chunk(bytes, l3 + arp::TPA)? = tpa.to_be_bytes();
+    Ok(())
+}
+
+fn set_arp_macs(bytes: &mut [u8], layers: &Layers, sha: [u8; 6], tha: [u8; 6]) -> Done {
+    let l3 = layers.l3 as usize;
+    *chunk(bytes, l3 + arp::SHA)? = sha;
+    *chunk(bytes, l3 + arp::THA)? = tha;
+    Ok(())
+}
+
+/// ICMPv6 neighbour discovery (RFC 4861): target at 8, options from 24 on.
+const ND_TARGET: usize = 8;
+const ND_OPTIONS: usize = 24;
+
+fn set_nd_target(bytes: &mut [u8], layers: &Layers, new: V6) -> Done {
+    let l4 = layers.l4 as usize;
+    if l4 == 0 {
+        return Err(Drop::EditFailed);
+    }
+    let field: &mut [u8; 16] = chunk(bytes, l4 + ND_TARGET)?;
+    let new = new.bytes();
+    let delta = Delta::NONE.change_16(field, &new);
+    *field = new;
+    delta.apply(chunk(bytes, l4 + 2)?);
+    Ok(())
+}
+
+fn set_nd_macs(bytes: &mut [u8], layers: &Layers, sll: [u8; 6], tll: [u8; 6]) -> Done {
+    let (l4, end) = (layers.l4 as usize, (layers.end as usize).min(bytes.len()));
+    if l4 == 0 {
+        return Err(Drop::EditFailed);
+    }
+    let mut at = l4 + ND_OPTIONS;
+    while at + 8 <= end {
+        let (kind, units) = (bytes[at], usize::from(bytes[at + 1]));
+        if units == 0 {
+            break;
+        }
+        if units == 1 && (kind == 1 || kind == 2) {
+            let field: &mut [u8; 6] = chunk(bytes, at + 2)?;
+            let new = if kind == 1 { sll } else { tll };
+            let pairs = |m: &[u8; 6]| [[m[0], m[1]], [m[2], m[3]], [m[4], m[5]]];
+            let (old, now) = (pairs(field), pairs(&new));
+            *field = new;
+            let delta = (0..3).fold(Delta::NONE, |d, i| d.change_2(old[i], now[i]));
+            delta.apply(chunk(bytes, l4 + 2)?);
+        }
+        at += units * 8;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What is done to a packet: the flat program that a walk leaves behind.
+//!
+//! A step is 32 bytes; most packets take two (an edit, an output). Steps are absolute: they
+//! hold the value to write, not the change, so running them twice on equal packets gives equal
+//! packets. What differs between packets of one microflow is read from the packet when the step
+//! runs: lengths, checksums, the tunnel's entropy.
+
+use crate::counters::Drop;
+use crate::packet::key::PortIx;
+
+/// One step. Every variant must be `Copy` and small: steps lie in preallocated records.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Hand a copy (the last output: the packet itself) to a port.
+    Output(PortIx),
+    /// Put a prebuilt tunnel header in front of a copy and hand that to an underlay port.
+    TunnelOutput {
+        template: u32,
+        port: PortIx,
+    },
+    SetEth {
+        dst: [u8; 6],
+        src: [u8; 6],
+    },
+    PushVlan {
+        tpid: u16,
+        tci: u16,
+    },
+    PopVlan,
+    SetVlan {
+        tpid: u16,
+        tci: u16,
+    },
+    SetIpv4 {
+        src: u32,
+        dst: u32,
+        tos: u8,
+        ttl: u8,
+    },
+    SetIpv6Src(V6),
+    SetIpv6Dst(V6),
+    SetIpv6Rest {
+        label: u32,
+        tos: u8,
+        ttl: u8,
+    },
+    /// Ports of TCP, UDP or SCTP.
+    SetPorts {
+        src: u16,
+        dst: u16,
+    },
+    SetIcmp {
+        kind: u8,
+        code: u8,
+    },
+    /// Identifier of an echo request or reply.
+    SetIcmpId(u16),
+    SetArp {
+        op: u8,
+        spa: u32,
+        tpa: u32,
+    },
+    SetArpMacs {
+        sha: [u8; 6],
+        tha: [u8; 6],
+    },
+    SetNdTarget(V6),
+    /// Source and target link-layer address options.
+    SetNdMacs {
+        sll: [u8; 6],
+        tll: [u8; 6],
+    },
+    /// Translate an ICMP error, its quoted packet included, by the recording's translation of this
+    /// number. Never cached.
+    NatIcmpError(u16),
+    /// Count a copy that could not leave.
+    Drop(Drop),
+}
+
+/// An IPv6 address as two words, so that a step keeps 8-byte alignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6 {
+    pub hi: u64,
+    pub lo: u64,
+}
+
+impl From<u128> for V6 {
+    fn from(v: u128) -> Self {
+        Self { hi: (v >> 64) as u64, lo: v as u64 }
+    }
+}
+
+impl V6 {
+    #[inline]
+    pub fn bytes(self) -> [u8; 16] {
+        ((u128::from(self.hi) << 64) | u128::from(self.lo)).to_be_bytes()
+    }
+}
+
+const _: () = assert!(size_of::<Step>() <= 24);

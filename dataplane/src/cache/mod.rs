@@ -1,0 +1,32 @@
+//! Tier 1, fused: one lookup per packet, whatever the depth of the tables.
+//!
+//! **What is kept.** A *microflow* entry maps a packet's key to a *traversal*: the whole walk
+//! flattened into steps, through resubmits, patch ports, connection tracking, NAT and
+//! encapsulation, with the rules to credit.
+//!
+//! **How wide the key is.** A program looks at some fields only. Bits that no rule and no
+//! action of the program can see are masked out of the key before it is hashed (`KeyMask`), so
+//! packets that differ in nothing the program can tell apart share an entry. The mask is one
+//! for the whole program; it is computed when the program is (`pipeline::program`).
+//!
+//! **When an entry may be used.** Its *guards* must hold, all checked before any byte changes:
+//! - the epoch: program, routes, neighbours and ports are those it was recorded under;
+//! - the frame length lies in the range in which the walk would decide the same;
+//! - each MAC table entry that NORMAL relied on is as it was (`FdbGuard`);
+//! - each connection is alive, in the same state, and this segment leaves it there
+//!   (`CtGuard`; the connection's own machine is advanced by the check).
+//!
+//! A guard that fails sends the packet through tier 3 again, whose result replaces the entry.
+//!
+//! **What it costs.** The slot is one 64-byte line: 40 bytes of key, the traversal's number, the
+//! packet and byte counts owed to the rules. IPv6 and tunnelled packets compare a line or two more,
+//! kept beside in arrays that cost no memory until touched.
+//!
+//! **Bounds.** Two slots to a bucket; the third flow of a bucket takes the older slot. Records
+//! come from a fixed pool. Nothing grows.
+
+pub mod microflow;
+pub mod traversal;
+
+pub use microflow::{KeyMask, Microflows};
+pub use traversal::{CtGuard, FdbGuard, Traversal, Traversals};

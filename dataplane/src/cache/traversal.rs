@@ -1,0 +1,349 @@
+//! Flattened walks in records of fixed size.
+//!
+//! A record is 128 bytes: a head and four items; longer traversals chain records. Items are, in
+//! this order, the guards, the steps, and the rules to credit. Walks that come out equal share one
+//! traversal (counted references), so a million flows of one rule keep one record. Traversals
+//! with connections belong to one flow and are not shared.
+
+use crate::action::step::Step;
+use crate::conntrack::{ConnRef, NatRewrite};
+use crate::counters::Drop;
+
+/// A connection that a traversal relied on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CtGuard {
+    pub conn: ConnRef,
+    /// The packet goes against the direction of the first one.
+    pub reply: bool,
+    /// `ct_state` that the walk saw.
+    pub state: u8,
+}
+
+/// A MAC table entry that a traversal relied on; or, with `slot` all ones, the whole table's
+/// generation in `value`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FdbGuard {
+    pub value: u64,
+    pub slot: u32,
+    pub bridge: u16,
+    /// The packet comes from this address: keep it young.
+    pub touch: bool,
+}
+
+/// `FdbGuard::slot` for "no new address at all".
+pub const WHOLE_FDB: u32 = u32::MAX;
+
+/// A part of a traversal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Item {
+    Do(Step),
+    Ct(CtGuard),
+    Fdb(FdbGuard),
+    /// Numbers of rules in the program; `u32::MAX` fills up.
+    Credit([u32; 4]),
+}
+
+const _: () = assert!(size_of::<Item>() == 24);
+
+/// Items in one record.
+const ITEMS: usize = 4;
+const NONE: u32 = u32::MAX;
+
+/// What must be known before a traversal is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub epoch: u32,
+    /// Frame lengths for which the walk decides the same.
+    pub len_min: u16,
+    pub len_max: u16,
+    pub guards: u16,
+    pub steps: u16,
+    pub outputs: u16,
+    pub credits: u16,
+    refs: u32,
+    next: u32,
+}
+
+/// 128 bytes, two lines.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Traversal {
+    pub head: Head,
+    items: [Item; ITEMS],
+}
+
+const _: () = assert!(size_of::<Traversal>() == 128);
+
+const BLANK: Item = Item::Credit([NONE; 4]);
+
+/// The result of a walk before it is stored. Lists are cut at the bounds of `limits.rs`, and
+/// `cacheable` says whether they were.
+#[derive(Debug, Default)]
+pub struct Recording {
+    pub guards: Vec<Item>,
+    pub steps: Vec<Step>,
+    pub rules: Vec<u32>,
+    /// What `Step::NatIcmpError` refers to.
+    pub translations: Vec<NatRewrite>,
+    /// Copies that could not leave; put before the steps at the end of the walk.
+    pub drops: Vec<Drop>,
+    pub outputs: u16,
+    pub len_min: u16,
+    pub len_max: u16,
+    pub cacheable: bool,
+    pub has_ct: bool,
+}
+
+impl Recording {
+    pub fn with_capacity(steps: usize) -> Self {
+        Self {
+            guards: Vec::with_capacity(64),
+            steps: Vec::with_capacity(steps),
+            rules: Vec::with_capacity(crate::limits::RESUBMITS_MAX as usize + 64),
+            translations: Vec::with_capacity(64),
+            drops: Vec::with_capacity(64),
+            ..Self::default()
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.guards.clear();
+        self.steps.clear();
+        self.rules.clear();
+        self.translations.clear();
+        self.drops.clear();
+        self.outputs = 0;
+        self.len_min = 0;
+        self.len_max = u16::MAX;
+        self.cacheable = true;
+        self.has_ct = false;
+    }
+
+    fn items(&self) -> impl Iterator<Item = Item> + '_ {
+        let credits = self.rules.chunks(4).map(|c| {
+            let mut four = [NONE; 4];
+            four[..c.len()].copy_from_slice(c);
+            Item::Credit(four)
+        });
+        self.guards.iter().copied().chain(self.steps.iter().map(|s| Item::Do(*s))).chain(credits)
+    }
+
+    fn item_count(&self) -> usize {
+        self.guards.len() + self.steps.len() + self.rules.len().div_ceil(4)
+    }
+}
+
+/// The pool of records.
+pub struct Traversals {
+    records: Box<[Traversal]>,
+    free: Vec<u32>,
+    /// Recently stored shareable traversals by content.
+    shared: Box<[u32]>,
+}
+
+const SHARED: usize = 4096;
+
+impl Traversals {
+    pub fn new(records: usize) -> Self {
+        let head = Head {
+            epoch: 0,
+            len_min: 0,
+            len_max: 0,
+            guards: 0,
+            steps: 0,
+            outputs: 0,
+            credits: 0,
+            refs: 0,
+            next: NONE,
+        };
+        Self {
+            records: vec![Traversal { head, items: [BLANK; ITEMS] }; records].into(),
+            free: (0..records as u32).rev().collect(),
+            shared: vec![NONE; SHARED].into(),
+        }
+    }
+
+    /// Records that are not in use.
+    pub fn free_records(&self) -> usize {
+        self.free.len()
+    }
+
+    #[inline]
+    pub fn get(&self, at: u32) -> Option<&Traversal> {
+        self.records.get(at as usize)
+    }
+
+    /// The items of a traversal, in order.
+    #[inline]
+    pub fn items(&self, at: u32) -> Items<'_> {
+        Items { all: self, record: self.get(at), at: 0 }
+    }
+
+    /// Keeps a recording; `None` when the pool cannot hold it.
+    pub fn store(&mut self, rec: &Recording, epoch: u32) -> Option<u32> {
+        let place = (!rec.has_ct).then(|| content_hash(rec) as usize % SHARED);
+        if let Some(have) = place.and_then(|p| self.shared.get(p).copied())
+            && self.is_same(have, rec, epoch)
+        {
+            self.records[have as usize].head.refs += 1;
+            return Some(have);
+        }
+        let needed = rec.item_count().div_ceil(ITEMS).max(1);
+        if self.free.len() < needed {
+            return None;
+        }
+        let first = self.write(rec, epoch)?;
+        if let Some(p) = place {
+            self.shared[p] = first;
+        }
+        Some(first)
+    }
+
+    fn write(&mut self, rec: &Recording, epoch: u32) -> Option<u32> {
+        let first = self.free.pop()?;
+        let mut at = first;
+        let mut n = 0;
+        self.records[first as usize].items = [BLANK; ITEMS];
+        for item in rec.items() {
+            if n == ITEMS {
+                let next = self.free.pop()?;
+                self.records[at as usize].head.next = next;
+                self.records[next as usize].items = [BLANK; ITEMS];
+                at = next;
+                n = 0;
+            }
+            self.records[at as usize].items[n] = item;
+            n += 1;
+        }
+        self.records[at as usize].head.next = NONE;
+        let head = &mut self.records[first as usize].head;
+        let next = head.next;
+        *head = Head {
+            epoch,
+            len_min: rec.len_min,
+            len_max: rec.len_max,
+            guards: rec.guards.len() as u16,
+            steps: rec.steps.len() as u16,
+            outputs: rec.outputs,
+            credits: rec.rules.len().div_ceil(4) as u16,
+            refs: 1,
+            next,
+        };
+        Some(first)
+    }
+
+    fn is_same(&self, at: u32, rec: &Recording, epoch: u32) -> bool {
+        let Some(have) = self.get(at) else { return false };
+        let h = &have.head;
+        h.refs > 0
+            && h.epoch == epoch
+            && (h.len_min, h.len_max) == (rec.len_min, rec.len_max)
+            && h.guards as usize == rec.guards.len()
+            && h.steps as usize == rec.steps.len()
+            && h.credits as usize == rec.rules.len().div_ceil(4)
+            && self.items(at).take(rec.item_count()).eq(rec.items())
+    }
+
+    /// Gives one reference back.
+    pub fn release(&mut self, first: u32) {
+        let Some(t) = self.records.get_mut(first as usize) else { return };
+        debug_assert!(t.head.refs > 0, "released more often than stored");
+        t.head.refs = t.head.refs.saturating_sub(1);
+        if t.head.refs > 0 {
+            return;
+        }
+        let mut at = first;
+        while at != NONE {
+            let next = self.records[at as usize].head.next;
+            self.records[at as usize].head.next = NONE;
+            self.free.push(at);
+            at = next;
+        }
+    }
+}
+
+fn content_hash(rec: &Recording) -> u64 {
+    let mut h = 0x1234_5678_9abc_def0u64;
+    let mut mix = |v: u64| h = (h ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    rec.rules.iter().for_each(|r| mix(u64::from(*r)));
+    rec.steps.iter().for_each(|s| {
+        if let Step::Output(p) = s {
+            mix(u64::from(p.0) + 7);
+        }
+    });
+    mix(rec.steps.len() as u64);
+    h ^ (h >> 32)
+}
+
+/// Walks the chain of records.
+#[derive(Clone)]
+pub struct Items<'a> {
+    all: &'a Traversals,
+    record: Option<&'a Traversal>,
+    at: usize,
+}
+
+impl Iterator for Items<'_> {
+    type Item = Item;
+
+    #[inline]
+    fn next(&mut self) -> Option<Item> {
+        if self.at == ITEMS {
+            self.record = self.all.get(self.record?.head.next);
+            self.at = 0;
+        }
+        let item = self.record?.items.get(self.at).copied();
+        self.at += 1;
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::key::PortIx;
+
+    fn recording(steps: usize, rule: u32) -> Recording {
+        let mut r = Recording::with_capacity(64);
+        r.clear();
+        r.steps.extend((0..steps).map(|n| Step::Output(PortIx(n as u16))));
+        r.outputs = steps as u16;
+        r.rules.extend([rule, rule + 1, rule + 2, rule + 3, rule + 4]);
+        r
+    }
+
+    #[test]
+    fn a_long_traversal_reads_back_in_order() {
+        let mut t = Traversals::new(64);
+        let r = recording(23, 100);
+        let at = t.store(&r, 1).unwrap();
+        let items: Vec<Item> = t.items(at).take(25).collect();
+        assert_eq!(items[22], Item::Do(Step::Output(PortIx(22))));
+        assert_eq!(items[23], Item::Credit([100, 101, 102, 103]));
+        assert_eq!(items[24], Item::Credit([104, NONE, NONE, NONE]));
+        t.release(at);
+        assert_eq!(t.free_records(), 64);
+    }
+
+    #[test]
+    fn equal_walks_share_and_other_epochs_do_not() {
+        let mut t = Traversals::new(64);
+        let a = t.store(&recording(1, 5), 1).unwrap();
+        let b = t.store(&recording(1, 5), 1).unwrap();
+        assert_eq!(a, b);
+        let c = t.store(&recording(1, 5), 2).unwrap();
+        let d = t.store(&recording(1, 6), 2).unwrap();
+        assert!(c != a && d != c);
+        for x in [a, b, c, d] {
+            t.release(x);
+        }
+        assert_eq!(t.free_records(), 64);
+    }
+
+    #[test]
+    fn a_full_pool_refuses_and_loses_nothing() {
+        let mut t = Traversals::new(3);
+        assert!(t.store(&recording(30, 1), 1).is_none());
+        assert_eq!(t.free_records(), 3);
+    }
+}

@@ -1,0 +1,184 @@
+//! `ct(...)`: connection tracking as the walk sees it.
+//!
+//! Header changes made so far are applied first (conntrack looks at what the packet will be),
+//! then the connection is looked up and, if asked for, committed, its translation written into the
+//! key, and, with `table=`, a copy goes on with the connection's state. When the copy is done the
+//! original goes on untracked: translated, but with the state it had before.
+
+use super::miss::{Flow, Walk};
+use crate::action::step::Step;
+use crate::action::{Action, Ct, Nat, Zone};
+use crate::cache::traversal::{CtGuard, Item};
+use crate::conntrack::{Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, ct_state};
+use crate::counters::{Drop, Stat};
+use crate::limits::TRAVERSAL_CONNS_MAX;
+use crate::packet::field::Field;
+use crate::packet::key::FlowKey;
+use crate::packet::l4sum;
+
+impl Walk<'_, '_> {
+    pub(super) fn ct(&mut self, ct: &Ct) -> Flow {
+        if !matches!(self.key.eth_type, 0x0800 | 0x86dd) {
+            self.drop_copy(Drop::CtInvalidPacket);
+            return Ok(());
+        }
+        self.commit();
+        let zone = match ct.zone {
+            Zone::Number(n) => n,
+            Zone::Field(f) => f.get(&self.key) as u16,
+        };
+        let packet = self.ct_packet(zone);
+        let mut result =
+            if self.dry { self.seen.ct(zone, ct, &packet) } else { self.track(ct, &packet) };
+        if ct.nat.is_some() && !self.dry {
+            result.state |= self.translate(&packet, &result);
+        }
+        let Some(table) = ct.table else { return Ok(()) };
+        let before = self.key;
+        show(&mut self.key, &result, zone);
+        let end = self.resubmit(None, table);
+        self.key = before;
+        match end {
+            Err(super::miss::Stop::Exit) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn ct_packet(&self, zone: u16) -> CtPacket {
+        let p = &self.packet;
+        let l4 = match p.layers.l4 {
+            0 => &[][..],
+            at => {
+                p.bytes.get(at as usize..(p.layers.end as usize).min(p.bytes.len())).unwrap_or(&[])
+            }
+        };
+        let mut packet = CtPacket::from_key(&self.key, l4, zone);
+        packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, p.layers, p.key);
+        packet
+    }
+
+    /// Looks up and commits, for real.
+    fn track(&mut self, ct: &Ct, packet: &CtPacket) -> CtResult {
+        let now = self.world.now;
+        let mut result = self.world.conntrack.lookup(packet, now);
+        if ct.commit && result.state & ct_state::INV == 0 {
+            let commit = self.commit_of(ct);
+            match self.world.conntrack.commit(packet, &result, &commit, now) {
+                Ok(r) => result = r,
+                Err(e) => self.count(match e {
+                    CtError::TableFull | CtError::ZoneFull => Stat::CtTableFull,
+                    CtError::NatExhausted => Stat::CtNatExhausted,
+                    CtError::TupleTaken => Stat::CtTupleTaken,
+                }),
+            }
+        }
+        let guards = self.rec.guards.iter().filter(|g| matches!(g, Item::Ct(_))).count();
+        match result.conn {
+            Some(conn) if result.cacheable && !ct.force && guards < TRAVERSAL_CONNS_MAX => {
+                let (reply, state) = (result.reply, result.state);
+                self.rec.has_ct = true;
+                self.guard(Item::Ct(CtGuard { conn, reply, state }));
+            }
+            _ => self.rec.cacheable = false,
+        }
+        result
+    }
+
+    /// What `exec` and `nat` ask for. `exec` may only write mark and label; its sources are
+    /// fields as they are now.
+    fn commit_of(&self, ct: &Ct) -> Commit {
+        let (mut value, mut mask) = (self.key, FlowKey::ZERO);
+        for a in &ct.exec {
+            match a {
+                Action::Set(s) => {
+                    s.dst.set_masked(&mut value, s.value, s.mask);
+                    s.dst.set_masked(&mut mask, u128::MAX, s.mask);
+                }
+                Action::Move { src, dst, .. } => {
+                    let v = src.get(&self.key);
+                    dst.set(&mut value, v);
+                    dst.set(&mut mask, u128::MAX);
+                }
+                _ => {}
+            }
+        }
+        let mark = Field::CtMark.info();
+        let label = Field::CtLabel.info();
+        let pair = |v: u128, m: u128| (m != 0).then_some((v & m, m));
+        Commit {
+            force: ct.force,
+            nat: match &ct.nat {
+                Some(Nat::New(spec)) => Some(*spec),
+                _ => None,
+            },
+            mark: pair(mark.get(&value), mark.get(&mask)).map(|(v, m)| (v as u32, m as u32)),
+            label: pair(label.get(&value), label.get(&mask)),
+        }
+    }
+
+    /// Writes the connection's translation into the key (and so, in time, into the packet). Returns
+    /// the `ct_state` bits that this adds.
+    fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> u8 {
+        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return 0 };
+        if packet.kind == Kind::Related {
+            self.translate_error(&rewrite);
+            return rewrite.ct_state;
+        }
+        let v6 = self.key.eth_type == 0x86dd;
+        put_addresses(&mut self.key, &rewrite, v6);
+        if packet.tuple.is_icmp() {
+            if let Some(id) = rewrite.new_icmp_id {
+                self.rec.steps.push(Step::SetIcmpId(id));
+            }
+            return rewrite.ct_state;
+        }
+        if let Some(p) = rewrite.new_sport {
+            self.key.tp_src = p;
+        }
+        if let Some(p) = rewrite.new_dport {
+            self.key.tp_dst = p;
+        }
+        rewrite.ct_state
+    }
+
+    /// An ICMP error is translated inside and outside in one step, on the bytes.
+    fn translate_error(&mut self, rewrite: &NatRewrite) {
+        self.rec.cacheable = false;
+        let at = self.rec.translations.len() as u16;
+        self.rec.translations.push(*rewrite);
+        self.rec.steps.push(Step::NatIcmpError(at));
+        let v6 = self.key.eth_type == 0x86dd;
+        put_addresses(&mut self.key, rewrite, v6);
+        put_addresses(&mut self.base, rewrite, v6);
+    }
+
+    pub(super) fn clear_ct(&mut self) {
+        let k = &mut self.key;
+        (k.ct_state, k.ct_zone, k.ct_mark, k.ct_label) = (0, 0, 0, 0);
+        (k.ct_nw_proto, k.ct_nw_src, k.ct_nw_dst) = (0, 0, 0);
+        (k.ct_ipv6_src, k.ct_ipv6_dst, k.ct_tp_src, k.ct_tp_dst) = (0, 0, 0, 0);
+    }
+}
+
+fn put_addresses(k: &mut FlowKey, r: &NatRewrite, v6: bool) {
+    if v6 {
+        k.ipv6_src = r.new_src.unwrap_or(k.ipv6_src);
+        k.ipv6_dst = r.new_dst.unwrap_or(k.ipv6_dst);
+    } else {
+        k.ip_src = r.new_src.map_or(k.ip_src, |a| a as u32);
+        k.ip_dst = r.new_dst.map_or(k.ip_dst, |a| a as u32);
+    }
+}
+
+/// Makes the connection's state visible to flows.
+fn show(k: &mut FlowKey, r: &CtResult, zone: u16) {
+    k.ct_state = r.state;
+    k.ct_zone = zone;
+    k.ct_mark = r.mark;
+    k.ct_label = r.label;
+    let t = &r.orig;
+    k.ct_nw_proto = t.proto;
+    (k.ct_nw_src, k.ct_nw_dst, k.ct_ipv6_src, k.ct_ipv6_dst) =
+        if t.v6 { (0, 0, t.src, t.dst) } else { (t.src as u32, t.dst as u32, 0, 0) };
+    (k.ct_tp_src, k.ct_tp_dst) = t.tp();
+}

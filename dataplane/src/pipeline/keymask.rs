@@ -1,0 +1,150 @@
+//! Which packet fields a program can see: the mask of tier 1.
+//!
+//! A bit may be left out of the cache key only if no walk can depend on it. A walk depends on
+//! - what rules match, anywhere in the program (one mask for all tables: coarse, but safe);
+//! - what actions read: sources of `move`, the zone of `ct`, prerequisites;
+//! - what actions write: steps are absolute and emitted only where the value differs from the
+//!   packet's, so the packet's value decides;
+//! - what `ct` looks up (addresses, ports, protocol), what NORMAL looks up (MACs, VLAN), what a
+//!   tunnel port takes from the packet's own tunnel fields.
+//!
+//! Always kept: the in_port, the shape, Ethernet type, IP protocol, fragment bits, the VLAN
+//! presence bit, and the whole tunnel line.
+//!
+//! What does not come from the key (frame length, TCP sequence numbers, MAC table,
+//! connections) is covered by guards instead.
+
+use crate::action::{Action, Ct, Nat, Zone};
+use crate::cache::KeyMask;
+use crate::packet::field::{Field, Prereq, Subfield};
+use crate::packet::key::{FlowKey, Mask, PacketKey, VLAN_PRESENT, mac_bytes};
+use crate::pipeline::program::Rule;
+use std::sync::Arc;
+
+/// The mask for a set of rules and ports.
+pub fn visible(rules: &[Arc<Rule>]) -> KeyMask {
+    let mut mask = always();
+    for r in rules {
+        mask.or_assign(&r.matching.mask);
+        for a in &r.actions {
+            of_action(a, &mut mask);
+        }
+    }
+    let mut packet = to_packet(&mask);
+    packet.base.shape = 0xff;
+    packet.base.in_port = 0xffff;
+    packet.base.pad = 0;
+    // Two pings are two connections.
+    let tracks = |a: &Action| matches!(a, Action::Ct(_));
+    if rules.iter().any(|r| r.actions.iter().any(tracks)) {
+        packet.base.icmp_id = [0xff; 2];
+    }
+    packet.tunnel = crate::packet::key::KeyTunnel {
+        tun_id: [0xff; 8],
+        tun_src: [0xff; 16],
+        tun_dst: [0xff; 16],
+        tun_flags: 0xffff,
+        tun_tos: 0xff,
+        tun_ttl: 0xff,
+        pad: [0; 4],
+        options: [0xff; 16],
+    };
+    KeyMask::new(&packet)
+}
+
+fn always() -> Mask {
+    FlowKey {
+        eth_type: 0xffff,
+        ip_proto: 0xff,
+        ip_frag: 0xff,
+        vlan_tci: VLAN_PRESENT,
+        vlan_tpid: 0xffff,
+        ..FlowKey::ZERO
+    }
+}
+
+fn whole(f: Field, mask: &mut Mask) {
+    f.info().whole().or_into(mask);
+}
+
+fn of_prereq(p: Prereq, mask: &mut Mask) {
+    if matches!(p, Prereq::Nd | Prereq::NdSolicit | Prereq::NdAdvert) {
+        whole(Field::Icmpv6Type, mask);
+    }
+}
+
+fn of_range(s: Subfield, mask: &mut Mask) {
+    s.or_into(mask);
+}
+
+fn of_action(a: &Action, mask: &mut Mask) {
+    match a {
+        Action::Output(_)
+        | Action::InPort
+        | Action::Flood
+        | Action::All
+        | Action::Resubmit { .. }
+        | Action::Goto(_)
+        | Action::CtClear
+        | Action::Exit => {}
+        Action::Normal => {
+            for f in [Field::EthDst, Field::EthSrc, Field::VlanTci] {
+                whole(f, mask);
+            }
+        }
+        Action::Set(s) => {
+            of_range(s.dst, mask);
+            of_prereq(s.prereq, mask);
+        }
+        Action::Move { src, src_prereq, dst, dst_prereq } => {
+            of_range(*src, mask);
+            of_range(*dst, mask);
+            of_prereq(*src_prereq, mask);
+            of_prereq(*dst_prereq, mask);
+        }
+        Action::ModVlan { .. } | Action::PushVlan { .. } | Action::PopVlan => {
+            whole(Field::VlanTci, mask);
+        }
+        Action::DecTtl => whole(Field::IpTtl, mask),
+        Action::CheckPktLarger { dst, .. } => of_range(*dst, mask),
+        Action::Ct(ct) => of_ct(ct, mask),
+    }
+}
+
+fn of_ct(ct: &Ct, mask: &mut Mask) {
+    let looked_up =
+        [Field::IpSrc, Field::IpDst, Field::Ipv6Src, Field::Ipv6Dst, Field::TcpSrc, Field::TcpDst];
+    looked_up.into_iter().for_each(|f| whole(f, mask));
+    if let Zone::Field(s) = ct.zone {
+        of_range(s, mask);
+    }
+    ct.exec.iter().for_each(|a| of_action(a, mask));
+    // A translation is written over what was looked up, so nothing more is read.
+    let (None | Some(Nat::Existing | Nat::New(_))) = &ct.nat;
+}
+
+/// A flow key mask in packet form: the inverse of `FlowKey::from_packet`.
+fn to_packet(m: &Mask) -> PacketKey {
+    let mut p = PacketKey::default();
+    let b = &mut p.base;
+    b.eth_dst = mac_bytes(m.eth_dst);
+    b.eth_src = mac_bytes(m.eth_src);
+    b.eth_type = m.eth_type.to_be_bytes();
+    b.vlan_tci = m.vlan_tci.to_be_bytes();
+    b.ip_frag = m.ip_frag;
+    b.ip_proto = m.ip_proto;
+    b.ip_tos = m.ip_tos;
+    b.ip_ttl = m.ip_ttl;
+    b.ip_src = m.ip_src.to_be_bytes();
+    b.ip_dst = m.ip_dst.to_be_bytes();
+    b.tp_src = m.tp_src.to_be_bytes();
+    b.tp_dst = m.tp_dst.to_be_bytes();
+    b.tcp_flags = m.tcp_flags.to_be_bytes();
+    p.l3.ipv6_src = m.ipv6_src.to_be_bytes();
+    p.l3.ipv6_dst = m.ipv6_dst.to_be_bytes();
+    p.l3.nd_target = m.nd_target.to_be_bytes();
+    p.l3.arp_sha = mac_bytes(m.arp_sha);
+    p.l3.arp_tha = mac_bytes(m.arp_tha);
+    p.l3.ipv6_label = m.ipv6_label.to_be_bytes();
+    p
+}

@@ -1,0 +1,205 @@
+//! Where a packet leaves a bridge: a device, a cable to another bridge, a tunnel.
+
+use super::miss::{Event, Flow, Stop, Walk};
+use crate::action::step::Step;
+use crate::counters::Drop;
+use crate::limits::{DEPTH_MAX, RESUBMITS_MAX};
+use crate::packet::key::{FlowKey, PortIx};
+use crate::pipeline::program::{Port, PortRole};
+use crate::pipeline::underlay::NextHop;
+use crate::tunnel::{GeneveParams, TunnelConfig, TunnelKey, TunnelRemote};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+impl Walk<'_, '_> {
+    /// Sends a copy to a port by number. Back out of the in_port only when asked for by name.
+    pub(super) fn output(&mut self, number: u32, back: bool) -> Flow {
+        if number == self.in_port && !back {
+            self.reason = Drop::SameInPort;
+            self.seen.note("not sent back to the in_port");
+            return Ok(());
+        }
+        let Some(ix) = self.bridge.port(number) else {
+            self.drop_copy(Drop::NoSuchPort);
+            return Ok(());
+        };
+        let Some(port) = self.program.port(ix) else {
+            self.drop_copy(Drop::NoSuchPort);
+            return Ok(());
+        };
+        if !port.up {
+            self.drop_copy(Drop::PortDown);
+            return Ok(());
+        }
+        match &port.role {
+            PortRole::Device => {
+                self.commit();
+                self.emit(Step::Output(ix))
+            }
+            PortRole::Patch { peer } => self.cross(*peer),
+            PortRole::Tunnel(config) => self.tunnel(port, config),
+        }
+    }
+
+    /// Through a cable into another bridge: fresh metadata there, and no change comes back.
+    fn cross(&mut self, peer: PortIx) -> Flow {
+        let Some((far, bridge)) = self
+            .program
+            .port(peer)
+            .and_then(|p| self.program.bridges.get(p.bridge as usize).map(|b| (p, b)))
+        else {
+            self.drop_copy(Drop::NoSuchPort);
+            return Ok(());
+        };
+        self.resubmits += 1;
+        if self.depth >= DEPTH_MAX {
+            return Err(Stop::Error(Drop::ResubmitDepth));
+        }
+        if self.resubmits > RESUBMITS_MAX {
+            return Err(Stop::Error(Drop::ResubmitCount));
+        }
+        let saved = (self.key, self.bridge, self.bridge_ix, self.in_port, self.table);
+        self.key = crossing(&self.key, far.number);
+        self.bridge = bridge;
+        self.bridge_ix = far.bridge;
+        self.in_port = far.number;
+        self.depth += 1;
+        self.seen.bridge(&bridge.name);
+        let end = self.table(0);
+        self.depth -= 1;
+        (self.key, self.bridge, self.bridge_ix, self.in_port, self.table) = saved;
+        match end {
+            // What goes wrong beyond the cable stays there, but bounds hold for the packet.
+            Err(Stop::Exit) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn tunnel(&mut self, port: &Port, config: &TunnelConfig) -> Flow {
+        let Some(remote) = remote_of(config, &self.key) else {
+            self.drop_copy(Drop::TunnelNoRemote);
+            return Ok(());
+        };
+        if came_from(remote, &self.key) {
+            self.drop_copy(Drop::TunnelLoop);
+            return Ok(());
+        }
+        let local = config.local;
+        let hop = match self.program.underlay.next_hop(remote, local) {
+            Ok(hop) => hop,
+            Err(no) => {
+                self.rec.cacheable = false;
+                if let Some((addr, ifindex)) = no.resolve {
+                    self.hint(Event::Resolve { addr, ifindex });
+                }
+                self.drop_copy(no.reason);
+                return Ok(());
+            }
+        };
+        let params = self.params(config, &hop, remote);
+        let (template, len) = match self.world.templates.geneve(&params) {
+            Ok(found) => found,
+            Err(reason) => {
+                self.rec.cacheable = false;
+                self.drop_copy(reason);
+                return Ok(());
+            }
+        };
+        if !self.fits(len, hop.mtu.saturating_add(14)) {
+            self.drop_copy(Drop::TooBig);
+            return Ok(());
+        }
+        self.commit();
+        self.seen.tunnel(&port.name, remote, &hop);
+        self.emit(Step::TunnelOutput { template, port: hop.port })
+    }
+
+    fn params(&self, config: &TunnelConfig, hop: &NextHop, remote: IpAddr) -> GeneveParams {
+        let vni = match config.key {
+            TunnelKey::Number(n) => n,
+            TunnelKey::Flow => self.key.tun_id as u32 & 0xff_ffff,
+        };
+        GeneveParams {
+            src_mac: hop.src_mac,
+            dst_mac: hop.dst_mac,
+            vlan: None,
+            src_ip: hop.source,
+            dst_ip: remote,
+            vni,
+            tos: config.tos,
+            ttl: config.ttl,
+            df: config.df,
+            csum: config.csum,
+            dst_port: config.dst_port,
+        }
+    }
+
+    /// Whether the frame with `extra` bytes in front is at most `room` long; lengths that decide the same
+    /// way share the traversal.
+    fn fits(&mut self, extra: usize, room: u16) -> bool {
+        let tag_now = if self.base.vlan_tci != 0 { 4i32 } else { 0 };
+        let tag_then = if self.key.vlan_tci != 0 { 4i32 } else { 0 };
+        let limit = i32::from(room) - extra as i32 - (tag_then - tag_now);
+        let limit = limit.clamp(0, i32::from(u16::MAX)) as u16;
+        let fits = self.packet.bytes.len() <= limit as usize;
+        if fits {
+            self.rec.len_max = self.rec.len_max.min(limit);
+        } else {
+            self.rec.len_min = self.rec.len_min.max(limit.saturating_add(1));
+        }
+        fits
+    }
+
+    fn hint(&mut self, event: Event) {
+        let list = &mut self.world.events;
+        if !self.dry && list.len() < list.capacity() && !list.contains(&event) {
+            list.push(event);
+        }
+    }
+}
+
+/// The key as the far end of a patch cable sees it.
+fn crossing(k: &FlowKey, in_port: u32) -> FlowKey {
+    FlowKey {
+        xxreg: [0; 4],
+        metadata: 0,
+        in_port,
+        tun_id: 0,
+        tun_src: 0,
+        tun_dst: 0,
+        tun_ipv6_src: 0,
+        tun_ipv6_dst: 0,
+        tun_flags: 0,
+        tun_tos: 0,
+        tun_ttl: 0,
+        ct_state: 0,
+        ct_zone: 0,
+        ct_mark: 0,
+        ct_label: 0,
+        ct_nw_src: 0,
+        ct_nw_dst: 0,
+        ct_nw_proto: 0,
+        ct_ipv6_src: 0,
+        ct_ipv6_dst: 0,
+        ct_tp_src: 0,
+        ct_tp_dst: 0,
+        conj_id: 0,
+        ..*k
+    }
+}
+
+fn remote_of(config: &TunnelConfig, k: &FlowKey) -> Option<IpAddr> {
+    match config.remote {
+        TunnelRemote::Address(a) => Some(a),
+        TunnelRemote::Flow if k.tun_dst != 0 => Some(Ipv4Addr::from(k.tun_dst).into()),
+        TunnelRemote::Flow if k.tun_ipv6_dst != 0 => Some(Ipv6Addr::from(k.tun_ipv6_dst).into()),
+        TunnelRemote::Flow => None,
+    }
+}
+
+/// The packet came out of a tunnel from this very address and was not sent elsewhere since.
+fn came_from(remote: IpAddr, k: &FlowKey) -> bool {
+    match remote {
+        IpAddr::V4(a) => k.tun_src != 0 && k.tun_src == u32::from(a),
+        IpAddr::V6(a) => k.tun_ipv6_src != 0 && k.tun_ipv6_src == u128::from(a),
+    }
+}

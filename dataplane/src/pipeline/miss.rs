@@ -1,0 +1,292 @@
+//! Tier 3: one packet walks the tables.
+//!
+//! The walk works on a flow key and leaves a `Recording`: guards, steps, rules met. It touches
+//! no byte of the packet. Two things do happen while it walks, because later tables need their
+//! outcome: connection tracking (lookup, commit) and MAC learning.
+//!
+//! **Bounds** (`limits.rs`), as in Open vSwitch: 64 nested resubmits, where going forward in the
+//! tables does not deepen; 4096 resubmits in all. Beyond, *all* actions of the packet are
+//! discarded, also outputs recorded before.
+//!
+//! **Forks.** A patch port, `ct(table=)` and `resubmit` all run something and come back. What
+//! comes back differs: `resubmit` keeps all changes; `ct(table=)` keeps none but the translation;
+//! a patch port keeps none.
+
+use crate::action::step::Step;
+use crate::cache::traversal::{Item, Recording};
+use crate::clock::Now;
+use crate::conntrack::Conntrack;
+use crate::counters::{Counters, Drop, Stat};
+use crate::limits::{DEPTH_MAX, OUTPUTS_MAX, RESUBMITS_MAX};
+use crate::packet::key::{FlowKey, PacketKey, PortIx};
+use crate::packet::parse::Layers;
+use crate::pipeline::program::{Bridge, Program, Rule};
+use crate::pipeline::trace::Observer;
+use crate::tunnel::{EncapTemplate, GeneveParams};
+
+/// What the worker owes control: hints, each given again by the next packet that needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Ask the kernel for this neighbour.
+    Resolve { addr: std::net::IpAddr, ifindex: u32 },
+}
+
+/// What a walk may use and change besides its own state.
+pub struct World<'a> {
+    pub program: &'a Program,
+    pub conntrack: &'a mut Conntrack,
+    pub counters: &'a Counters,
+    pub templates: &'a mut Templates,
+    pub events: &'a mut Vec<Event>,
+    pub now: Now,
+}
+
+/// The packet as the walk sees it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub key: &'a PacketKey,
+    pub bytes: &'a [u8],
+    pub layers: &'a Layers,
+    pub in_port: PortIx,
+    /// Checksums need no check.
+    pub checksums_good: bool,
+}
+
+/// Tunnel headers in use under the present program, found again by what they were made from.
+#[derive(Debug)]
+pub struct Templates {
+    params: Vec<GeneveParams>,
+    list: Vec<EncapTemplate>,
+    max: usize,
+}
+
+impl Templates {
+    pub fn new(max: usize) -> Self {
+        Self { params: Vec::with_capacity(max), list: Vec::with_capacity(max), max }
+    }
+
+    /// Number and length of the header for `params`, built if need be.
+    pub fn geneve(&mut self, params: &GeneveParams) -> Result<(u32, usize), Drop> {
+        let have = self.params.iter().position(|p| p == params);
+        if let Some((at, t)) = have.and_then(|at| self.list.get(at).map(|t| (at, t))) {
+            return Ok((at as u32, t.len()));
+        }
+        if self.list.len() >= self.max {
+            return Err(Drop::TunnelNoHeadroom);
+        }
+        let template = EncapTemplate::geneve(params).map_err(|_| Drop::TunnelNoRoute)?;
+        let len = template.len();
+        self.params.push(params.clone());
+        self.list.push(template);
+        Ok((self.list.len() as u32 - 1, len))
+    }
+
+    #[inline]
+    pub fn get(&self, at: u32) -> Option<&EncapTemplate> {
+        self.list.get(at as usize)
+    }
+
+    pub fn clear(&mut self) {
+        self.params.clear();
+        self.list.clear();
+    }
+
+    /// Whether the list is so full that a fresh start is due.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= self.max
+    }
+}
+
+/// Why the rest of a walk does not happen.
+pub(super) enum Stop {
+    /// This list is over, and all that led to it.
+    Exit,
+    /// All actions of the packet are void.
+    Error(Drop),
+}
+
+pub(super) type Flow = Result<(), Stop>;
+
+/// One walk.
+pub struct Walk<'a, 'w> {
+    pub(super) world: &'a mut World<'w>,
+    pub(super) program: &'w Program,
+    pub(super) packet: Subject<'a>,
+    pub(super) rec: &'a mut Recording,
+    pub(super) seen: &'a mut dyn Observer,
+    pub(super) bridge: &'w Bridge,
+    pub(super) bridge_ix: u16,
+    /// The packet's bytes after the steps so far.
+    pub(super) base: FlowKey,
+    pub(super) key: FlowKey,
+    /// Port by which the packet entered this bridge.
+    pub(super) in_port: u32,
+    pub(super) table: u8,
+    pub(super) depth: u32,
+    pub(super) resubmits: u32,
+    /// Why nothing came of it, should nothing come of it.
+    pub(super) reason: Drop,
+    /// Nothing outside the walk may change: `trace`.
+    pub(super) dry: bool,
+}
+
+/// Walks the tables for one packet and leaves the result in `rec`.
+pub fn walk(
+    world: &mut World<'_>,
+    packet: Subject<'_>,
+    rec: &mut Recording,
+    seen: &mut dyn Observer,
+    dry: bool,
+) {
+    rec.clear();
+    let program = world.program;
+    let Some(port) = program.port(packet.in_port) else {
+        rec.steps.push(Step::Drop(Drop::PortBlocked));
+        return;
+    };
+    let Some(bridge) = program.bridges.get(port.bridge as usize) else {
+        rec.steps.push(Step::Drop(Drop::PortBlocked));
+        return;
+    };
+    let key = FlowKey::from_packet(packet.key, port.number);
+    let mut w = Walk {
+        program,
+        packet,
+        rec,
+        seen,
+        bridge,
+        bridge_ix: port.bridge,
+        base: key,
+        key,
+        in_port: port.number,
+        table: 0,
+        depth: 0,
+        resubmits: 0,
+        reason: Drop::NoOutput,
+        dry,
+        world,
+    };
+    w.seen.start(&w.key, &bridge.name);
+    let end = w.table(0);
+    w.finish(end);
+}
+
+impl<'w> Walk<'_, 'w> {
+    /// Ends the walk: cuts what follows the last output, and names the reason if there is none.
+    fn finish(&mut self, end: Flow) {
+        if let Err(Stop::Error(reason)) = end {
+            self.rec.steps.clear();
+            self.rec.drops.clear();
+            self.rec.outputs = 0;
+            self.rec.steps.push(Step::Drop(reason));
+            self.seen.dropped(reason);
+            return;
+        }
+        let leaves = |s: &Step| matches!(s, Step::Output(_) | Step::TunnelOutput { .. });
+        let last = self.rec.steps.iter().rposition(leaves);
+        self.rec.steps.truncate(last.map_or(0, |at| at + 1));
+        if last.is_none() && self.rec.drops.is_empty() {
+            self.rec.drops.push(self.reason);
+            self.seen.dropped(self.reason);
+        }
+        // The last output takes the frame and ends the run, so what is only counted comes first.
+        for reason in self.rec.drops.drain(..) {
+            self.rec.steps.insert(0, Step::Drop(reason));
+        }
+        if self.rec.steps.len() > crate::limits::TRAVERSAL_STEPS_MAX
+            || self.rec.rules.len() > crate::limits::TRAVERSAL_RULES_MAX
+        {
+            self.rec.cacheable = false;
+        }
+    }
+
+    /// Looks the key up in a table and runs what it finds.
+    pub(super) fn table(&mut self, table: u8) -> Flow {
+        self.table = table;
+        let bridge: &'w Bridge = self.bridge;
+        let spec = bridge.tables.get(table as usize).and_then(Option::as_ref);
+        let found = spec.and_then(|t| t.classifier.lookup(&self.key).map(|n| t.first_rule + n));
+        let Some((number, rule)) = found.and_then(|n| self.rule(n)) else {
+            self.reason = Drop::NoMatch;
+            self.seen.miss(table);
+            return Ok(());
+        };
+        self.rec.rules.push(number);
+        self.seen.rule(rule, self.depth);
+        if rule.actions.is_empty() {
+            self.reason = Drop::NoActions;
+        }
+        self.list(&rule.actions)
+    }
+
+    fn rule(&self, number: u32) -> Option<(u32, &'w Rule)> {
+        let program: &'w Program = self.program;
+        program.rules.get(number as usize).map(|r| (number, r.as_ref()))
+    }
+
+    /// Continues in `table` as `resubmit` does: the in_port may be another one for the lookup.
+    pub(super) fn resubmit(&mut self, in_port: Option<u32>, table: u8) -> Flow {
+        self.resubmits += 1;
+        if self.resubmits > RESUBMITS_MAX {
+            return Err(Stop::Error(Drop::ResubmitCount));
+        }
+        let (from, old_port) = (self.table, self.key.in_port);
+        let deepens = table <= from;
+        if deepens && self.depth >= DEPTH_MAX {
+            return Err(Stop::Error(Drop::ResubmitDepth));
+        }
+        self.depth += u32::from(deepens);
+        if let Some(p) = in_port {
+            self.key.in_port = p;
+        }
+        let end = self.table(table);
+        if in_port.is_some() {
+            self.key.in_port = old_port;
+        }
+        self.depth -= u32::from(deepens);
+        self.table = from;
+        match end {
+            Err(Stop::Exit) => Err(Stop::Exit),
+            other => other,
+        }
+    }
+
+    /// Emits the header changes that are due.
+    pub(super) fn commit(&mut self) {
+        super::commit::commit(&mut self.base, &self.key, &mut self.rec.steps);
+    }
+
+    /// Records an output step.
+    pub(super) fn emit(&mut self, step: Step) -> Flow {
+        if self.rec.outputs as usize >= OUTPUTS_MAX {
+            self.world.counters.count_drop(Drop::OutputCount);
+            self.rec.cacheable = false;
+            return Err(Stop::Exit);
+        }
+        self.rec.outputs += 1;
+        self.rec.steps.push(step);
+        self.seen.step(&step);
+        Ok(())
+    }
+
+    /// A copy of the packet ends here.
+    pub(super) fn drop_copy(&mut self, reason: Drop) {
+        if self.rec.drops.len() < OUTPUTS_MAX {
+            self.rec.drops.push(reason);
+        }
+        self.seen.dropped(reason);
+    }
+
+    /// The outcome rests on this.
+    pub(super) fn guard(&mut self, item: Item) {
+        if self.rec.guards.len() < 32 {
+            self.rec.guards.push(item);
+        } else {
+            self.rec.cacheable = false;
+        }
+    }
+
+    pub(super) fn count(&self, stat: Stat) {
+        self.world.counters.add(stat, 1);
+    }
+}

@@ -1,0 +1,27 @@
+//! From packet key to outputs.
+//!
+//! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks
+//! its tables for one packet and translates the flows' actions into steps (`verbs`, `commit`,
+//! `connect`, `normal`, `leave`). `run` is the stage list of a batch: it serves packets from the
+//! cache, sends the rest to the walk, and executes the steps. `trace` is the walk with an
+//! observer that tells what it saw.
+//!
+//! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
+//! that the worker hands in.
+
+mod arrive;
+mod commit;
+mod connect;
+pub mod keymask;
+mod leave;
+pub mod miss;
+mod normal;
+pub mod program;
+pub mod run;
+pub mod trace;
+pub mod underlay;
+mod verbs;
+
+pub use program::{Bridge, Port, PortRole, Program, Rule, RuleStats, TableSpec};
+pub use run::{Egress, Lane, LaneConfig};
+pub use underlay::{NextHop, Underlay};

@@ -1,0 +1,650 @@
+//! The stages of a batch, in order, on one screen: `Lane::run`.
+//!
+//! All packets of a batch came in by one port. Each stage goes over the whole batch before the
+//! next begins, so that the memory a later stage needs is on its way while the earlier one still
+//! works: parse all, hash all (and ask for the cache lines), find all (and ask for the
+//! traversals), then judge in order of arrival.
+//!
+//! **Order.** Packets are judged and sent in the order in which they came, hits and misses alike,
+//! so no flow is ever reordered. A walk may change the cache; from the first walk of a batch on,
+//! what was found before is looked up again.
+
+use super::arrive;
+use super::miss::{Event, Subject, Templates, World, walk};
+use super::program::Program;
+use super::trace::{Observer, Silent};
+use crate::action::edit;
+use crate::action::step::Step;
+use crate::cache::microflow::{Masked, NONE};
+use crate::cache::traversal::{CtGuard, FdbGuard, Item, Recording, Traversals, WHOLE_FDB};
+use crate::cache::{KeyMask, Microflows};
+use crate::clock::Now;
+use crate::conntrack::{Conntrack, CtConfig, HitPacket, NatRewrite, rewrite_icmp_error};
+use crate::counters::{Counters, Drop, Stat};
+use crate::limits::{BATCH_MAX, EVENTS_MAX, OUTPUTS_MAX};
+use crate::packet::frame::Frame;
+use crate::packet::key::{PacketKey, PortIx};
+use crate::packet::l4sum;
+use crate::packet::parse::{self, Layers};
+use crate::prefetch::prefetch;
+use crate::tunnel::{self, EncapTemplate};
+use crate::xsk::burst::RxBurst;
+use crate::xsk::pool::FramePool;
+use std::sync::Arc;
+
+/// Where packets leave to.
+pub trait Egress {
+    fn output(&mut self, port: PortIx, frame: Frame, pool: &mut FramePool);
+}
+
+/// Sizes and switches of a lane.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// Entries of tier 1; 0 switches it off.
+    pub microflows: usize,
+    pub conntrack: CtConfig,
+    /// Secret of the hashes.
+    pub seed: u64,
+}
+
+/// One packet between the stages.
+pub(super) struct Slot {
+    frame: Option<Frame>,
+    pub(super) key: PacketKey,
+    pub(super) layers: Layers,
+    masked: Masked,
+    bucket: u32,
+    hit: u32,
+    pub(super) in_port: PortIx,
+    pub(super) checksums_good: bool,
+}
+
+/// All that a worker needs to judge packets: hot first, cold after.
+pub struct Lane {
+    batch: Box<[Slot]>,
+    cache: Microflows,
+    traversals: Traversals,
+    epoch: u32,
+    cache_on: bool,
+    program: Arc<Program>,
+    counters: Arc<Counters>,
+    conntrack: Conntrack,
+    templates: Templates,
+    /// Slots of the cache that owe counts to rules.
+    owing: Vec<u32>,
+    recording: Recording,
+    events: Vec<Event>,
+    fdb_cursor: u32,
+    sweep_cursor: u32,
+}
+
+/// Tunnel headers that one program's walks may need at a time.
+const TEMPLATES_MAX: usize = 4096;
+/// A slot's byte count is credited before it passes this.
+const BYTES_OWED_MAX: u32 = 1 << 31;
+
+/// What became of a packet that hit.
+enum Hit {
+    Served,
+    Stale,
+}
+
+impl Lane {
+    pub fn new(config: &LaneConfig, counters: Arc<Counters>) -> Self {
+        let entries = config.microflows.max(2);
+        let slot = || Slot {
+            frame: None,
+            key: PacketKey::default(),
+            layers: Layers::default(),
+            masked: Masked::default(),
+            bucket: 0,
+            hit: NONE,
+            in_port: PortIx::NONE,
+            checksums_good: false,
+        };
+        let mut cache = Microflows::new(entries, config.seed);
+        cache.set_mask(KeyMask::ALL);
+        Self {
+            batch: (0..BATCH_MAX).map(|_| slot()).collect(),
+            owing: Vec::with_capacity(cache.capacity()),
+            traversals: Traversals::new(entries + entries / 2 + 256),
+            cache,
+            epoch: 1,
+            cache_on: config.microflows > 0,
+            program: Arc::new(Program::default()),
+            counters,
+            conntrack: Conntrack::new(&config.conntrack),
+            templates: Templates::new(TEMPLATES_MAX),
+            recording: Recording::with_capacity(OUTPUTS_MAX * 2),
+            events: Vec::with_capacity(EVENTS_MAX),
+            fdb_cursor: 0,
+            sweep_cursor: 0,
+        }
+    }
+
+    pub fn conntrack(&mut self) -> &mut Conntrack {
+        &mut self.conntrack
+    }
+
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes the hints to control that have gathered.
+    pub fn drain_events(&mut self) -> std::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+
+    /// From the next packet on, this program holds. Gives the old one back, to be freed elsewhere.
+    pub fn set_program(&mut self, program: Arc<Program>, now: Now) -> Arc<Program> {
+        self.forget(now);
+        self.cache.set_mask(program.visible);
+        std::mem::replace(&mut self.program, program)
+    }
+
+    /// Credits what is owed and makes every cached traversal stale.
+    fn forget(&mut self, now: Now) {
+        self.settle(now);
+        self.epoch = self.epoch.wrapping_add(1);
+        self.templates.clear();
+    }
+
+    /// Judges a batch that came in by `in_port`. Takes all frames out of `burst`.
+    pub fn run<E: Egress>(
+        &mut self,
+        burst: &mut RxBurst,
+        in_port: PortIx,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
+        let mut rest = burst.drain();
+        loop {
+            let n = Self::receive(
+                &mut self.batch,
+                &self.program,
+                &self.counters,
+                &mut rest,
+                in_port,
+                pool,
+            );
+            if n == 0 {
+                break;
+            }
+            self.hash(n);
+            self.find(n);
+            self.judge(n, now, pool, egress);
+        }
+        if self.templates.is_full() {
+            self.forget(now);
+        }
+    }
+
+    /// Parses up to a batch of frames, out of their tunnels where they came by one.
+    fn receive(
+        batch: &mut [Slot],
+        program: &Program,
+        counters: &Counters,
+        frames: &mut impl Iterator<Item = Frame>,
+        in_port: PortIx,
+        pool: &mut FramePool,
+    ) -> usize {
+        let Some(port) = program.port(in_port) else {
+            for frame in frames {
+                counters.count_drop(Drop::PortBlocked);
+                pool.free(frame);
+            }
+            return 0;
+        };
+        let (mut n, mut bytes, mut taken) = (0, 0, 0);
+        while let Some(slot) = batch.get_mut(n) {
+            let Some(mut frame) = frames.next() else { break };
+            taken += 1;
+            bytes += frame.len() as u64;
+            slot.in_port = in_port;
+            slot.checksums_good = port.checksums_good;
+            let mut parsed = parse::parse(frame.bytes(), in_port, &mut slot.key, &mut slot.layers);
+            if port.partial_checksums && parsed.is_ok() {
+                let done =
+                    l4sum::complete_partial_checksum(frame.bytes_mut(), &slot.layers, &slot.key);
+                counters.add(Stat::ChecksumsCompleted, u64::from(done));
+            }
+            if port.underlay && parsed.is_ok() {
+                parsed = arrive::unwrap(program, counters, &mut frame, slot);
+            }
+            match parsed {
+                Ok(()) => {
+                    slot.frame = Some(frame);
+                    n += 1;
+                }
+                Err(reason) => {
+                    counters.count_drop(reason);
+                    pool.free(frame);
+                }
+            }
+        }
+        if taken > 0 {
+            counters.add(Stat::RxPackets, taken);
+            counters.add(Stat::RxBytes, bytes);
+            counters.add(Stat::Batches, 1);
+        }
+        n
+    }
+
+    #[inline]
+    fn hash(&mut self, n: usize) {
+        if !self.cache_on {
+            return;
+        }
+        for slot in self.batch.iter_mut().take(n) {
+            slot.bucket = self.cache.hash(&slot.key, &mut slot.masked);
+        }
+    }
+
+    /// Finds each packet's entry and asks for its traversal, then for its connections.
+    #[inline]
+    fn find(&mut self, n: usize) {
+        if !self.cache_on {
+            return;
+        }
+        for slot in self.batch.iter_mut().take(n) {
+            slot.hit = self.cache.find(slot.bucket, &slot.key, &slot.masked).unwrap_or(NONE);
+            let entry = self.cache.slot(slot.hit);
+            if let Some(t) = entry.and_then(|e| self.traversals.get(e.traversal)) {
+                prefetch(t);
+            }
+        }
+        for slot in self.batch.iter().take(n) {
+            let Some(entry) = self.cache.slot(slot.hit) else { continue };
+            if let Some(Item::Ct(g)) = self.traversals.items(entry.traversal).next() {
+                self.conntrack.prefetch(g.conn);
+            }
+        }
+    }
+
+    fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+        let mut walked = false;
+        let (mut hits, mut stale, mut walks) = (0, 0, 0);
+        for i in 0..n {
+            if self.cache_on {
+                if walked && let Some(slot) = self.batch.get_mut(i) {
+                    // The walk may have taken or made entries.
+                    slot.hit =
+                        self.cache.find(slot.bucket, &slot.key, &slot.masked).unwrap_or(NONE);
+                }
+                if self.batch.get(i).is_some_and(|s| s.hit != NONE) {
+                    match self.serve(i, now, pool, egress) {
+                        Hit::Served => {
+                            hits += 1;
+                            continue;
+                        }
+                        Hit::Stale => stale += 1,
+                    }
+                }
+            }
+            walks += 1;
+            walked = true;
+            self.miss(i, now, pool, egress);
+        }
+        self.counters.add(Stat::Tier1Hits, hits);
+        self.counters.add(Stat::Tier1Stale, stale);
+        self.counters.add(Stat::Tier3Walks, walks);
+    }
+
+    /// Serves a packet from its cache entry if all guards hold.
+    #[inline]
+    fn serve<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> Hit {
+        let Some(slot) = self.batch.get_mut(i) else { return Hit::Stale };
+        let Some(frame) = slot.frame.take() else { return Hit::Served };
+        let Some(entry) = self.cache.slot_mut(slot.hit) else {
+            slot.frame = Some(frame);
+            return Hit::Stale;
+        };
+        let traversal = entry.traversal;
+        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else {
+            slot.frame = Some(frame);
+            return Hit::Stale;
+        };
+        let len = frame.len();
+        let in_range = len >= head.len_min as usize && len <= head.len_max as usize;
+        let mut items = self.traversals.items(traversal);
+        let mut holds = head.epoch == self.epoch && in_range;
+        for _ in 0..head.guards {
+            holds = holds
+                && match items.next() {
+                    Some(Item::Ct(g)) => ct_holds(&mut self.conntrack, &g, slot, &frame, now),
+                    Some(Item::Fdb(g)) => fdb_holds(&self.program, &g, now),
+                    _ => false,
+                };
+        }
+        if !holds {
+            slot.frame = Some(frame);
+            return Hit::Stale;
+        }
+        entry.used = (now.ns >> 20) as u32;
+        entry.packets = entry.packets.wrapping_add(1);
+        entry.bytes = entry.bytes.wrapping_add(len as u32);
+        if !entry.owes {
+            entry.owes = true;
+            self.owing.push(slot.hit);
+        } else if entry.bytes >= BYTES_OWED_MAX {
+            let (p, b) = (entry.packets, entry.bytes);
+            (entry.packets, entry.bytes) = (0, 0);
+            credit(&self.traversals, &self.program, traversal, (p, b), now);
+        }
+        let mut hand = Hand {
+            translations: &[],
+            templates: &self.templates,
+            counters: &self.counters,
+            pool,
+            egress,
+        };
+        let steps = items.take(head.steps as usize).map_while(|item| match item {
+            Item::Do(s) => Some(s),
+            _ => None,
+        });
+        hand.execute(steps, head.outputs, frame, &slot.key, slot.layers);
+        Hit::Served
+    }
+
+    /// Walks the tables for a packet, sends it, and keeps the traversal.
+    #[cold]
+    #[inline(never)]
+    fn miss<E: Egress>(&mut self, i: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+        let Some(slot) = self.batch.get_mut(i) else { return };
+        let Some(frame) = slot.frame.take() else { return };
+        let mut world = World {
+            program: &self.program,
+            conntrack: &mut self.conntrack,
+            counters: &self.counters,
+            templates: &mut self.templates,
+            events: &mut self.events,
+            now,
+        };
+        let subject = Subject {
+            key: &slot.key,
+            bytes: frame.bytes(),
+            layers: &slot.layers,
+            in_port: slot.in_port,
+            checksums_good: slot.checksums_good,
+        };
+        walk(&mut world, subject, &mut self.recording, &mut Silent, false);
+        let len = frame.len() as u64;
+        for rule in &self.recording.rules {
+            if let Some(r) = self.program.rules.get(*rule as usize) {
+                r.stats.add(1, len, now.ns);
+            }
+        }
+        let mut hand = Hand {
+            translations: &self.recording.translations,
+            templates: &self.templates,
+            counters: &self.counters,
+            pool,
+            egress,
+        };
+        let steps = self.recording.steps.iter().copied();
+        hand.execute(steps, self.recording.outputs, frame, &slot.key, slot.layers);
+        if !self.recording.cacheable {
+            self.counters.add(Stat::Tier3Uncacheable, 1);
+        } else if self.cache_on {
+            self.keep(i, now);
+        }
+    }
+
+    /// Stores the recording under packet `i`'s key. Replaces the stale entry of the same key, if any.
+    fn keep(&mut self, i: usize, now: Now) {
+        let Some(slot) = self.batch.get(i) else { return };
+        let at = self
+            .cache
+            .find(slot.bucket, &slot.key, &slot.masked)
+            .unwrap_or_else(|| self.cache.victim(slot.bucket));
+        Self::vacate(&mut self.cache, &mut self.traversals, &self.program, &self.counters, at, now);
+        let Some(traversal) = self.traversals.store(&self.recording, self.epoch) else {
+            self.counters.add(Stat::Tier3Uncacheable, 1);
+            return;
+        };
+        self.cache.fill(at, &slot.key, &slot.masked, traversal, (now.ns >> 20) as u32);
+        self.counters.add(Stat::Tier1Inserts, 1);
+    }
+
+    /// Credits and releases what a cache slot holds.
+    fn vacate(
+        cache: &mut Microflows,
+        traversals: &mut Traversals,
+        program: &Program,
+        counters: &Counters,
+        at: u32,
+        now: Now,
+    ) {
+        let Some(entry) = cache.slot_mut(at) else { return };
+        if entry.traversal == NONE {
+            return;
+        }
+        let (p, b) = (entry.packets, entry.bytes);
+        (entry.packets, entry.bytes) = (0, 0);
+        let traversal = std::mem::replace(&mut entry.traversal, NONE);
+        if p > 0 {
+            credit(traversals, program, traversal, (p, b), now);
+        }
+        counters.add(Stat::Tier1Evictions, 1);
+        traversals.release(traversal);
+    }
+
+    /// Credits all that cache hits owe to rules. Called before a dump, before a program change, and
+    /// by housekeeping, so that counters lag by half a second at most.
+    pub fn settle(&mut self, now: Now) {
+        for at in self.owing.drain(..) {
+            let Some(entry) = self.cache.slot_mut(at) else { continue };
+            entry.owes = false;
+            let (p, b) = (entry.packets, entry.bytes);
+            (entry.packets, entry.bytes) = (0, 0);
+            if p > 0 && entry.traversal != NONE {
+                let traversal = entry.traversal;
+                credit(&self.traversals, &self.program, traversal, (p, b), now);
+            }
+        }
+    }
+
+    /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees
+    /// entries of past epochs.
+    pub fn housekeep(&mut self, now: Now, budget: usize) {
+        self.conntrack.expire(now, budget);
+        for b in &self.program.bridges {
+            b.fdb.expire(&mut self.fdb_cursor, budget, now);
+        }
+        let slots = self.cache.capacity() as u32;
+        for _ in 0..budget {
+            let at = self.sweep_cursor % slots;
+            self.sweep_cursor = self.sweep_cursor.wrapping_add(1);
+            let held = self.cache.slot(at).map_or(NONE, |s| s.traversal);
+            let stale = self.traversals.get(held).is_some_and(|t| t.head.epoch != self.epoch);
+            if held != NONE && stale {
+                let program = self.program.clone();
+                let (c, t) = (&mut self.cache, &mut self.traversals);
+                Self::vacate(c, t, &program, &self.counters, at, now);
+            }
+        }
+    }
+
+    /// Explains what would become of a frame; changes nothing.
+    pub fn explain(
+        &mut self,
+        bytes: &[u8],
+        in_port: PortIx,
+        now: Now,
+        seen: &mut dyn Observer,
+    ) -> Result<Vec<Step>, Drop> {
+        let (mut key, mut layers) = (PacketKey::default(), Layers::default());
+        parse::parse(bytes, in_port, &mut key, &mut layers)?;
+        let mut world = World {
+            program: &self.program,
+            conntrack: &mut self.conntrack,
+            counters: &self.counters,
+            templates: &mut self.templates,
+            events: &mut self.events,
+            now,
+        };
+        let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good: true };
+        walk(&mut world, subject, &mut self.recording, seen, true);
+        Ok(self.recording.steps.clone())
+    }
+}
+
+/// Adds counts to the rules of a traversal.
+fn credit(all: &Traversals, program: &Program, traversal: u32, counts: (u32, u32), now: Now) {
+    let Some(head) = all.get(traversal).map(|t| t.head) else { return };
+    let skip = head.guards as usize + head.steps as usize;
+    for item in all.items(traversal).skip(skip).take(head.credits as usize) {
+        let Item::Credit(rules) = item else { continue };
+        for rule in rules {
+            if let Some(r) = program.rules.get(rule as usize) {
+                r.stats.add(u64::from(counts.0), u64::from(counts.1), now.ns);
+            }
+        }
+    }
+}
+
+#[inline]
+fn ct_holds(ct: &mut Conntrack, g: &CtGuard, slot: &Slot, frame: &Frame, now: Now) -> bool {
+    let (l4, end) = (slot.layers.l4 as usize, slot.layers.end as usize);
+    let bytes = frame.bytes();
+    let Some(segment) = bytes.get(l4..end.min(bytes.len())) else { return false };
+    let Some(mut hit) = HitPacket::from_l4(slot.key.base.ip_proto, segment, segment.len()) else {
+        return false;
+    };
+    hit.checksum_ok = slot.checksums_good || l4sum::checksums_ok(bytes, &slot.layers, &slot.key);
+    ct.hit(g.conn, g.reply, g.state, &hit, now)
+}
+
+fn fdb_holds(program: &Program, g: &FdbGuard, now: Now) -> bool {
+    let Some(b) = program.bridges.get(g.bridge as usize) else { return false };
+    if g.slot == WHOLE_FDB {
+        return b.fdb.generation() == g.value;
+    }
+    b.fdb.still(g.slot, g.value, g.touch, now)
+}
+
+/// Translates an ICMP error, its quoted packet included.
+fn translate_error(bytes: &mut [u8], layers: &Layers, rewrite: &NatRewrite) -> bool {
+    let (l3, l4) = (usize::from(layers.l3), usize::from(layers.l4));
+    let ip = bytes.get_mut(l3..).filter(|_| l4 > l3);
+    ip.is_some_and(|ip| rewrite_icmp_error(ip, l4 - l3, rewrite).is_ok())
+}
+
+/// Grows the frame by the tunnel's headers and writes them.
+#[inline]
+fn put_on(template: &EncapTemplate, frame: &mut Frame, entropy: u16) -> bool {
+    let len = template.len();
+    if frame.prepend(len).is_none() {
+        return false;
+    }
+    let (room, inner) = frame.bytes_mut().split_at_mut_checked(len).unwrap_or_default();
+    template.push(room, inner, entropy)
+}
+
+/// What executing steps needs.
+struct Hand<'a, E> {
+    translations: &'a [NatRewrite],
+    templates: &'a Templates,
+    counters: &'a Counters,
+    pool: &'a mut FramePool,
+    egress: &'a mut E,
+}
+
+impl<E: Egress> Hand<'_, E> {
+    /// Runs the steps on a packet. The last output takes the frame itself, earlier ones a copy.
+    #[inline]
+    fn execute(
+        &mut self,
+        steps: impl Iterator<Item = Step>,
+        outputs: u16,
+        mut frame: Frame,
+        key: &PacketKey,
+        mut layers: Layers,
+    ) {
+        let mut left = outputs;
+        for step in steps {
+            match step {
+                Step::Output(port) if left == 1 => return self.send(port, frame),
+                Step::Output(port) => {
+                    left -= 1;
+                    if let Some(copy) = self.copy(&frame) {
+                        self.send(port, copy);
+                    }
+                }
+                Step::TunnelOutput { template, port } if left == 1 => {
+                    return self.send_tunnel(template, port, frame, key);
+                }
+                Step::TunnelOutput { template, port } => {
+                    left -= 1;
+                    if let Some(copy) = self.copy(&frame) {
+                        self.send_tunnel(template, port, copy, key);
+                    }
+                }
+                Step::Drop(reason) => self.counters.count_drop(reason),
+                Step::NatIcmpError(at) => {
+                    let done = self
+                        .translations
+                        .get(at as usize)
+                        .is_some_and(|r| translate_error(frame.bytes_mut(), &layers, r));
+                    if !done {
+                        self.counters.count_drop(Drop::NatFailed);
+                        break;
+                    }
+                }
+                edit => {
+                    if let Err(reason) = edit::apply(&edit, &mut frame, &mut layers) {
+                        self.counters.count_drop(reason);
+                        break;
+                    }
+                }
+            }
+        }
+        self.pool.free(frame);
+    }
+
+    #[inline]
+    fn send(&mut self, port: PortIx, frame: Frame) {
+        self.counters.add(Stat::TxPackets, 1);
+        self.counters.add(Stat::TxBytes, frame.len() as u64);
+        self.egress.output(port, frame, self.pool);
+    }
+
+    #[inline]
+    fn send_tunnel(&mut self, at: u32, port: PortIx, mut frame: Frame, key: &PacketKey) {
+        let Some(template) = self.templates.get(at) else {
+            self.counters.count_drop(Drop::TunnelNoHeadroom);
+            return self.pool.free(frame);
+        };
+        if !put_on(template, &mut frame, tunnel::entropy(key)) {
+            self.counters.count_drop(Drop::TunnelNoHeadroom);
+            return self.pool.free(frame);
+        }
+        self.counters.add(Stat::TunnelPush, 1);
+        self.send(port, frame);
+    }
+
+    #[cold]
+    fn copy(&mut self, frame: &Frame) -> Option<Frame> {
+        let Some(mut copy) = self.pool.alloc() else {
+            self.counters.count_drop(Drop::FramePoolEmpty);
+            return None;
+        };
+        if !copy.clone_from_frame(frame) {
+            self.counters.count_drop(Drop::ParseOversize);
+            self.pool.free(copy);
+            return None;
+        }
+        Some(copy)
+    }
+}

@@ -1,0 +1,114 @@
+//! Explaining a packet: the walk with somebody watching.
+//!
+//! The walk reports to an [`Observer`]. For ordinary packets that is [`Silent`]; `trace` hands
+//! in a [`Story`], runs the walk *dry* (nothing is learned, committed or refreshed), and prints
+//! what it was told. So what trace shows is what the walk does.
+
+use crate::action::Ct;
+use crate::action::step::Step;
+use crate::conntrack::{CtPacket, CtResult, ct_state};
+use crate::counters::Drop;
+use crate::packet::key::FlowKey;
+use crate::pipeline::program::Rule;
+use crate::pipeline::underlay::NextHop;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// Who is told what a walk meets.
+pub trait Observer {
+    fn start(&mut self, _key: &FlowKey, _bridge: &str) {}
+    fn bridge(&mut self, _name: &str) {}
+    fn rule(&mut self, _rule: &Rule, _depth: u32) {}
+    fn miss(&mut self, _table: u8) {}
+    fn step(&mut self, _step: &Step) {}
+    fn tunnel(&mut self, _port: &str, _remote: IpAddr, _hop: &NextHop) {}
+    fn dropped(&mut self, _reason: Drop) {}
+    fn note(&mut self, _text: &str) {}
+    /// In a dry walk, what `ct` finds.
+    fn ct(&mut self, _zone: u16, _ct: &Ct, packet: &CtPacket) -> CtResult {
+        supposed(packet, ct_state::TRK | ct_state::NEW)
+    }
+}
+
+/// A result that nobody looked up.
+fn supposed(packet: &CtPacket, state: u8) -> CtResult {
+    let reply = state & ct_state::RPL != 0;
+    let orig = packet.tuple;
+    CtResult { state, conn: None, reply, mark: 0, label: 0, orig, cacheable: false }
+}
+
+/// Nobody.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// Writes the walk down, a line per event.
+#[derive(Debug, Default)]
+pub struct Story {
+    pub text: String,
+    /// `ct_state` for each `ct` in turn; then `trk|new`.
+    pub ct_next: std::collections::VecDeque<u8>,
+    indent: usize,
+    /// Names of ports by `PortIx`.
+    pub ports: Vec<String>,
+}
+
+impl Story {
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        let _ = writeln!(self.text, "{:width$}{text}", "", width = self.indent);
+    }
+
+    fn port(&self, ix: crate::packet::key::PortIx) -> String {
+        self.ports.get(ix.0 as usize).cloned().unwrap_or_else(|| format!("#{}", ix.0))
+    }
+}
+
+impl Observer for Story {
+    fn start(&mut self, key: &FlowKey, bridge: &str) {
+        self.line(format_args!("Flow: {key:?}"));
+        self.line(format_args!("bridge(\"{bridge}\")"));
+    }
+
+    fn bridge(&mut self, name: &str) {
+        self.indent += 4;
+        self.line(format_args!("-> bridge(\"{name}\")"));
+    }
+
+    fn rule(&mut self, rule: &Rule, depth: u32) {
+        self.indent = 2 + 4 * depth as usize;
+        self.line(format_args!("{:2}. {}", rule.table, rule.text));
+    }
+
+    fn miss(&mut self, table: u8) {
+        self.line(format_args!("{table:2}. no match: drop"));
+    }
+
+    fn step(&mut self, step: &Step) {
+        if let Step::Output(p) = step {
+            let name = self.port(*p);
+            self.line(format_args!("    >> output to {name}"));
+        }
+    }
+
+    fn tunnel(&mut self, port: &str, remote: IpAddr, hop: &NextHop) {
+        let device = self.port(hop.port);
+        let source = hop.source;
+        self.line(format_args!("    >> tunnel {port}: {source} -> {remote}, leaves by {device}"));
+    }
+
+    fn dropped(&mut self, reason: Drop) {
+        self.line(format_args!("    >> dropped: {} ({})", reason.name(), reason.help()));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.line(format_args!("    -- {text}"));
+    }
+
+    fn ct(&mut self, zone: u16, ct: &Ct, packet: &CtPacket) -> CtResult {
+        let state = self.ct_next.pop_front().unwrap_or(ct_state::TRK | ct_state::NEW);
+        let commit = if ct.commit { " commit" } else { "" };
+        self.line(format_args!("    -- ct zone {zone}{commit}: taken to be {state:#04x}"));
+        supposed(packet, state)
+    }
+}

@@ -1,0 +1,119 @@
+//! The action list: one exhaustive match.
+
+use super::miss::{Flow, Stop, Walk};
+use crate::action::{Action, Set};
+use crate::counters::Drop;
+use crate::packet::field::prereq_met;
+use crate::packet::key::VLAN_PRESENT;
+
+impl Walk<'_, '_> {
+    /// Runs a list to its end.
+    pub(super) fn list(&mut self, actions: &[Action]) -> Flow {
+        for a in actions {
+            self.action(a)?;
+        }
+        Ok(())
+    }
+
+    fn action(&mut self, a: &Action) -> Flow {
+        match a {
+            Action::Output(number) => self.output(*number, false),
+            Action::InPort => self.output(self.in_port, true),
+            Action::Flood => self.flood(true),
+            Action::All => self.flood(false),
+            Action::Normal => self.normal(),
+            Action::Set(s) => {
+                self.set(s);
+                Ok(())
+            }
+            Action::Move { src, src_prereq, dst, dst_prereq } => {
+                if prereq_met(*src_prereq, &self.key) && prereq_met(*dst_prereq, &self.key) {
+                    let v = src.get(&self.key);
+                    dst.set(&mut self.key, v);
+                }
+                Ok(())
+            }
+            Action::ModVlan { vid, pcp } => {
+                self.mod_vlan(*vid, *pcp);
+                Ok(())
+            }
+            Action::PushVlan { tpid } => {
+                if self.key.vlan_tci & VLAN_PRESENT != 0 {
+                    // One tag is tracked (Open vSwitch's vlan-limit=1 refuses the second).
+                    return Err(Stop::Error(Drop::VlanTooMany));
+                }
+                self.key.vlan_tpid = *tpid;
+                self.key.vlan_tci = VLAN_PRESENT;
+                Ok(())
+            }
+            Action::PopVlan => {
+                self.key.vlan_tci = 0;
+                self.key.vlan_tpid = 0;
+                Ok(())
+            }
+            Action::DecTtl => self.dec_ttl(),
+            Action::Resubmit { in_port, table } => {
+                self.resubmit(*in_port, table.unwrap_or(self.table))
+            }
+            Action::Goto(table) => self.table(*table),
+            Action::Ct(ct) => self.ct(ct),
+            Action::CtClear => {
+                self.clear_ct();
+                Ok(())
+            }
+            Action::CheckPktLarger { len, dst } => {
+                let larger = self.is_larger(*len);
+                dst.set(&mut self.key, u128::from(larger));
+                Ok(())
+            }
+            Action::Exit => Err(Stop::Exit),
+        }
+    }
+
+    fn set(&mut self, s: &Set) {
+        if prereq_met(s.prereq, &self.key) {
+            s.dst.set_masked(&mut self.key, s.value, s.mask);
+        }
+    }
+
+    fn mod_vlan(&mut self, vid: Option<u16>, pcp: Option<u8>) {
+        let k = &mut self.key;
+        if k.vlan_tci & VLAN_PRESENT == 0 {
+            k.vlan_tci = VLAN_PRESENT;
+            k.vlan_tpid = 0x8100;
+        }
+        if let Some(v) = vid {
+            k.vlan_tci = (k.vlan_tci & !0x0fff) | (v & 0x0fff);
+        }
+        if let Some(p) = pcp {
+            k.vlan_tci = (k.vlan_tci & !0xe000) | (u16::from(p & 7) << 13);
+        }
+    }
+
+    /// OpenFlow: a TTL that would reach zero ends the packet's processing here.
+    fn dec_ttl(&mut self) -> Flow {
+        if !matches!(self.key.eth_type, 0x0800 | 0x86dd) {
+            return Ok(());
+        }
+        if self.key.ip_ttl <= 1 {
+            self.drop_copy(Drop::TtlExpired);
+            return Err(Stop::Exit);
+        }
+        self.key.ip_ttl -= 1;
+        Ok(())
+    }
+
+    /// Open vSwitch compares the frame without its VLAN tags; the walk may have added or taken
+    /// one, which does not count.
+    fn is_larger(&mut self, len: u16) -> bool {
+        let tag = if self.packet.key.base.vlan_tci == [0, 0] { 0 } else { 4 };
+        let at = len.saturating_add(tag);
+        let larger = self.packet.bytes.len() > at as usize;
+        if larger {
+            self.rec.len_min = self.rec.len_min.max(at.saturating_add(1));
+        } else {
+            self.rec.len_max = self.rec.len_max.min(at);
+        }
+        larger
+    }
+}

@@ -1,0 +1,218 @@
+//! The worker: a thread that owns ports, frames and a lane, and does nothing but move packets.
+//!
+//! One round of the loop: take what control sent, then for each port receive a burst, judge it
+//! (`pipeline::run`), queue what leaves, and at the end ring each touched port's doorbell once.
+//! Control never touches a worker's state; both talk through two bounded rings (`mailbox`).
+//!
+//! **Versions.** A new program arrives by the mailbox and is taken between two batches, so a
+//! batch sees one version. The old one goes back to control, which frees it: a worker neither
+//! allocates nor frees after its start.
+//!
+//! **Sleep.** A worker that found nothing for `IDLE_ROUNDS` rounds waits in `poll` on all its
+//! devices and its mailbox, for at most `SLEEP_MAX_MS`, so that timers keep running.
+
+pub mod mailbox;
+mod ports;
+
+pub use mailbox::{Command, Mailbox, PortReport, Reply, WorkerEnd, mailbox};
+
+use crate::clock::Now;
+use crate::counters::Stat;
+use crate::pipeline::Lane;
+use crate::port::RxBurst;
+use crate::sys::wait::{Poller, Waker, pin_to_cpu};
+use crate::xsk::pool::FramePool;
+use ports::Ports;
+use std::time::Instant;
+
+/// Empty rounds before a worker sleeps: some 20 to 50 microseconds.
+const IDLE_ROUNDS: u32 = 64;
+/// Longest sleep; also the pace of housekeeping when idle.
+const SLEEP_MAX_MS: i32 = 50;
+/// Time between two rounds of housekeeping.
+const HOUSEKEEP_NS: u64 = 5_000_000;
+/// Entries looked at by one round of housekeeping, of each kind.
+const HOUSEKEEP_BUDGET: usize = 256;
+/// Counters of rules lag behind by this at most.
+const SETTLE_NS: u64 = 250_000_000;
+/// Time between two looks at the health of devices.
+const CHECK_NS: u64 = 100_000_000;
+
+/// A worker before it runs.
+pub struct Worker {
+    lane: Lane,
+    pool: FramePool,
+    ports: Ports,
+    mail: WorkerEnd,
+    waker: Waker,
+    poller: Poller,
+    burst: RxBurst,
+    start: Instant,
+    idle: u32,
+    next_housekeep_ns: u64,
+    next_settle_ns: u64,
+    next_check_ns: u64,
+    stop: bool,
+}
+
+impl Worker {
+    /// `start` is the zero of the worker's time; all workers and control share it.
+    pub fn new(lane: Lane, pool: FramePool, mail: WorkerEnd, waker: Waker, start: Instant) -> Self {
+        let counters = lane.counters().clone();
+        Self {
+            lane,
+            pool,
+            ports: Ports::new(counters),
+            mail,
+            waker,
+            poller: Poller::default(),
+            burst: RxBurst::new(),
+            start,
+            idle: 0,
+            next_housekeep_ns: 0,
+            next_settle_ns: 0,
+            next_check_ns: 0,
+            stop: false,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now::from_ns(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// Runs until told to stop; then closes all ports and brings every frame home.
+    pub fn run(mut self, cpu: Option<usize>) {
+        if let Some(cpu) = cpu {
+            // A processor that vanished since control looked is no reason not to run.
+            let _ = pin_to_cpu(cpu);
+        }
+        self.watch();
+        while !self.stop {
+            self.round();
+        }
+        let now = self.now();
+        self.lane.settle(now);
+        self.ports.close_all(&mut self.pool);
+    }
+
+    /// One round of the loop.
+    pub fn round(&mut self) {
+        let commands = self.take_commands();
+        let now = self.now();
+        let received = self.serve(now);
+        if now.ns >= self.next_housekeep_ns {
+            self.housekeep(now);
+        }
+        if received > 0 || commands > 0 {
+            self.idle = 0;
+            return;
+        }
+        self.idle += 1;
+        if self.idle >= IDLE_ROUNDS {
+            self.sleep();
+        }
+    }
+
+    /// Receives from each port once, judges, sends. Says how many packets came.
+    fn serve(&mut self, now: Now) -> usize {
+        let mut received = 0;
+        for i in 0..self.ports.active() {
+            let Some(ix) = self.ports.receive(i, &mut self.pool, &mut self.burst) else { continue };
+            received += self.burst.len();
+            self.lane.run(&mut self.burst, ix, now, &mut self.pool, &mut self.ports);
+        }
+        self.ports.flush(&mut self.pool);
+        received
+    }
+
+    fn housekeep(&mut self, now: Now) {
+        self.next_housekeep_ns = now.ns + HOUSEKEEP_NS;
+        self.lane.housekeep(now, HOUSEKEEP_BUDGET);
+        if now.ns >= self.next_settle_ns {
+            self.next_settle_ns = now.ns + SETTLE_NS;
+            self.lane.settle(now);
+        }
+        if now.ns >= self.next_check_ns {
+            self.next_check_ns = now.ns + CHECK_NS;
+            if self.ports.check(&mut self.pool) {
+                self.watch();
+                self.mail.tell(Reply::PortsChanged);
+            }
+        }
+        for event in self.lane.drain_events() {
+            self.mail.tell(Reply::Event(event));
+        }
+    }
+
+    /// The last look after announcing sleep: rings are armed by `receive` and `flush`, so a packet
+    /// that came in between makes `poll` return at once.
+    fn sleep(&mut self) {
+        self.lane.counters().add(Stat::Polls, 1);
+        self.poller.wait(SLEEP_MAX_MS);
+        self.waker.clear();
+        self.idle = IDLE_ROUNDS / 2;
+    }
+
+    fn watch(&mut self) {
+        let mut fds = vec![self.waker.fd()];
+        self.ports.poll_fds(&mut fds);
+        self.poller.set(fds.into_iter());
+    }
+
+    fn take_commands(&mut self) -> usize {
+        let mut n = 0;
+        while let Some(command) = self.mail.next() {
+            n += 1;
+            self.obey(command);
+        }
+        n
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Program(program) => {
+                self.ports.set_program(&program);
+                let old = self.lane.set_program(program, now);
+                self.mail.tell(Reply::Program(old));
+            }
+            Command::AddPort(ix, port) => {
+                let replaced = self.ports.add(ix, port);
+                self.watch();
+                self.mail.tell(Reply::Port(ix, replaced));
+            }
+            Command::RemovePort(ix) => {
+                let gone = self.ports.remove(ix, &mut self.pool);
+                self.watch();
+                self.mail.tell(Reply::Port(ix, gone));
+            }
+            Command::Settle => {
+                self.lane.settle(now);
+                self.mail.tell(Reply::Settled);
+            }
+            Command::Ports(mut list) => {
+                self.ports.report(&mut list);
+                let (free, total) = (self.pool.available(), self.pool.total());
+                self.mail.tell(Reply::Ports { list, free, total });
+            }
+            Command::Connections { mut list, zone } => {
+                let mut count = 0;
+                self.lane.conntrack().dump(now, |c| {
+                    if zone.is_none_or(|z| z == c.zone) {
+                        count += 1;
+                        if list.len() < list.capacity() {
+                            list.push(c.clone());
+                        }
+                    }
+                });
+                self.mail.tell(Reply::Connections { list, count });
+            }
+            Command::FlushConnections { zone } => {
+                let matches = |z: u16| zone.is_none_or(|want| want == z);
+                let gone = self.lane.conntrack().flush(now, |c| matches(c.zone));
+                self.mail.tell(Reply::Flushed(gone));
+            }
+            Command::Stop => self.stop = true,
+        }
+    }
+}

@@ -4,5 +4,6 @@ pub mod api;
 pub mod attach;
 pub mod config;
 pub mod doctor;
+pub mod flow;
 pub mod netlink;
 pub mod pktgen;

@@ -107,7 +107,8 @@ macro_rules! primary {
 #[derive(Debug)]
 pub struct FieldInfo {
     pub id: Field,
-    /// The name that flow text prints in matches.
+    /// The name that `set_field` prints. Matches print some fields by an older alias, as Open
+    /// vSwitch does (`dl_dst`, `nw_src`, `tp_dst`).
     pub name: &'static str,
     /// Other names that are read: the NXM/OXM name first (what `move` and `load` print), then
     /// older spellings.
@@ -128,7 +129,9 @@ pub struct FieldInfo {
 }
 
 fields! {
-    InPort = "in_port", ["NXM_OF_IN_PORT", "OXM_OF_IN_PORT"], in_port, 0, 32, Port, No, None, rw, own;
+    // Two views of the port of entry: 16 bits as in OpenFlow 1.0, 32 bits as since 1.1.
+    InPort = "in_port", ["NXM_OF_IN_PORT"], in_port, 0, 16, Port, No, None, rw, own;
+    InPortOxm = "in_port_oxm", ["OXM_OF_IN_PORT"], in_port, 0, 32, Port, No, None, rw, alias;
     Metadata = "metadata", ["OXM_OF_METADATA"], metadata, 0, 64, Hex, Arbitrary, None, rw, own;
     PktMark = "pkt_mark", ["NXM_NX_PKT_MARK"], pkt_mark, 0, 32, Hex, Arbitrary, None, rw, own;
     ConjId = "conj_id", ["NXM_NX_CONJ_ID"], conj_id, 0, 32, Decimal, No, None, ro, own;
@@ -190,12 +193,12 @@ fields! {
     VlanTci = "vlan_tci", ["NXM_OF_VLAN_TCI"], vlan_tci, 0, 16, Hex, Arbitrary, None, rw, own;
     DlVlan = "dl_vlan", [], vlan_tci, 0, 12, Decimal, No, None, rw, alias;
     DlVlanPcp = "dl_vlan_pcp", [], vlan_tci, 13, 3, Decimal, No, None, rw, alias;
-    VlanVid = "vlan_vid", ["OXM_OF_VLAN_VID"], vlan_tci, 0, 13, Hex, Arbitrary, None, rw, alias;
+    VlanVid = "vlan_vid", ["OXM_OF_VLAN_VID"], vlan_tci, 0, 13, Decimal, Arbitrary, None, rw, alias;
     VlanPcp = "vlan_pcp", ["OXM_OF_VLAN_PCP"], vlan_tci, 13, 3, Decimal, No, Vlan, rw, alias;
     VlanTpid = "vlan_tpid", [], vlan_tpid, 0, 16, Hex, No, None, ro, own;
 
-    IpSrc = "nw_src", ["NXM_OF_IP_SRC", "OXM_OF_IPV4_SRC", "ip_src", "ipv4_src"], ip_src, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
-    IpDst = "nw_dst", ["NXM_OF_IP_DST", "OXM_OF_IPV4_DST", "ip_dst", "ipv4_dst"], ip_dst, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
+    IpSrc = "ip_src", ["NXM_OF_IP_SRC", "OXM_OF_IPV4_SRC", "nw_src", "ipv4_src"], ip_src, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
+    IpDst = "ip_dst", ["NXM_OF_IP_DST", "OXM_OF_IPV4_DST", "nw_dst", "ipv4_dst"], ip_dst, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
     Ipv6Src = "ipv6_src", ["NXM_NX_IPV6_SRC", "OXM_OF_IPV6_SRC"], ipv6_src, 0, 128, Ipv6, Arbitrary, Ipv6, rw, own;
     Ipv6Dst = "ipv6_dst", ["NXM_NX_IPV6_DST", "OXM_OF_IPV6_DST"], ipv6_dst, 0, 128, Ipv6, Arbitrary, Ipv6, rw, own;
     Ipv6Label = "ipv6_label", ["NXM_NX_IPV6_LABEL", "OXM_OF_IPV6_FLABEL"], ipv6_label, 0, 20, Hex, Arbitrary, Ipv6, rw, own;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod flow;

@@ -8,7 +8,7 @@ pub mod listen;
 pub mod server;
 pub mod switch;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod types;
 
 pub use client::{Client, ClientError};

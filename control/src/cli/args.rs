@@ -1,0 +1,192 @@
+//! The words of the operator's command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::CONTROL_SOCKET;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    about = "Looks into a running sluiced and changes it",
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Where sluiced listens
+    #[arg(long, global = true, env = "SLUICE_SOCKET", default_value = CONTROL_SOCKET)]
+    pub socket: PathBuf,
+    /// Print JSON on one line
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// Print JSON over several lines
+    #[arg(short, long, global = true)]
+    pub pretty: bool,
+    /// How long to wait for an answer
+    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The switch at a glance: workers, bridges, ports
+    Show,
+    /// List bridges
+    Bridge,
+    /// List, add and delete ports
+    #[command(subcommand)]
+    Port(Port),
+    /// Add, change, delete, dump and replace flows
+    #[command(subcommand)]
+    Flow(Flow),
+    /// Learned Ethernet addresses
+    #[command(subcommand)]
+    Fdb(Fdb),
+    /// Tracked connections
+    #[command(subcommand)]
+    Conntrack(Conntrack),
+    /// Tunnel ports and their way through the underlay
+    Tunnel,
+    /// Follow a packet through the tables without sending it
+    Trace(Trace),
+    /// What the workers counted: tiers, drops by reason
+    Counters,
+    /// What on this host would stop sluice, and what to do
+    Doctor(Doctor),
+    /// Check a configuration and its flow files without starting anything
+    Check {
+        /// The configuration (TOML)
+        config: PathBuf,
+    },
+    /// Stop sluiced
+    Stop,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Port {
+    /// Ports of one bridge, or of all
+    List { bridge: Option<String> },
+    /// Add a port: keys and values as in the configuration's [[bridge.port]]
+    #[command(
+        after_help = "Example: sluice port add br1 tun2 type=geneve remote_ip=10.0.0.3 key=7"
+    )]
+    Add {
+        bridge: String,
+        name: String,
+        /// type=afxdp queues=2 ...
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+    /// Delete a port
+    Del { bridge: String, name: String },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FlowText {
+    pub bridge: String,
+    /// Flows in ovs-ofctl's words
+    #[arg(value_name = "FLOW")]
+    pub flows: Vec<String>,
+    /// Read flows from a file, one a line; - is the standard input
+    #[arg(short, long, conflicts_with = "flows")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Flow {
+    /// Add flows; one with the same match and priority is replaced
+    Add(FlowText),
+    /// Change the actions of matching flows
+    Mod {
+        #[command(flatten)]
+        text: FlowText,
+        /// Only the flow with exactly this match and priority
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Delete matching flows; without a match, all
+    Del {
+        #[command(flatten)]
+        text: FlowText,
+        /// Only the flow with exactly this match and priority
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Print flows, with counters
+    Dump {
+        bridge: String,
+        /// A match, as in table=0,ip
+        #[arg(value_name = "MATCH", default_value = "")]
+        filter: String,
+        /// Without counters: fit to be read back
+        #[arg(long)]
+        no_stats: bool,
+    },
+    /// Make the bridge's flows exactly these, at once
+    Replace(FlowText),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Fdb {
+    /// Print the table
+    Show { bridge: String },
+    /// Forget what was learned
+    Flush { bridge: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Conntrack {
+    /// Print connections
+    List {
+        #[arg(long)]
+        zone: Option<u16>,
+        /// At most so many
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Forget connections
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Flush {
+        #[arg(long, group = "which")]
+        zone: Option<u16>,
+        /// Of every zone
+        #[arg(long, group = "which")]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Trace {
+    pub bridge: String,
+    /// The packet as a match: in_port=ns1,tcp,nw_dst=10.0.0.1,...
+    #[arg(required_unless_present = "hex")]
+    pub flow: Option<String>,
+    /// The packet as bytes
+    #[arg(long, conflicts_with = "flow")]
+    pub hex: Option<String>,
+    /// The port it comes in by: name or number
+    #[arg(long, required_unless_present = "flow")]
+    pub in_port: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// Devices to look at
+    pub devices: Vec<String>,
+    /// Look at what this configuration needs
+    #[arg(long, conflicts_with = "devices")]
+    pub config: Option<PathBuf>,
+    /// Ask the running sluiced about itself
+    #[arg(long, conflicts_with_all = ["devices", "config"])]
+    pub running: bool,
+}

@@ -7,6 +7,7 @@
 
 pub mod decode;
 pub mod device;
+pub mod ethtool;
 pub mod netns;
 pub mod reserved_ports;
 pub mod resolve;

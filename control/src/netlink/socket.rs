@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{
+    self, AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt,
+};
 
 use super::wire::{self, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, Request};
 
@@ -72,9 +74,16 @@ impl Socket {
 
     /// For events of these groups (`RTMGRP_*` bits).
     pub fn with_groups(groups: u32) -> Result<Self, NetlinkError> {
+        Self::with_protocol(None, groups)
+    }
+
+    /// No protocol means 0, which is NETLINK_ROUTE.
+    pub(crate) fn with_protocol(
+        protocol: Option<Protocol>,
+        groups: u32,
+    ) -> Result<Self, NetlinkError> {
         let kind = SocketType::RAW;
-        // No protocol means 0, which is NETLINK_ROUTE.
-        let fd = net::socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, None)?;
+        let fd = net::socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, protocol)?;
         net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         if groups == 0 {
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;

@@ -1,0 +1,54 @@
+//! Which offloads of a device are on, by the ethtool family of generic netlink.
+//!
+//! Theory: generic netlink families get their message type at run time; the controller (family 16)
+//! is asked for it by name. ETHTOOL_MSG_FEATURES_GET answers with bit sets; we take the one of the
+//! features that are active, in its verbose form: a list of names. Source: the kernel's
+//! Documentation/networking/ethtool-netlink.rst and `linux/ethtool_netlink.h`.
+
+use rustix::net::netlink::GENERIC;
+
+use super::socket::{NetlinkError, Socket};
+use super::wire::{Attrs, Request, get_text, get_u16, push_attr};
+
+const GENL_ID_CTRL: u16 = 16;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const FEATURES_GET: u8 = 11;
+const A_HEADER: u16 = 1;
+const A_HEADER_DEV_NAME: u16 = 2;
+const A_FEATURES_ACTIVE: u16 = 4;
+const A_BITSET_BITS: u16 = 3;
+const A_BIT_NAME: u16 = 2;
+/// Bit of an attribute's type: it holds attributes.
+const NESTED: u16 = 0x8000;
+
+/// Names of the active features: `rx-lro`, `tx-checksum-ip-generic`, ...
+pub fn active_features(device: &str) -> Result<Vec<String>, NetlinkError> {
+    let mut socket = Socket::with_protocol(Some(GENERIC), 0)?;
+    let genl = |command: u8| [command, 1, 0, 0];
+    let ask = Request::new(GENL_ID_CTRL, 0, &genl(CTRL_CMD_GETFAMILY));
+    let found =
+        socket.talk("find the ethtool family", ask.attr_text(CTRL_ATTR_FAMILY_NAME, "ethtool"))?;
+    let family = found
+        .iter()
+        .flat_map(|m| m.attrs(4))
+        .find(|(attr, _)| *attr == CTRL_ATTR_FAMILY_ID)
+        .and_then(|(_, id)| get_u16(id, 0));
+    let what = format!("features of {device}");
+    let family = family.ok_or_else(|| NetlinkError::NoAnswer { what: what.clone() })?;
+    let mut header = Vec::new();
+    push_attr(&mut header, A_HEADER_DEV_NAME, &[device.as_bytes(), &[0]].concat());
+    let ask = Request::new(family, 0, &genl(FEATURES_GET)).attr(A_HEADER | NESTED, &header);
+    let found = socket.talk(&what, ask)?;
+    let mut names = Vec::new();
+    for (_, bitset) in found.iter().flat_map(|m| m.attrs(4)).filter(|a| a.0 == A_FEATURES_ACTIVE) {
+        for (_, bits) in (Attrs { bytes: bitset }).filter(|a| a.0 == A_BITSET_BITS) {
+            for (_, bit) in (Attrs { bytes: bits }) {
+                let name = Attrs { bytes: bit }.find(|a| a.0 == A_BIT_NAME);
+                names.extend(name.map(|(_, name)| get_text(name)));
+            }
+        }
+    }
+    Ok(names)
+}

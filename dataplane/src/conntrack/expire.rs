@@ -177,6 +177,11 @@ impl Wheel {
         self.cursor = self.cursor.max((tick >> SLOT_SHIFT).saturating_sub(SLOTS));
     }
 
+    /// Whether a slot has come up and is not done.
+    pub fn is_behind(&self, tick: u64) -> bool {
+        self.cursor < tick >> SLOT_SHIFT
+    }
+
     /// The next connection that is due, within `budget` steps.
     pub fn next_due(&mut self, table: &mut Table, tick: u64, budget: &mut usize) -> Option<u32> {
         self.catch_up(tick);

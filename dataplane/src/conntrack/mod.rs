@@ -21,6 +21,7 @@
 //! start; what is full refuses by name.
 
 mod check;
+mod commit;
 mod conn;
 mod expire;
 mod icmp_error;
@@ -43,7 +44,7 @@ pub use zone::Zones;
 
 use crate::clock::Now;
 use crate::limits::CONNS_MAX;
-use conn::{Cold, Hot, Peer, flag};
+use conn::{Cold, Hot, flag};
 use expire::{Timeouts, Wheel, is_due, ticks};
 use key::HashKey;
 use nat_ports::PortPools;
@@ -155,11 +156,6 @@ pub struct Conntrack {
     stats: CtStats,
 }
 
-/// Steps of expiry that a commit into a full table may spend to make room: a round of the
-/// wheel, most of whose steps look at an empty slot, until so many connections have gone.
-const ROOM_BUDGET: usize = 1024 + 64;
-const ROOM_CONNS: usize = 32;
-
 impl Conntrack {
     pub fn new(cfg: &CtConfig) -> Self {
         let hash = HashKey::new(cfg.seed);
@@ -247,14 +243,9 @@ impl Conntrack {
             return self.invalid(p);
         }
         let tick = ticks(now);
-        let Some((ix, dir)) = self.table.find(hash, &p.tuple, p.zone) else {
+        let Some((ix, dir)) = self.find_live(hash, &p.tuple, p.zone, tick) else {
             return self.without_conn(p);
         };
-        if is_due(self.table.hot(ix).deadline, tick) {
-            self.remove(ix);
-            self.stats.expired += 1;
-            return self.without_conn(p);
-        }
         let reply = dir == 1;
         let direction = if reply { RPL } else { 0 };
         if p.kind == Kind::Related {
@@ -278,6 +269,18 @@ impl Conntrack {
             NEW
         };
         self.found(p, ix, reply, TRK | state)
+    }
+
+    /// A connection past its deadline is gone, whether or not the wheel has come to it.
+    #[inline]
+    fn find_live(&mut self, hash: u64, t: &Tuple, zone: u16, tick: u64) -> Option<(u32, usize)> {
+        let found = self.table.find(hash, t, zone)?;
+        if is_due(self.table.hot(found.0).deadline, tick) {
+            self.remove(found.0);
+            self.stats.expired += 1;
+            return None;
+        }
+        Some(found)
     }
 
     fn run_tcp(&mut self, ix: u32, p: &CtPacket, reply: bool, tick: u64) -> Verdict {
@@ -362,128 +365,6 @@ impl Conntrack {
         }
         let hot = self.table.hot(c.ix);
         (hot.has(flag::LIVE) && hot.gen_no == c.gen_no).then_some(hot)
-    }
-
-    /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
-    /// one there is; `force` replaces one that was found in the reply direction. Invalid and
-    /// related packets create nothing. The result takes the place of `r`.
-    pub fn commit(
-        &mut self,
-        p: &CtPacket,
-        r: &CtResult,
-        c: &Commit,
-        now: Now,
-    ) -> Result<CtResult, CtError> {
-        if r.state & TRK == 0 || r.state & INV != 0 || p.kind == Kind::Invalid {
-            return Ok(*r);
-        }
-        let tick = ticks(now);
-        // A second commit of one walk finds what the first one made.
-        let hash = self.table.hash(&p.tuple, p.zone);
-        let found = self.table.find(hash, &p.tuple, p.zone);
-        match found {
-            Some((ix, 1)) if c.force && p.kind == Kind::Normal => {
-                self.remove(ix);
-                self.stats.expired += 1;
-            }
-            Some((ix, dir)) => {
-                let mut out = *r;
-                self.set_mark_label(ix, c);
-                let now_found = self.found(p, ix, dir == 1, r.state);
-                (out.conn, out.reply, out.orig) = (now_found.conn, now_found.reply, now_found.orig);
-                (out.mark, out.label) = (now_found.mark, now_found.label);
-                return Ok(out);
-            }
-            None if p.kind == Kind::Related => return Ok(*r),
-            None => {}
-        }
-        if p.tuple.proto == key::TCP && !tcp::may_open(&p.seg) {
-            return Ok(self.invalid(p));
-        }
-        let ix = self.create(p, c, tick)?;
-        self.set_mark_label(ix, c);
-        Ok(self.found(p, ix, false, TRK | NEW))
-    }
-
-    fn create(&mut self, p: &CtPacket, c: &Commit, tick: u64) -> Result<u32, CtError> {
-        if self.table.is_full() {
-            self.collect(tick, ROOM_BUDGET, ROOM_CONNS);
-        }
-        if self.zones.is_full(p.zone) || self.table.is_full() {
-            self.stats.table_full += 1;
-            let zone = self.zones.is_full(p.zone);
-            return Err(if zone { CtError::ZoneFull } else { CtError::TableFull });
-        }
-        let (choice, flags) = self.translate(p, c)?;
-        let Some(ix) = self.table.insert(&p.tuple, &choice.reply, p.zone) else {
-            return Err(CtError::TableFull);
-        };
-        let is_tcp = p.tuple.proto == key::TCP;
-        let class = if is_tcp { Class::TcpFirst } else { other::first(p.tuple.is_icmp()) } as u8;
-        let deadline = self.timeouts.fresh(class, tick);
-        if let Some(hot) = self.table.hot_mut(ix) {
-            hot.flags |= flags | if choice.pool { flag::POOL } else { 0 };
-            hot.class = class;
-            hot.deadline = deadline;
-            hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
-        }
-        self.wheel.queue(&mut self.table, ix, tick);
-        self.zones.added(p.zone);
-        self.stats.created += 1;
-        Ok(ix)
-    }
-
-    /// The reply tuple of a new connection.
-    fn translate(&mut self, p: &CtPacket, c: &Commit) -> Result<(nat::Choice, u8), CtError> {
-        let Some(spec) = c.nat.as_ref().filter(|s| s.v6 == p.tuple.v6 || s.keeps_address()) else {
-            let reply = p.tuple.reversed();
-            if self.table.taken(&reply, p.zone) {
-                self.stats.tuple_taken += 1;
-                return Err(CtError::TupleTaken);
-            }
-            return Ok((nat::Choice { reply, pool: false }, 0));
-        };
-        // xorshift64: chance enough for spreading, and it never is zero.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let mut chooser = nat::Chooser {
-            table: &self.table,
-            pools: &mut self.pools,
-            hash: &self.hash,
-            random: self.random,
-            zone: p.zone,
-        };
-        let flags = match spec.kind {
-            NatKind::Src => flag::SNAT,
-            NatKind::Dst => flag::DNAT,
-        };
-        match chooser.choose(&p.tuple, spec) {
-            Some(choice) => Ok((choice, flags)),
-            None => {
-                self.stats.nat_exhausted += 1;
-                Err(CtError::NatExhausted)
-            }
-        }
-    }
-
-    fn set_mark_label(&mut self, ix: u32, c: &Commit) {
-        let Some(cold) = self.table.cold_mut(ix) else { return };
-        let before = (cold.mark, cold.label());
-        if let Some((value, mask)) = c.mark {
-            cold.mark = (cold.mark & !mask) | (value & mask);
-        }
-        if let Some((value, mask)) = c.label {
-            cold.set_label((cold.label() & !mask) | (value & mask));
-        }
-        let after = (cold.mark, cold.label());
-        if before != after
-            && let Some(hot) = self.table.hot_mut(ix)
-        {
-            hot.gen_no = hot.gen_no.wrapping_add(1);
-            hot.flags &= !flag::MARKED;
-            hot.flags |= if after == (0, 0) { 0 } else { flag::MARKED };
-        }
     }
 
     fn remove(&mut self, ix: u32) {
@@ -591,6 +472,11 @@ impl Conntrack {
         gone
     }
 
+    /// Whether `expire` has slots before it whose time has come.
+    pub fn wheel_behind(&self, now: Now) -> bool {
+        self.wheel.is_behind(ticks(now))
+    }
+
     /// Shows every live connection.
     pub fn dump(&self, now: Now, mut visit: impl FnMut(&ConnInfo)) {
         for ix in 0..self.table.places() {
@@ -628,6 +514,8 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
     CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple, cacheable: false }
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -271,10 +271,6 @@ fn sides(peers: &mut [Peer; 2], reply: bool) -> (&mut Peer, &mut Peer) {
     if reply { (b, a) } else { (a, b) }
 }
 
-fn swapped([a, b]: [Peer; 2]) -> [Peer; 2] {
-    [b, a]
-}
-
 #[inline]
 fn step_of(src: &Peer, dst: &Peer, seg: &Segment) -> Step {
     let (src_scale, dst_scale) = scales(src, dst, seg.has(SYN));
@@ -310,9 +306,10 @@ pub fn update(
         if src.state >= FIN_WAIT_2 && dst.state >= FIN_WAIT_2 {
             return (Verdict::Reopen, None);
         }
-        // Unanswered: a repetition, or the sender has begun anew with another number.
+        // Unanswered: a repetition, or the sender has begun anew with another number. The side
+        // that has said nothing can only be the one that was called.
         if src.state == SYN_SENT && dst.state == CLOSED {
-            *peers = if reply { swapped(open(seg)) } else { open(seg) };
+            *peers = open(seg);
             return (Verdict::StillNew, Some(Class::TcpFirst));
         }
     }

@@ -188,6 +188,19 @@ fn connections_die_in_time() {
 }
 
 #[test]
+fn a_closed_connection_does_not_wait_for_its_day() {
+    let mut ct = small();
+    commit(&mut ct, &tcp(true, SYN, 100, 0, 0), &Commit::default(), 0);
+    state(&mut ct, &tcp(false, SYN | ACK, 500, 101, 0), 0);
+    state(&mut ct, &tcp(true, ACK, 101, 501, 0), 0);
+    for s in 1..100 {
+        assert_eq!(ct.expire(secs(s), 1000), 0, "established: 24 hours");
+    }
+    assert_eq!(state(&mut ct, &tcp(true, RST, 101, 0, 0), 100), TRK | EST);
+    assert_eq!(ct.expire(secs(100 + 36), 1000), 1, "closed: 30 s");
+}
+
+#[test]
 fn full_table_and_full_zone_refuse() {
     let mut ct = small();
     ct.zones_mut().set_limit(1, 3);

@@ -1,0 +1,148 @@
+//! `ct(commit)`: making an entry, or changing the one there is.
+//!
+//! A commit is the only thing that makes conntrack remember. Its refusals (table, zone, NAT
+//! range, tuple) change nothing: the packet stays new and goes on as it is, and the next one of
+//! the flow tries again. Open vSwitch does the same.
+
+use super::conn::{Peer, flag};
+use super::ct_state::{INV, NEW, TRK};
+use super::expire::{Class, ticks};
+use super::key::{self, CtPacket, Kind};
+use super::nat::{self, NatKind};
+use super::{Commit, Conntrack, CtError, CtResult, other, tcp};
+use crate::clock::Now;
+
+/// Steps of expiry that a commit into a full table may spend to make room: a round of the
+/// wheel, most of whose steps look at an empty slot, until so many connections have gone.
+const ROOM_BUDGET: usize = 1024 + 64;
+const ROOM_CONNS: usize = 32;
+
+impl Conntrack {
+    /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
+    /// one there is; `force` replaces one that was found in the reply direction. Invalid and
+    /// related packets create nothing. The result takes the place of `r`.
+    pub fn commit(
+        &mut self,
+        p: &CtPacket,
+        r: &CtResult,
+        c: &Commit,
+        now: Now,
+    ) -> Result<CtResult, CtError> {
+        if r.state & TRK == 0 || r.state & INV != 0 || p.kind == Kind::Invalid {
+            return Ok(*r);
+        }
+        let tick = ticks(now);
+        // A second commit of one walk finds what the first one made.
+        let hash = self.table.hash(&p.tuple, p.zone);
+        let found = self.find_live(hash, &p.tuple, p.zone, tick);
+        match found {
+            Some((ix, 1)) if c.force && p.kind == Kind::Normal => {
+                self.remove(ix);
+                self.stats.expired += 1;
+            }
+            Some((ix, dir)) => {
+                let mut out = *r;
+                self.set_mark_label(ix, c);
+                let now_found = self.found(p, ix, dir == 1, r.state);
+                (out.conn, out.reply, out.orig) = (now_found.conn, now_found.reply, now_found.orig);
+                (out.mark, out.label) = (now_found.mark, now_found.label);
+                return Ok(out);
+            }
+            None if p.kind == Kind::Related => return Ok(*r),
+            None => {}
+        }
+        if p.tuple.proto == key::TCP && !tcp::may_open(&p.seg) {
+            return Ok(self.invalid(p));
+        }
+        let ix = self.create(p, c, tick)?;
+        self.set_mark_label(ix, c);
+        Ok(self.found(p, ix, false, TRK | NEW))
+    }
+
+    fn create(&mut self, p: &CtPacket, c: &Commit, tick: u64) -> Result<u32, CtError> {
+        if self.table.is_full() {
+            self.collect(tick, ROOM_BUDGET, ROOM_CONNS);
+        }
+        if self.zones.is_full(p.zone) || self.table.is_full() {
+            self.stats.table_full += 1;
+            let zone = self.zones.is_full(p.zone);
+            return Err(if zone { CtError::ZoneFull } else { CtError::TableFull });
+        }
+        let (choice, flags) = self.translate(p, c, tick)?;
+        let Some(ix) = self.table.insert(&p.tuple, &choice.reply, p.zone) else {
+            return Err(CtError::TableFull);
+        };
+        let is_tcp = p.tuple.proto == key::TCP;
+        let class = if is_tcp { Class::TcpFirst } else { other::first(p.tuple.is_icmp()) } as u8;
+        let deadline = self.timeouts.fresh(class, tick);
+        if let Some(hot) = self.table.hot_mut(ix) {
+            hot.flags |= flags | if choice.pool { flag::POOL } else { 0 };
+            hot.class = class;
+            hot.deadline = deadline;
+            hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
+        }
+        self.wheel.queue(&mut self.table, ix, tick);
+        self.zones.added(p.zone);
+        self.stats.created += 1;
+        Ok(ix)
+    }
+
+    /// The reply tuple of a new connection.
+    fn translate(
+        &mut self,
+        p: &CtPacket,
+        c: &Commit,
+        tick: u64,
+    ) -> Result<(nat::Choice, u8), CtError> {
+        let Some(spec) = c.nat.as_ref().filter(|s| s.v6 == p.tuple.v6 || s.keeps_address()) else {
+            let reply = p.tuple.reversed();
+            let hash = self.table.hash(&reply, p.zone);
+            if self.find_live(hash, &reply, p.zone, tick).is_some() {
+                self.stats.tuple_taken += 1;
+                return Err(CtError::TupleTaken);
+            }
+            return Ok((nat::Choice { reply, pool: false }, 0));
+        };
+        // xorshift64: chance enough for spreading, and it never is zero.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let mut chooser = nat::Chooser {
+            table: &self.table,
+            pools: &mut self.pools,
+            hash: &self.hash,
+            random: self.random,
+            zone: p.zone,
+        };
+        let flags = match spec.kind {
+            NatKind::Src => flag::SNAT,
+            NatKind::Dst => flag::DNAT,
+        };
+        match chooser.choose(&p.tuple, spec) {
+            Some(choice) => Ok((choice, flags)),
+            None => {
+                self.stats.nat_exhausted += 1;
+                Err(CtError::NatExhausted)
+            }
+        }
+    }
+
+    fn set_mark_label(&mut self, ix: u32, c: &Commit) {
+        let Some(cold) = self.table.cold_mut(ix) else { return };
+        let before = (cold.mark, cold.label());
+        if let Some((value, mask)) = c.mark {
+            cold.mark = (cold.mark & !mask) | (value & mask);
+        }
+        if let Some((value, mask)) = c.label {
+            cold.set_label((cold.label() & !mask) | (value & mask));
+        }
+        let after = (cold.mark, cold.label());
+        if before != after
+            && let Some(hot) = self.table.hot_mut(ix)
+        {
+            hot.gen_no = hot.gen_no.wrapping_add(1);
+            hot.flags &= !flag::MARKED;
+            hot.flags |= if after == (0, 0) { 0 } else { flag::MARKED };
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! Benches.
+//! Benches: what the rooms cost, one bench file per room.
+
+pub mod tsc;

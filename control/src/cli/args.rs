@@ -68,8 +68,6 @@ pub(super) enum Command {
         /// The configuration (TOML)
         config: PathBuf,
     },
-    /// Send and receive measured packets; no daemon needed
-    Pktgen(crate::pktgen::Args),
     /// Stop sluiced
     Stop,
 }

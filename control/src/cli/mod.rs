@@ -24,7 +24,6 @@ use crate::api::types::{FlowChange, FlowOp, Reply, Request, TracePacket, TraceRe
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
 use crate::doctor::{self, Level, Wish};
-use crate::pktgen;
 
 /// What goes to the standard error.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +77,6 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
     let request = match &cli.command {
         Command::Doctor(doctor) if !doctor.running => return run_doctor(doctor, global, out),
         Command::Check { config } => return check(config, global, out),
-        Command::Pktgen(args) => return run_pktgen(args, global, out),
         Command::Show => Request::Show,
         Command::Bridge => Request::BridgeList,
         Command::Port(port) => port_request(port)?,
@@ -101,21 +99,6 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
     let reply = client.call(request)?;
     let stats = !matches!(cli.command, Command::Flow(Flow::Dump { no_stats: true, .. }));
     Ok(print_reply(&reply, stats, global, out))
-}
-
-fn run_pktgen(args: &pktgen::Args, global: &Global, out: &mut String) -> Result<bool, Failure> {
-    let failed = |error: Box<dyn std::error::Error>| Failure {
-        message: error.to_string(),
-        hint: "sluice pktgen --help tells the words; devices need root".into(),
-    };
-    let outcome = pktgen::run_command(args).map_err(failed)?;
-    if global.json || global.pretty {
-        write_json(&outcome, global, out);
-    } else {
-        out.push_str(&outcome.text());
-        out.push('\n');
-    }
-    Ok(true)
 }
 
 fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) -> bool {

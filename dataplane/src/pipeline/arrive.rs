@@ -9,7 +9,7 @@ use super::program::{Program, TunnelIn};
 use super::run::Slot;
 use crate::counters::{Counters, Drop, Stat};
 use crate::packet::frame::Frame;
-use crate::packet::key::{FRAG_ANY, KeyTunnel, PacketKey, PortIx, shape};
+use crate::packet::key::{FRAG_ANY, PacketKey, PortIx, shape};
 use crate::packet::parse;
 use crate::tunnel;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,9 +41,9 @@ fn is_ours(program: &Program, key: &PacketKey) -> bool {
 }
 
 /// The tunnel port that a packet belongs to.
-fn port_of(tunnels: &[TunnelIn], key: &PacketKey, tunnel: &KeyTunnel) -> Option<PortIx> {
+fn port_of(tunnels: &[TunnelIn], key: &PacketKey) -> Option<PortIx> {
     let (src, dst) = addresses(key);
-    let vni = u64::from_be_bytes(tunnel.tun_id) as u32;
+    let vni = u64::from_be_bytes(key.tunnel.tun_id) as u32;
     let udp_port = u16::from_be_bytes(key.base.tp_dst);
     tunnels
         .iter()
@@ -65,8 +65,8 @@ pub(super) fn unwrap(
     if !is_ours(program, &slot.key) {
         return Ok(());
     }
-    let popped = tunnel::geneve_pop(frame.bytes(), &slot.layers, &slot.key)?;
-    let port = port_of(&program.tunnels, &slot.key, &popped.tunnel).ok_or(Drop::TunnelNoPort)?;
+    let popped = tunnel::geneve_pop(frame.bytes(), &slot.layers, &mut slot.key)?;
+    let port = port_of(&program.tunnels, &slot.key).ok_or(Drop::TunnelNoPort)?;
     frame.trim_tail(frame.len().saturating_sub(usize::from(popped.inner_end)));
     frame.trim_front(usize::from(popped.inner_offset));
     parse::parse(frame.bytes(), port, &mut slot.key, &mut slot.layers)?;

@@ -3,8 +3,12 @@
 pub mod api;
 pub mod attach;
 pub mod cli;
+pub mod compile;
 pub mod config;
 pub mod doctor;
 pub mod flow;
+pub mod model;
 pub mod netlink;
 pub mod pktgen;
+pub mod replay;
+pub mod store;

@@ -206,6 +206,7 @@ fn needs(prereq: Prereq) -> &'static str {
         Prereq::Tcp => "tcp or tcp6",
         Prereq::Udp => "udp or udp6",
         Prereq::Sctp => "sctp or sctp6",
+        Prereq::Transport => "tcp, udp or sctp",
         Prereq::Icmp4 => "icmp",
         Prereq::Icmp6 => "icmp6",
         Prereq::Nd => "icmp6 with icmp_type=135 or icmp_type=136",

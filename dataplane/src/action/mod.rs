@@ -63,6 +63,8 @@ pub enum Action {
         len: u16,
         dst: Subfield,
     },
+    /// Run a list on a copy: none of its changes come back.
+    Clone(Box<[Action]>),
     /// Stop this list and all that led here.
     Exit,
 }

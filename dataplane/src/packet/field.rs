@@ -54,6 +54,8 @@ pub enum Prereq {
     Tcp,
     Udp,
     Sctp,
+    /// TCP, UDP or SCTP.
+    Transport,
     Icmp4,
     Icmp6,
     /// ICMPv6 neighbour solicitation or advertisement.
@@ -350,6 +352,7 @@ pub fn prereq_met(prereq: Prereq, key: &FlowKey) -> bool {
         Prereq::Tcp => proto(6),
         Prereq::Udp => proto(17),
         Prereq::Sctp => proto(132),
+        Prereq::Transport => proto(6) || proto(17) || proto(132),
         Prereq::Icmp4 => v4 && proto(1),
         Prereq::Icmp6 => v6 && proto(58),
         Prereq::Nd => v6 && proto(58) && matches!(key.tp_src, 135 | 136),

@@ -35,7 +35,6 @@ pub fn visible(rules: &[Arc<Rule>]) -> KeyMask {
     packet.base.in_port = 0xffff;
     packet.base.pad = 0;
     // Two pings are two connections.
-    let tracks = |a: &Action| matches!(a, Action::Ct(_));
     if rules.iter().any(|r| r.actions.iter().any(tracks)) {
         packet.base.icmp_id = [0xff; 2];
     }
@@ -50,6 +49,14 @@ pub fn visible(rules: &[Arc<Rule>]) -> KeyMask {
         options: [0xff; 16],
     };
     KeyMask::new(&packet)
+}
+
+fn tracks(a: &Action) -> bool {
+    match a {
+        Action::Ct(_) => true,
+        Action::Clone(list) => list.iter().any(tracks),
+        _ => false,
+    }
 }
 
 fn always() -> Mask {
@@ -108,6 +115,7 @@ fn of_action(a: &Action, mask: &mut Mask) {
         Action::DecTtl => whole(Field::IpTtl, mask),
         Action::CheckPktLarger { dst, .. } => of_range(*dst, mask),
         Action::Ct(ct) => of_ct(ct, mask),
+        Action::Clone(list) => list.iter().for_each(|a| of_action(a, mask)),
     }
 }
 

@@ -126,6 +126,15 @@ impl Lane {
         &mut self.conntrack
     }
 
+    pub fn conntrack_ref(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
+    /// Entries of tier 1; 0 if it is off.
+    pub fn microflows(&self) -> usize {
+        if self.cache_on { self.cache.capacity() } else { 0 }
+    }
+
     pub fn program(&self) -> &Arc<Program> {
         &self.program
     }

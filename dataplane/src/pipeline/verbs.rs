@@ -66,6 +66,15 @@ impl Walk<'_, '_> {
                 dst.set(&mut self.key, u128::from(larger));
                 Ok(())
             }
+            Action::Clone(list) => {
+                let before = self.key;
+                let end = self.list(list);
+                self.key = before;
+                match end {
+                    Err(Stop::Exit) => Ok(()),
+                    other => other,
+                }
+            }
             Action::Exit => Err(Stop::Exit),
         }
     }

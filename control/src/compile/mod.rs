@@ -1,0 +1,11 @@
+//! From what the operator wrote to what a worker reads: flows to rules, configuration to ports,
+//! the kernel's tables to the tunnels' underlay.
+//!
+//! Everything here is a pure function of its input; nothing is opened, asked or changed.
+
+pub mod lower;
+mod ports;
+mod underlay;
+
+pub use ports::{Device, PortState, compile_port};
+pub use underlay::compile_underlay;

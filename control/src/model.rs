@@ -1,0 +1,250 @@
+//! The whole switch as control knows it: bridges, ports, flows, and the node's network.
+//!
+//! `Model::program` compiles it; whoever owns the model (the daemon, `replay`) hands the result
+//! to the workers. A port keeps its `PortIx` as long as it exists.
+
+use crate::compile::{Device, PortState, compile_port, compile_underlay};
+use crate::config::{self, Config, PORT_LOCAL};
+use crate::flow::{FlowError, PortNames, parse_file};
+use crate::netlink::underlay as net;
+use crate::store::{Flows, StoreError};
+use sluice_dataplane::fdb::Fdb;
+use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::Program;
+use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a model cannot be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{file}: {error}", file = file.display())]
+    Flow { file: PathBuf, error: FlowError },
+    #[error("{file}: {error}", file = file.display())]
+    Store { file: PathBuf, error: StoreError },
+    #[error("cannot read flow file {file}: {error}", file = file.display())]
+    Read { file: PathBuf, error: std::io::Error },
+    #[error("there are {0} bridges; a switch has {BRIDGES_MAX} at most")]
+    TooManyBridges(usize),
+    #[error("there are {PORTS_MAX} ports already; delete one first")]
+    TooManyPorts,
+}
+
+/// A bridge.
+#[derive(Debug)]
+pub struct BridgeState {
+    pub config: config::Bridge,
+    pub flows: Flows,
+    pub fdb: Arc<Fdb>,
+    pub ports: Vec<PortState>,
+}
+
+impl BridgeState {
+    pub fn port(&self, name: &str) -> Option<&PortState> {
+        self.ports.iter().find(|p| p.config.name == name)
+    }
+}
+
+impl PortNames for BridgeState {
+    fn number(&self, name: &str) -> Option<u32> {
+        self.port(name).map(|p| u32::from(p.config.number))
+    }
+
+    fn name(&self, number: u32) -> Option<&str> {
+        // The local port prints as LOCAL, as everywhere in Open vSwitch.
+        let known = self.ports.iter().filter(|p| p.config.number != PORT_LOCAL);
+        known
+            .into_iter()
+            .find(|p| u32::from(p.config.number) == number)
+            .map(|p| p.config.name.as_str())
+    }
+}
+
+/// The switch.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub bridges: Vec<BridgeState>,
+    pub net: Arc<net::Underlay>,
+    version: u64,
+    used: Vec<bool>,
+    seed: u64,
+}
+
+impl Model {
+    /// Bridges and ports of a configuration, without flows.
+    pub fn new(config: &Config, seed: u64) -> Result<Self, ModelError> {
+        if config.bridges.len() > BRIDGES_MAX {
+            return Err(ModelError::TooManyBridges(config.bridges.len()));
+        }
+        let mut model = Self { used: vec![false; PORTS_MAX], seed, ..Self::default() };
+        for bridge in &config.bridges {
+            let salt = model.bridges.len() as u64;
+            model.bridges.push(BridgeState {
+                config: bridge.clone(),
+                flows: Flows::default(),
+                fdb: Arc::new(Fdb::new(seed.wrapping_add(salt))),
+                ports: Vec::new(),
+            });
+            for port in &bridge.ports {
+                model.add_port(&bridge.name, port.clone())?;
+            }
+        }
+        Ok(model)
+    }
+
+    pub fn bridge(&self, name: &str) -> Option<&BridgeState> {
+        self.bridges.iter().find(|b| b.config.name == name)
+    }
+
+    pub fn bridge_mut(&mut self, name: &str) -> Option<&mut BridgeState> {
+        self.bridges.iter_mut().find(|b| b.config.name == name)
+    }
+
+    /// Adds a port to a bridge that exists.
+    pub fn add_port(&mut self, bridge: &str, config: config::Port) -> Result<PortIx, ModelError> {
+        let free = self.used.iter().position(|u| !u).ok_or(ModelError::TooManyPorts)?;
+        let ix = PortIx(free as u16);
+        if let Some(b) = self.bridge_mut(bridge) {
+            b.ports.push(PortState { config, ix, up: false, device: None });
+            self.used[free] = true;
+        }
+        Ok(ix)
+    }
+
+    /// Forgets a port. Its `PortIx` may be given to another from now on.
+    pub fn remove_port(&mut self, bridge: &str, name: &str) -> Option<PortState> {
+        let b = self.bridge_mut(bridge)?;
+        let at = b.ports.iter().position(|p| p.config.name == name)?;
+        let gone = b.ports.remove(at);
+        b.fdb.flush(Some(gone.ix));
+        self.used[usize::from(gone.ix.0)] = false;
+        Some(gone)
+    }
+
+    /// All ports with the name of their bridge.
+    pub fn ports(&self) -> impl Iterator<Item = (&str, &PortState)> {
+        self.bridges.iter().flat_map(|b| b.ports.iter().map(|p| (b.config.name.as_str(), p)))
+    }
+
+    pub fn port_mut(&mut self, ix: PortIx) -> Option<&mut PortState> {
+        self.bridges.iter_mut().flat_map(|b| b.ports.iter_mut()).find(|p| p.ix == ix)
+    }
+
+    /// Reads a text of flows into the bridges; all of it or nothing.
+    pub fn load_flows(
+        &mut self,
+        file: PathBuf,
+        text: &str,
+        first_bridge: &str,
+        now_ns: u64,
+    ) -> Result<(), ModelError> {
+        let names = |n: &str| self.bridge(n).map(|b| b as &dyn PortNames);
+        let parsed = parse_file(text, first_bridge, &names)
+            .map_err(|error| ModelError::Flow { file: file.clone(), error })?;
+        let mut drafts: Vec<(usize, Vec<crate::flow::Flow>)> = Vec::new();
+        for f in parsed {
+            let Some(at) = self.bridges.iter().position(|b| b.config.name == f.bridge) else {
+                continue;
+            };
+            match drafts.iter_mut().find(|d| d.0 == at) {
+                Some(d) => d.1.push(f.flow),
+                None => drafts.push((at, vec![f.flow])),
+            }
+        }
+        for (at, flows) in drafts {
+            let mut fresh = self.bridges[at].flows.clone();
+            fresh
+                .add_all(&flows, &self.bridges[at], now_ns)
+                .map_err(|error| ModelError::Store { file: file.clone(), error })?;
+            self.bridges[at].flows = fresh;
+        }
+        Ok(())
+    }
+
+    /// Reads every bridge's flow file. A bridge without one starts empty, or, if it is standalone, as an
+    /// ordinary switch.
+    pub fn load_flow_files(&mut self, now_ns: u64) -> Result<(), ModelError> {
+        let files: Vec<_> = self
+            .bridges
+            .iter()
+            .map(|b| (b.config.name.clone(), b.config.flow_file.clone(), b.config.fail_mode))
+            .collect();
+        for (bridge, file, fail_mode) in files {
+            if let Some(file) = file {
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| ModelError::Read { file: file.clone(), error })?;
+                self.load_flows(file, &text, &bridge, now_ns)?;
+            } else if fail_mode == config::FailMode::Standalone {
+                let text = "priority=0,actions=NORMAL";
+                self.load_flows(PathBuf::from("standalone"), text, &bridge, now_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot of the node's network: devices of ports, routes, neighbours.
+    pub fn set_net(&mut self, snapshot: Arc<net::Underlay>) {
+        for port in self.bridges.iter_mut().flat_map(|b| b.ports.iter_mut()) {
+            let name = device_name(&port.config).to_owned();
+            let in_other_netns =
+                matches!(&port.config.kind, config::PortType::Internal(p) if p.netns.is_some());
+            if in_other_netns {
+                continue;
+            }
+            port.device = snapshot.link_by_name(&name).map(|link| Device {
+                ifindex: link.ifindex,
+                mac: link.mac.map_or([0; 6], |m| m.0),
+                mtu: link.mtu_bytes,
+                kind: link.kind.clone(),
+                has_addresses: snapshot.addresses_of(link.ifindex).next().is_some(),
+            });
+        }
+        self.net = snapshot;
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Compiles the switch as it stands, as the next version.
+    pub fn program(&mut self) -> Arc<Program> {
+        self.version += 1;
+        let mut ports = vec![None; PORTS_MAX];
+        let peer =
+            |name: &str| self.ports().find(|(_, p)| p.config.name == name).map(|(_, p)| p.ix);
+        for (b, bridge) in self.bridges.iter().enumerate() {
+            for p in &bridge.ports {
+                ports[usize::from(p.ix.0)] = Some(compile_port(p, b as u16, &peer));
+            }
+        }
+        let by_device = |link: &net::Link| {
+            self.ports()
+                .find(|(_, p)| p.device.as_ref().is_some_and(|d| d.ifindex == link.ifindex))
+                .map(|(_, p)| p.ix)
+        };
+        let underlay = compile_underlay(&self.net, &by_device);
+        let bridges = self.bridges.iter().map(|b| BridgeParts {
+            name: b.config.name.clone(),
+            rules: b.flows.rules(),
+            ports: b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect(),
+            fdb: b.fdb.clone(),
+        });
+        Arc::new(Program::compile(ProgramParts {
+            version: self.version,
+            bridges: bridges.collect(),
+            ports,
+            underlay: Arc::new(underlay),
+        }))
+    }
+
+    /// Secret of the tables' hashes.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+/// The kernel's name of a port's device; of a memory port, the port's own name.
+pub fn device_name(port: &config::Port) -> &str {
+    port.device().unwrap_or(&port.name)
+}

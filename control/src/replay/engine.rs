@@ -1,0 +1,143 @@
+//! One lane, a private pool, and no ports: the smallest thing that runs the whole pipeline.
+
+use super::{Packet, ReplayError};
+use crate::config::{self, Config};
+use sluice_dataplane::clock::Now;
+use sluice_dataplane::conntrack::{Class, CtConfig, DEFAULT_TIMEOUTS_S};
+use sluice_dataplane::counters::Counters;
+use sluice_dataplane::limits::MICROFLOWS;
+use sluice_dataplane::packet::frame::Frame;
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig, Program};
+use sluice_dataplane::port::RxBurst;
+use sluice_dataplane::xsk::pool::FramePool;
+use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
+use std::sync::Arc;
+
+/// Frames of a replay: a batch in hand, and the copies of a flood.
+const FRAMES: u32 = 8192;
+/// Work that expiry may do per packet.
+const HOUSEKEEP_BUDGET: usize = 64;
+
+/// A packet that left.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    pub port: PortIx,
+    pub ts_ns: u64,
+    pub bytes: &'a [u8],
+}
+
+/// The pipeline without devices.
+pub struct Engine {
+    pub lane: Lane,
+    pub pool: FramePool,
+    pub burst: RxBurst,
+    start_ns: Option<u64>,
+    last: Now,
+}
+
+/// The lane's settings that a configuration asks for.
+pub fn lane_config(config: &Config, microflows: Option<usize>, seed: u64) -> LaneConfig {
+    LaneConfig {
+        microflows: microflows.unwrap_or(MICROFLOWS),
+        conntrack: ct_config(&config.conntrack, seed),
+        seed,
+    }
+}
+
+fn ct_config(c: &config::Conntrack, seed: u64) -> CtConfig {
+    let t = &c.timeouts;
+    let mut timeouts_s = DEFAULT_TIMEOUTS_S;
+    let named = [
+        (Class::TcpFirst, t.tcp_syn_sent_s),
+        (Class::TcpOpening, t.tcp_syn_recv_s),
+        (Class::TcpEstablished, t.tcp_established_s),
+        (Class::TcpClosing, t.tcp_fin_wait_s),
+        (Class::TcpFinWait, t.tcp_time_wait_s),
+        (Class::TcpClosed, t.tcp_close_s),
+        (Class::OtherFirst, t.udp_first_s),
+        (Class::OtherMultiple, t.udp_single_s),
+        (Class::OtherBidir, t.udp_multiple_s),
+        (Class::IcmpFirst, t.icmp_first_s),
+        (Class::IcmpReply, t.icmp_reply_s),
+    ];
+    for (class, seconds) in named {
+        timeouts_s[class as usize] = seconds;
+    }
+    CtConfig { conns_max: c.conns_max as usize, seed, timeouts_s, ..CtConfig::default() }
+}
+
+impl Engine {
+    pub fn new(
+        config: &Config,
+        program: Arc<Program>,
+        microflows: Option<usize>,
+    ) -> Result<Self, ReplayError> {
+        let memory = |e: &dyn std::fmt::Display| ReplayError::Memory(e.to_string());
+        let umem = Umem::new(UmemConfig {
+            frames: FRAMES,
+            frame_size_bytes: config.umem.frame_size_bytes,
+            ..UmemConfig::default()
+        })
+        .map_err(|e| memory(&e))?;
+        let pool = FramePool::new(&umem, FRAMES).map_err(|e| memory(&e))?;
+        let settings = lane_config(config, microflows, 0x5107);
+        let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
+        lane.set_program(program, Now::default());
+        Ok(Self { lane, pool, burst: RxBurst::new(), start_ns: None, last: Now::default() })
+    }
+
+    /// Time of the lane: it starts with the first packet at one second, so that ages and counters of
+    /// zero mean "never".
+    fn time(&mut self, ts_ns: u64) -> Now {
+        let start = *self.start_ns.get_or_insert(ts_ns);
+        Now::from_ns(1_000_000_000 + ts_ns.saturating_sub(start))
+    }
+
+    /// Runs one packet through; `sent` hears of all that leaves.
+    pub fn play(
+        &mut self,
+        packet: &Packet,
+        sent: &mut dyn FnMut(Sent<'_>),
+    ) -> Result<(), ReplayError> {
+        let now = self.time(packet.ts_ns).max(self.last);
+        self.last = now;
+        let Some(mut frame) = self.pool.alloc() else {
+            return Err(ReplayError::Memory("every frame is in use".into()));
+        };
+        if !frame.copy_from(&packet.bytes) {
+            self.pool.free(frame);
+            return Err(ReplayError::TooLong { len: packet.bytes.len() });
+        }
+        if let Err(frame) = self.burst.push(frame) {
+            self.pool.free(frame);
+        }
+        self.lane.housekeep(now, HOUSEKEEP_BUDGET);
+        let mut tell = Tell { sent, ts_ns: packet.ts_ns };
+        self.lane.run(&mut self.burst, packet.port, now, &mut self.pool, &mut tell);
+        // Nobody resolves neighbours here.
+        self.lane.drain_events().for_each(drop);
+        Ok(())
+    }
+
+    /// Credits what is owed, so that counters are exact.
+    pub fn finish(&mut self) {
+        self.lane.settle(self.last);
+    }
+
+    pub fn now(&self) -> Now {
+        self.last
+    }
+}
+
+struct Tell<'a> {
+    sent: &'a mut dyn FnMut(Sent<'_>),
+    ts_ns: u64,
+}
+
+impl Egress for Tell<'_> {
+    fn output(&mut self, port: PortIx, frame: Frame, pool: &mut FramePool) {
+        (self.sent)(Sent { port, ts_ns: self.ts_ns, bytes: frame.bytes() });
+        pool.free(frame);
+    }
+}

@@ -1,0 +1,227 @@
+//! `sluice replay`: the whole dataplane on packets from files, without I/O and without root.
+//!
+//! Two uses, one road. *Functional*: each packet once, in the order of time stamps over all
+//! inputs, time taken from the stamps; what leaves a port goes to that port's pcap file, and the
+//! report says what happened. *Bench*: the same packets from memory in a loop for some seconds,
+//! each copied into a fresh frame, judged and really rewritten, discarded at the port; the report
+//! says how fast. Before a bench every packet is played once functionally, so connections and
+//! caches stand.
+//!
+//! Without a configuration there is one bridge `br0` whose ports are the inputs and the `--out`
+//! names, numbered 1, 2, ... in their order.
+
+mod bench;
+mod engine;
+mod report;
+
+pub use bench::BenchOptions;
+pub use engine::{Engine, Sent};
+pub use report::{BenchReport, FlowReport, Report};
+
+use crate::config::{self, Config, PortType};
+use crate::model::{Model, ModelError};
+use crate::netlink::underlay::Underlay;
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::port::pcap::{PcapError, PcapReader, PcapWriter};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub flows: PathBuf,
+    pub config: Option<PathBuf>,
+    /// Port name and pcap file.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Ports without input, when there is no configuration.
+    pub outputs: Vec<String>,
+    /// Where `NAME.pcap` of each port that sent something goes.
+    pub out_dir: Option<PathBuf>,
+    /// Entries of tier 1; `None`: the default; 0: off.
+    pub microflows: Option<usize>,
+    pub bench: Option<BenchOptions>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("{0}")]
+    Config(#[from] config::ConfigErrors),
+    #[error("{0}")]
+    Model(#[from] ModelError),
+    #[error("{file}: {error}", file = file.display())]
+    Pcap { file: PathBuf, error: PcapError },
+    #[error("cannot open {file}: {error}", file = file.display())]
+    Open { file: PathBuf, error: std::io::Error },
+    #[error("no bridge has a port \"{0}\"; name a port of the configuration with --in NAME=FILE")]
+    NoPort(String),
+    #[error("port \"{0}\" is a {1} port; packets come in by a port with a device")]
+    NotADevice(String, &'static str),
+    #[error("there is nothing to replay: give --in NAME=FILE.pcap")]
+    NoInput,
+    #[error("\"{0}\" names two ports")]
+    Twice(String),
+    #[error("cannot get packet memory: {0}")]
+    Memory(String),
+    #[error("a packet of {len} bytes is longer than a frame: set [umem] frame_size_bytes = 4096")]
+    TooLong { len: usize },
+    #[error("--cpu {0} is not among the processors this process may use")]
+    NoCpu(usize),
+}
+
+/// A packet to come in.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub ts_ns: u64,
+    pub port: PortIx,
+    pub bytes: Vec<u8>,
+}
+
+/// Replays and reports.
+pub fn run(options: &Options) -> Result<Report, ReplayError> {
+    let config = configuration(options)?;
+    let mut model = model_of(&config, options)?;
+    let packets = read_inputs(&model, &options.inputs)?;
+    let mut engine = Engine::new(&config, model.program(), options.microflows)?;
+    let mut sink = Sink::new(&model, options.out_dir.clone());
+    for p in &packets {
+        engine.play(p, &mut |sent| sink.take(&sent))?;
+        if let Some(error) = sink.error.take() {
+            return Err(error);
+        }
+    }
+    engine.finish();
+    let mut report = report::report(&model, &engine, &packets, sink.finish()?);
+    if let Some(bench) = &options.bench {
+        report.bench = Some(bench::run(bench, &config, engine, &packets)?);
+    }
+    Ok(report)
+}
+
+/// The switch's configuration: the file's, or the one made of the inputs.
+fn configuration(options: &Options) -> Result<Config, ReplayError> {
+    if let Some(file) = &options.config {
+        return Ok(Config::load(file)?);
+    }
+    let mut names: Vec<&str> = options.inputs.iter().map(|i| i.0.as_str()).collect();
+    names.extend(options.outputs.iter().map(String::as_str));
+    let mut text = String::from("[[bridge]]\nname = \"br0\"\n");
+    for (i, name) in names.iter().enumerate() {
+        if names[..i].contains(name) {
+            return Err(ReplayError::Twice((*name).to_owned()));
+        }
+        let number = i + 1;
+        text +=
+            &format!("[[bridge.port]]\nname = {name:?}\nnumber = {number}\ntype = \"memory\"\n");
+    }
+    Ok(Config::parse(Path::new("replay"), &text)?)
+}
+
+/// The model with every device replaced by memory, all of them up.
+fn model_of(config: &Config, options: &Options) -> Result<Model, ReplayError> {
+    let net = Underlay::of_config(config);
+    let mut memory = config.clone();
+    for port in memory.bridges.iter_mut().flat_map(|b| b.ports.iter_mut()) {
+        if port.device().is_some() {
+            port.kind = PortType::Memory;
+        }
+    }
+    // A fixed seed: two replays of the same files do the same.
+    let mut model = Model::new(&memory, 0x5107)?;
+    model.set_net(Arc::new(net));
+    for bridge in &mut model.bridges {
+        bridge.ports.iter_mut().for_each(|p| p.up = true);
+    }
+    let first = model.bridges.first().map_or(String::new(), |b| b.config.name.clone());
+    let text = std::fs::read_to_string(&options.flows).map_err(|error| {
+        let file = options.flows.clone();
+        ReplayError::Open { file, error }
+    })?;
+    model.load_flows(options.flows.clone(), &text, &first, 0)?;
+    Ok(model)
+}
+
+/// All packets of all inputs in order of time; equal times in order of the inputs.
+fn read_inputs(model: &Model, inputs: &[(String, PathBuf)]) -> Result<Vec<Packet>, ReplayError> {
+    if inputs.is_empty() {
+        return Err(ReplayError::NoInput);
+    }
+    let mut packets = Vec::new();
+    for (name, file) in inputs {
+        let port = model.ports().find(|(_, p)| p.config.name == *name);
+        let (_, port) = port.ok_or_else(|| ReplayError::NoPort(name.clone()))?;
+        if !matches!(port.config.kind, PortType::Memory) {
+            return Err(ReplayError::NotADevice(name.clone(), port.config.kind.name()));
+        }
+        let open =
+            File::open(file).map_err(|error| ReplayError::Open { file: file.clone(), error })?;
+        let wrong = |error| ReplayError::Pcap { file: file.clone(), error };
+        for p in PcapReader::new(BufReader::new(open)).map_err(wrong)? {
+            let p = p.map_err(wrong)?;
+            packets.push(Packet { ts_ns: p.ts_ns, port: port.ix, bytes: p.bytes });
+        }
+    }
+    packets.sort_by_key(|p| p.ts_ns);
+    Ok(packets)
+}
+
+/// What left, per port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Out {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Counts what leaves and writes it to files.
+struct Sink {
+    names: BTreeMap<u16, String>,
+    dir: Option<PathBuf>,
+    files: BTreeMap<u16, PcapWriter<BufWriter<File>>>,
+    out: BTreeMap<String, Out>,
+    error: Option<ReplayError>,
+}
+
+impl Sink {
+    fn new(model: &Model, dir: Option<PathBuf>) -> Self {
+        let names = model.ports().map(|(_, p)| (p.ix.0, p.config.name.clone())).collect();
+        Self { names, dir, files: BTreeMap::new(), out: BTreeMap::new(), error: None }
+    }
+
+    fn take(&mut self, sent: &Sent<'_>) {
+        let name = self.names.get(&sent.port.0).cloned().unwrap_or_default();
+        let out = self.out.entry(name.clone()).or_default();
+        out.packets += 1;
+        out.bytes += sent.bytes.len() as u64;
+        if self.error.is_none()
+            && let Err(error) = self.write(sent, &name)
+        {
+            self.error = Some(error);
+        }
+    }
+
+    fn write(&mut self, sent: &Sent<'_>, name: &str) -> Result<(), ReplayError> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let file = dir.join(format!("{name}.pcap"));
+        let wrong = |error| ReplayError::Pcap { file: file.clone(), error };
+        if !self.files.contains_key(&sent.port.0) {
+            let open = File::create(&file)
+                .map_err(|error| ReplayError::Open { file: file.clone(), error })?;
+            let writer = PcapWriter::new(BufWriter::new(open)).map_err(wrong)?;
+            self.files.insert(sent.port.0, writer);
+        }
+        match self.files.get_mut(&sent.port.0) {
+            Some(w) => w.write(sent.ts_ns, sent.bytes).map_err(wrong),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Result<BTreeMap<String, Out>, ReplayError> {
+        for (port, writer) in self.files {
+            let file = PathBuf::from(self.names.get(&port).cloned().unwrap_or_default());
+            writer.finish().map_err(|error| ReplayError::Pcap { file, error })?;
+        }
+        Ok(self.out)
+    }
+}

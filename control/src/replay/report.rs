@@ -1,0 +1,151 @@
+//! What a replay says at its end; the JSON form is this very structure.
+
+use super::engine::Engine;
+use super::{Out, Packet};
+use crate::model::Model;
+use serde::Serialize;
+use sluice_dataplane::counters::{Drop, Stat};
+use std::collections::BTreeMap;
+use std::fmt;
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub packets: u64,
+    pub bytes: u64,
+    /// Per port that sent something.
+    pub out: BTreeMap<String, Out>,
+    /// Drops by reason; reasons that did not occur are left out.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// All other counters that moved.
+    pub stats: BTreeMap<&'static str, u64>,
+    pub tiers: Tiers,
+    pub conntrack_entries: u64,
+    pub flows: Vec<FlowReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bench: Option<BenchReport>,
+}
+
+/// Packets by the tier that served them.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Tiers {
+    pub tier1: u64,
+    pub tier3: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowReport {
+    pub bridge: String,
+    pub n_packets: u64,
+    pub n_bytes: u64,
+    pub flow: String,
+}
+
+/// Figures of `--bench`.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    pub mpps: f64,
+    pub ns_per_packet: f64,
+    /// Of the time stamp counter, not of the core's clock; 0 where there is none.
+    pub tsc_cycles_per_packet: f64,
+    pub packets: u64,
+    pub seconds: f64,
+    pub workers: usize,
+    pub tiers: Tiers,
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Calls of the allocator during the measurement, by all workers.
+    pub allocations: u64,
+    pub settings: Settings,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    pub batch: usize,
+    pub microflows: usize,
+    pub conns_max: u32,
+    pub cpus: Vec<usize>,
+    pub distinct_packets: usize,
+    pub debug_build: bool,
+}
+
+pub(super) fn tiers(engine: &Engine) -> Tiers {
+    let c = engine.lane.counters();
+    Tiers { tier1: c.stat(Stat::Tier1Hits), tier3: c.stat(Stat::Tier3Walks) }
+}
+
+pub(super) fn drops(engine: &Engine) -> BTreeMap<&'static str, u64> {
+    let c = engine.lane.counters();
+    Drop::ALL.iter().map(|d| (d.name(), c.dropped(*d))).filter(|d| d.1 > 0).collect()
+}
+
+pub(super) fn report(
+    model: &Model,
+    engine: &Engine,
+    packets: &[Packet],
+    out: BTreeMap<String, Out>,
+) -> Report {
+    let c = engine.lane.counters();
+    let flows = model.bridges.iter().flat_map(|b| {
+        b.flows.sorted().into_iter().map(|s| FlowReport {
+            bridge: b.config.name.clone(),
+            n_packets: s.rule.stats.packets(),
+            n_bytes: s.rule.stats.bytes(),
+            flow: s.rule.text.to_string(),
+        })
+    });
+    Report {
+        packets: packets.len() as u64,
+        bytes: packets.iter().map(|p| p.bytes.len() as u64).sum(),
+        out,
+        drops: drops(engine),
+        stats: Stat::ALL.iter().map(|s| (s.name(), c.stat(*s))).filter(|s| s.1 > 0).collect(),
+        tiers: tiers(engine),
+        conntrack_entries: engine.lane.conntrack_ref().len() as u64,
+        flows: flows.collect(),
+        bench: None,
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "in       {:>10} packets {:>14} bytes", self.packets, self.bytes)?;
+        for (port, out) in &self.out {
+            writeln!(f, "out      {:>10} packets {:>14} bytes  {port}", out.packets, out.bytes)?;
+        }
+        for (reason, n) in &self.drops {
+            writeln!(f, "drop     {n:>10} {reason}")?;
+        }
+        writeln!(f, "tiers    {:>10} tier 1, {} tier 3", self.tiers.tier1, self.tiers.tier3)?;
+        writeln!(f, "conns    {:>10}", self.conntrack_entries)?;
+        for flow in self.flows.iter().filter(|flow| flow.n_packets > 0) {
+            writeln!(f, "flow     {:>10} packets  {}: {}", flow.n_packets, flow.bridge, flow.flow)?;
+        }
+        if let Some(b) = &self.bench {
+            write!(f, "{b}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "bench    {:.2} Mpps, {:.1} ns and {:.0} TSC cycles a packet, {} worker(s), {:.1} s",
+            self.mpps, self.ns_per_packet, self.tsc_cycles_per_packet, self.workers, self.seconds
+        )?;
+        let t = self.tiers;
+        writeln!(
+            f,
+            "         tier 1 {}, tier 3 {}, allocations {}",
+            t.tier1, t.tier3, self.allocations
+        )?;
+        for (reason, n) in &self.drops {
+            writeln!(f, "         drop {n} {reason}")?;
+        }
+        if self.settings.debug_build {
+            writeln!(f, "         this is a debug build: the figures mean nothing")?;
+        }
+        Ok(())
+    }
+}

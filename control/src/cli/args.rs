@@ -68,6 +68,10 @@ pub(super) enum Command {
         /// The configuration (TOML)
         config: PathBuf,
     },
+    /// Run packets from files through flows: no devices, no root, exact or timed
+    Replay(crate::replay::cli::Args),
+    /// Send, receive and write test packets
+    Pktgen(crate::pktgen::Args),
     /// Stop sluiced
     Stop,
 }

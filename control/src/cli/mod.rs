@@ -24,6 +24,7 @@ use crate::api::types::{FlowChange, FlowOp, Reply, Request, TracePacket, TraceRe
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
 use crate::doctor::{self, Level, Wish};
+use crate::{pktgen, replay};
 
 /// What goes to the standard error.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +78,8 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
     let request = match &cli.command {
         Command::Doctor(doctor) if !doctor.running => return run_doctor(doctor, global, out),
         Command::Check { config } => return check(config, global, out),
+        Command::Replay(args) => return run_replay(args, global, out),
+        Command::Pktgen(args) => return run_pktgen(args, global),
         Command::Show => Request::Show,
         Command::Bridge => Request::BridgeList,
         Command::Port(port) => port_request(port)?,
@@ -99,6 +102,27 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
     let reply = client.call(request)?;
     let stats = !matches!(cli.command, Command::Flow(Flow::Dump { no_stats: true, .. }));
     Ok(print_reply(&reply, stats, global, out))
+}
+
+fn run_replay(
+    args: &replay::cli::Args,
+    global: &Global,
+    out: &mut String,
+) -> Result<bool, Failure> {
+    let report = replay::run(&args.options())
+        .map_err(|e| Failure { message: e.to_string(), hint: String::new() })?;
+    if global.json || global.pretty {
+        write_json(&report, global, out);
+    } else {
+        out.push_str(&report.to_string());
+    }
+    Ok(true)
+}
+
+fn run_pktgen(args: &pktgen::Args, global: &Global) -> Result<bool, Failure> {
+    pktgen::run_command(args, global.json || global.pretty)
+        .map_err(|e| Failure { message: e.to_string(), hint: String::new() })?;
+    Ok(true)
 }
 
 fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) -> bool {

@@ -11,10 +11,11 @@
 //! names, numbered 1, 2, ... in their order.
 
 mod bench;
+pub mod cli;
 mod engine;
 mod report;
 
-pub use bench::BenchOptions;
+pub use bench::{ALLOCATIONS, BenchOptions};
 pub use engine::{Engine, Sent};
 pub use report::{BenchReport, FlowReport, Report};
 

@@ -1,0 +1,79 @@
+//! The words of `sluice replay`.
+
+use super::{BenchOptions, Options};
+use clap::Args as ClapArgs;
+use std::path::PathBuf;
+
+/// Runs packets from files through flows, without devices and without root.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Example: sluice replay --flows f.txt --in p1=a.pcap --out p2 --out-dir /tmp --json"
+)]
+pub struct Args {
+    /// Flows, in ovs-ofctl's words; `[bridge NAME]` lines choose the bridge
+    #[arg(long)]
+    flows: PathBuf,
+    /// Bridges, tunnels, routes, neighbours; every device becomes memory
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A port and the packets that come in by it
+    #[arg(long = "in", value_name = "NAME=FILE", required = true, value_parser = input)]
+    inputs: Vec<(String, PathBuf)>,
+    /// A port without packets (without --config)
+    #[arg(long = "out", value_name = "NAME", conflicts_with = "config")]
+    outputs: Vec<String>,
+    /// Write NAME.pcap for each port that sends something
+    #[arg(long)]
+    out_dir: Option<PathBuf>,
+    /// Entries of the microflow cache; 0 switches it off
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1 << 24))]
+    microflows: Option<u32>,
+    /// Then run the same packets in a loop and measure
+    #[arg(long)]
+    bench: bool,
+    /// How long to measure
+    #[arg(long, default_value_t = 5.0, requires = "bench", value_parser = seconds)]
+    seconds: f64,
+    /// Threads, each with its share of the flows
+    #[arg(long, default_value_t = 1, requires = "bench",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// Processor of the first worker; the others take the next ones
+    #[arg(long, requires = "bench")]
+    cpu: Option<usize>,
+}
+
+fn input(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((name.to_owned(), file.into()))
+        }
+        _ => Err("write NAME=FILE.pcap, as in p1=in.pcap".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s > 0.0 && s <= 86_400.0 => Ok(s),
+        _ => Err("seconds are a number above 0, at most 86400".to_owned()),
+    }
+}
+
+impl Args {
+    pub fn options(&self) -> Options {
+        let bench = self.bench.then(|| BenchOptions {
+            seconds: self.seconds,
+            workers: usize::from(self.workers),
+            cpu: self.cpu,
+        });
+        Options {
+            flows: self.flows.clone(),
+            config: self.config.clone(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            out_dir: self.out_dir.clone(),
+            microflows: self.microflows.map(|n| n as usize),
+            bench,
+        }
+    }
+}

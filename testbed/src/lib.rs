@@ -10,6 +10,7 @@ pub mod host;
 pub mod netns;
 pub mod process;
 pub mod traffic;
+pub mod vector;
 pub mod veth;
 
 /// What can go wrong while a scene is set up or played.

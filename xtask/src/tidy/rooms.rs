@@ -15,13 +15,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("prefetch", &[]),
     ("wire", &["counters", "prefetch"]),
     ("packet", &["wire"]),
+    ("fdb", &["packet"]),
     ("classify", &["packet"]),
     ("conntrack", &["packet"]),
     ("tunnel", &["packet"]),
-    ("action", &["classify", "conntrack", "tunnel"]),
+    ("action", &["classify", "conntrack", "tunnel", "fdb"]),
     ("cache", &["action"]),
-    ("pipeline", &["cache"]),
     ("xsk", &["sys", "packet"]),
+    // The pipeline takes bursts and gives frames back to the pool; it knows no socket.
+    ("pipeline", &["cache", "xsk"]),
     ("port", &["xsk"]),
     ("worker", &["pipeline", "port"]),
 ];

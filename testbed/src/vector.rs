@@ -1,0 +1,122 @@
+//! Vectors: a folder per behaviour, with packets in, packets out and every counter that moved.
+//!
+//! ```text
+//! why.txt        one sentence: what this proves
+//! flows.txt      flows in ovs-ofctl's words
+//! switch.toml    optional: bridges, ports, tunnels; without it one bridge, ports p1, p2, ...
+//! in.txt         packets: `t=0.001 port=p1 eth(...)/ipv4(...)/udp(...)/"text"`
+//! out.txt        what must leave, per port in order: `port=p2 eth(...)/...`
+//! counters.txt   every counter that must have moved: `3 drop.no_match`
+//! ```
+//! Theory. A packet test that only looks at the packets misses half of what a switch does; so all
+//! counters are compared, and one that moved and is not in the file is as wrong as one that did not
+//! move. Bytes are exact: a packet is written as text only if that text builds the same bytes
+//! again, else as `hex:`. The same folders run on every backend. `REGENERATE=1` writes the
+//! expectations anew from what the backend gave; read the difference before you commit it.
+
+mod describe;
+mod diff;
+mod load;
+mod packet_text;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+pub use describe::describe;
+pub use load::InputError;
+pub use packet_text::parse_packet;
+
+/// A packet that goes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InPacket {
+    pub at_ns: u64,
+    pub port: String,
+    pub bytes: Vec<u8>,
+}
+
+/// What a backend is given.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    pub name: String,
+    pub why: String,
+    pub flows: String,
+    /// The configuration, when the folder has one.
+    pub switch: Option<PathBuf>,
+    /// In order of time.
+    pub input: Vec<InPacket>,
+    expected: Outcome,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Packets per port, in order.
+    pub out: BTreeMap<String, Vec<Vec<u8>>>,
+    /// Counters, also those that stayed 0.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Something that can play a vector.
+pub trait Backend {
+    fn name(&self) -> &str;
+    /// Runs from a fresh start. An error is a failure of the vector.
+    fn run(&mut self, vector: &Vector) -> Result<Outcome, String>;
+    /// Whether it counts what `counters.txt` says; a backend with a live kernel behind its ports
+    /// sees packets that no vector sent.
+    fn counts(&self) -> bool {
+        true
+    }
+}
+
+impl Vector {
+    /// Ports in the order in which a switch without configuration numbers them: p1, p2, ...
+    pub fn ports(&self) -> Vec<String> {
+        let named = self.input.iter().map(|p| &p.port).chain(self.expected.out.keys());
+        let mut ports: Vec<String> = named.cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        ports.sort_by_key(|port| (port.len(), port.clone()));
+        ports
+    }
+}
+
+/// Reads a folder.
+pub fn load(dir: &Path) -> Result<Vector, InputError> {
+    load::load(dir)
+}
+
+/// Plays every vector below `dir` on the backend; the report of all that went wrong, if anything.
+pub fn run_all(dir: &Path, backend: &mut dyn Backend) -> Result<usize, String> {
+    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    folders.retain(|path| path.is_dir());
+    folders.sort();
+    let failures: Vec<String> =
+        folders.iter().filter_map(|folder| run_one(folder, backend).err()).collect();
+    if folders.is_empty() {
+        return Err(format!("no vector in {}", dir.display()));
+    }
+    if failures.is_empty() { Ok(folders.len()) } else { Err(failures.join("\n")) }
+}
+
+/// Plays one vector.
+pub fn run_one(folder: &Path, backend: &mut dyn Backend) -> Result<(), String> {
+    let regenerate = std::env::var_os("REGENERATE").is_some_and(|v| v == "1");
+    run_folder(folder, backend, regenerate)
+}
+
+fn run_folder(folder: &Path, backend: &mut dyn Backend, regenerate: bool) -> Result<(), String> {
+    let vector = load(folder).map_err(|e| e.to_string())?;
+    let failed = format!("vector {} on {}: ", vector.name, backend.name());
+    let outcome = backend.run(&vector).map_err(|text| failed.clone() + &text)?;
+    if regenerate && backend.counts() {
+        return load::write_expected(folder, &outcome)
+            .map_err(|e| format!("{failed}cannot write what came of it: {e}"));
+    }
+    let differences = diff::compare(&vector.expected, &outcome, backend.counts());
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let why = &vector.why;
+    Err(format!("{failed}{}\n  (it proves: {why})", differences.join("\n")))
+}

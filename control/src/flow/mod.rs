@@ -29,6 +29,11 @@ mod span;
 mod subfield;
 pub mod value;
 
+#[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
+mod tests;
+
 pub use error::{FlowError, Problem};
 pub use file::{FileFlow, parse_file};
 pub use flow_mod::{Command, FlowFilter, FlowMod, parse_flow_mod};

@@ -1,0 +1,407 @@
+//! Random flows print and read back equal; random and damaged text is refused or printed back
+//! equal, and never worse.
+
+use super::value::parse_masked;
+use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use sluice_dataplane::packet::field::{FIELDS, Format, Maskable};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+}
+
+/// Fields that exist in every packet.
+const ANYWHERE: &[Field] = &[
+    Field::InPortOxm,
+    Field::Metadata,
+    Field::PktMark,
+    Field::ConjId,
+    Field::TunId,
+    Field::TunSrc,
+    Field::TunDst,
+    Field::TunIpv6Src,
+    Field::TunIpv6Dst,
+    Field::CtState,
+    Field::CtZone,
+    Field::CtMark,
+    Field::CtLabel,
+    Field::Reg0,
+    Field::Reg7,
+    Field::Reg15,
+    Field::Xreg2,
+    Field::Xxreg1,
+    Field::EthDst,
+    Field::EthSrc,
+    Field::VlanTci,
+];
+const V4: &[Field] = &[Field::IpSrc, Field::IpDst, Field::IpDscp, Field::IpEcn, Field::IpTtl];
+const V6: &[Field] =
+    &[Field::Ipv6Src, Field::Ipv6Dst, Field::Ipv6Label, Field::IpDscp, Field::IpEcn, Field::IpTtl];
+const ARP: &[Field] = &[Field::ArpOp, Field::ArpSpa, Field::ArpTpa, Field::ArpSha, Field::ArpTha];
+const PORTS: &[Field] = &[Field::TcpSrc, Field::TcpDst];
+const TCP: &[Field] = &[Field::TcpSrc, Field::TcpDst, Field::TcpFlags];
+const ND: &[Field] = &[Field::NdTarget, Field::NdSll];
+
+/// Ethernet type, IP protocol (0: none), and the fields that then exist.
+const KINDS: &[(u16, u8, &[&[Field]])] = &[
+    (0, 0, &[]),
+    (0x88cc, 0, &[]),
+    (0x0800, 0, &[V4]),
+    (0x0800, 6, &[V4, TCP]),
+    (0x0800, 17, &[V4, PORTS]),
+    (0x0800, 132, &[V4, PORTS]),
+    (0x0800, 47, &[V4]),
+    (0x86dd, 0, &[V6]),
+    (0x86dd, 6, &[V6, TCP]),
+    (0x86dd, 17, &[V6, PORTS]),
+    (0x86dd, 58, &[V6, ND]),
+    (0x0806, 0, &[ARP]),
+    (0x8035, 0, &[ARP]),
+];
+
+fn arb_match() -> impl Strategy<Value = Match> {
+    let parts = vec((any::<Index>(), any::<u128>(), any::<u128>(), 0..4u8), 0..8);
+    (select(KINDS), parts, any::<(bool, bool)>()).prop_map(
+        |((eth_type, proto, sets), parts, frag)| {
+            let mut m = Match::default();
+            if eth_type != 0 {
+                m.set(Field::EthType, eth_type as u128, u128::MAX);
+            }
+            if proto != 0 {
+                m.set(Field::IpProto, proto as u128, u128::MAX);
+            }
+            if proto == 58 {
+                m.set(Field::TcpSrc, 135, u128::MAX);
+            }
+            let fields: Vec<Field> =
+                sets.iter().copied().flatten().chain(ANYWHERE).copied().collect();
+            for (ix, value, mask, kind) in parts {
+                let field = *ix.get(&fields);
+                let info = field.info();
+                let exact = info.maskable == Maskable::No || kind == 0;
+                let prefix = info.bits - (mask % info.bits as u128) as u8;
+                let mask = match kind {
+                    _ if exact => u128::MAX,
+                    1 => ones(info.bits) & !ones(info.bits - prefix),
+                    _ => mask,
+                };
+                let value = if info.format == Format::Port { value & 0xffff } else { value };
+                m.set(field, value, mask);
+            }
+            if matches!(eth_type, 0x0800 | 0x86dd) && frag.0 {
+                m.set(Field::IpFrag, if frag.1 { 1 } else { 0 }, 3);
+            }
+            m
+        },
+    )
+}
+
+fn arb_range(fields: &'static [Field], bits_max: u8) -> impl Strategy<Value = SubField> {
+    (select(fields), any::<u8>(), any::<u8>()).prop_map(move |(field, a, b)| {
+        let width = text_bits(field);
+        let lo = a % width;
+        SubField { field, lo, bits: 1 + b % (width - lo).min(bits_max) }
+    })
+}
+
+const WRITABLE: &[Field] = &[
+    Field::Metadata,
+    Field::TunId,
+    Field::TunDst,
+    Field::TunIpv6Src,
+    Field::PktMark,
+    Field::Reg0,
+    Field::Reg14,
+    Field::Xreg3,
+    Field::Xxreg0,
+    Field::EthDst,
+    Field::EthSrc,
+];
+const CT_FIELDS: &[Field] = &[Field::CtMark, Field::CtLabel];
+
+fn arb_load(fields: &'static [Field]) -> impl Strategy<Value = FlowAction> {
+    (arb_range(fields, 64), any::<u64>())
+        .prop_map(|(dst, v)| FlowAction::Load { value: v & ones(dst.bits) as u64, dst })
+}
+
+fn arb_set(fields: &'static [Field]) -> impl Strategy<Value = FlowAction> {
+    (select(fields), any::<u128>(), any::<u128>(), any::<bool>()).prop_map(
+        |(field, v, m, whole)| {
+            let full = ones(field.info().bits);
+            let mask = if whole || m & full == 0 { full } else { m & full };
+            FlowAction::SetField { field, value: v & full, mask }
+        },
+    )
+}
+
+fn arb_move() -> impl Strategy<Value = FlowAction> {
+    (arb_range(WRITABLE, 128), arb_range(WRITABLE, 128)).prop_map(|(mut src, mut dst)| {
+        src.bits = src.bits.min(dst.bits);
+        dst.bits = src.bits;
+        FlowAction::Move { src, dst }
+    })
+}
+
+fn arb_nat(v4: bool) -> impl Strategy<Value = Nat> {
+    let addresses = any::<(u128, u128)>().prop_map(move |(a, b)| {
+        let ip = |n: u128| match v4 {
+            true => IpAddr::V4(Ipv4Addr::from(n as u32)),
+            false => IpAddr::V6(Ipv6Addr::from(n)),
+        };
+        (ip(a).min(ip(b)), ip(a).max(ip(b)))
+    });
+    let ports = (1..=u16::MAX, 1..=u16::MAX).prop_map(|(a, b)| (a.min(b), a.max(b)));
+    let side = select(vec![None, Some(NatSide::Src), Some(NatSide::Dst)]);
+    (side, prop::option::of((addresses, prop::option::of(ports))), any::<bool>(), 0..3).prop_map(
+        |(side, range, persistent, spread)| {
+            let range = range.filter(|_| side.is_some());
+            let some = range.is_some();
+            Nat {
+                side,
+                addresses: range.map(|r| r.0),
+                ports: range.and_then(|r| r.1),
+                persistent: some && persistent,
+                hash: some && spread == 1,
+                random: some && spread == 2,
+            }
+        },
+    )
+}
+
+fn arb_ct(v4: bool) -> impl Strategy<Value = FlowAction> {
+    let zone = prop_oneof![
+        any::<u16>().prop_map(Zone::Number),
+        (0..17u8).prop_map(|lo| Zone::Field(SubField { field: Field::Reg13, lo, bits: 16 })),
+    ];
+    let exec = vec(prop_oneof![arb_load(CT_FIELDS), arb_set(CT_FIELDS)], 0..3);
+    let table = prop::option::of(0..255u8);
+    (any::<(bool, bool)>(), zone, table, prop::option::of(arb_nat(v4)), exec).prop_map(
+        |((commit, force), zone, table, nat, exec)| {
+            let nat = nat.map(|n| if commit { n } else { Nat::default() });
+            let exec = if commit { exec } else { Vec::new() };
+            let force = commit && force;
+            FlowAction::Ct(Box::new(Ct { commit, force, zone, table, nat, exec, alg: None }))
+        },
+    )
+}
+
+fn arb_simple() -> impl Strategy<Value = FlowAction> {
+    use FlowAction as A;
+    prop_oneof![
+        (0..ports::PORT_MAX).prop_map(A::Output),
+        select(vec![A::Normal, A::Flood, A::All, A::InPort, A::Local, A::CtClear, A::Exit]),
+        (0..ports::PORT_MAX, 0..255u8, 0..3).prop_map(|(p, t, k)| A::Resubmit {
+            port: (k != 0).then_some(p),
+            table: (k != 1).then_some(t),
+        }),
+        arb_move(),
+        arb_load(WRITABLE),
+        arb_set(WRITABLE),
+        (0..4096u16).prop_map(A::ModVlanVid),
+        (0..8u8).prop_map(A::SetVlanPcp),
+        select(vec![A::StripVlan, A::PopVlan]),
+        any::<u64>().prop_map(|v| A::ModDlSrc(v >> 16)),
+        any::<u32>().prop_map(A::ModNwDst),
+        any::<u8>().prop_map(|v| A::ModNwTos(v & 0xfc)),
+        any::<u16>().prop_map(A::ModTpDst),
+        any::<(u64, bool)>()
+            .prop_map(|(id, w)| A::SetTunnel { id, wide: w || id > u32::MAX as u64 }),
+        vec(any::<u16>(), 0..3).prop_map(A::DecTtl),
+        vec(any::<u8>(), 0..5).prop_map(A::Note),
+        (any::<u16>(), 0..32u8).prop_map(|(len_bytes, lo)| A::CheckPktLarger {
+            len_bytes,
+            dst: SubField { field: Field::Reg10, lo, bits: 1 },
+        }),
+    ]
+}
+
+fn arb_actions(v4: bool, ip: bool) -> impl Strategy<Value = Vec<FlowAction>> {
+    let leaf = if ip {
+        prop_oneof![3 => arb_simple().boxed(), 1 => arb_ct(v4).boxed()].boxed()
+    } else {
+        arb_simple().boxed()
+    };
+    let nested =
+        leaf.prop_recursive(3, 12, 4, |inner| vec(inner, 0..4).prop_map(FlowAction::Clone));
+    vec(nested, 0..6)
+}
+
+fn arb_flow() -> impl Strategy<Value = Flow> {
+    let head = any::<(u16, u64, u16, u16, u16, (bool, bool, bool, bool, bool))>();
+    (0..255u8, head, arb_match(), prop::option::of(0..255u8))
+        .prop_flat_map(|(table, head, mut match_, goto)| {
+            let ip = matches!(match_.key.eth_type, 0x0800 | 0x86dd);
+            // A committed packet may not be invalid.
+            let (state, mask) = match_.get(Field::CtState);
+            match_.set(Field::CtState, state & !0x10, mask);
+            let actions = arb_actions(match_.key.eth_type == 0x0800, ip);
+            (Just((table, head, match_, goto)), actions)
+        })
+        .prop_map(
+            |(
+                (table, (priority, cookie, idle, hard, importance, f), match_, goto),
+                mut actions,
+            )| {
+                actions.extend(goto.filter(|&g| g > table).map(FlowAction::GotoTable));
+                let flags = FlowFlags {
+                    send_flow_rem: f.0,
+                    check_overlap: f.1,
+                    reset_counts: f.2,
+                    no_packet_counts: f.3,
+                    no_byte_counts: f.4,
+                };
+                Flow {
+                    table,
+                    priority,
+                    cookie,
+                    idle_timeout_s: idle,
+                    hard_timeout_s: hard,
+                    importance,
+                    flags,
+                    match_,
+                    actions,
+                }
+            },
+        )
+}
+
+const GOLDEN: &str = include_str!("../../tests/flows_golden.txt");
+const WRONG: &str = include_str!("../../tests/wrong_flows.txt");
+
+fn seeds() -> Vec<&'static str> {
+    GOLDEN.lines().chain(WRONG.lines()).filter(|l| !l.starts_with("=>")).collect()
+}
+
+/// Pieces of the language.
+const WORDS: &[&str] = &[
+    "ip",
+    "tcp",
+    "ipv6",
+    "arp",
+    "nw_dst",
+    "tp_dst",
+    "ct_state",
+    "reg0",
+    "dl_vlan",
+    "in_port",
+    "actions=",
+    "output",
+    "ct(",
+    "nat",
+    "nat(",
+    "src",
+    "commit",
+    "exec(",
+    "load:",
+    "set_field:",
+    "move:",
+    "->",
+    "ct_mark",
+    "NXM_NX_REG0[]",
+    "[0..3]",
+    "10.0.0.1",
+    "/24",
+    "fe80::1",
+    "0x10",
+    "1",
+    "255",
+    "65535",
+    "LOCAL",
+    "goto_table:9",
+    "resubmit(",
+    "clone(",
+    ")",
+    "(",
+    ",",
+    ",",
+    "=",
+    ":",
+    " ",
+    "\"",
+    "+trk",
+    "-new",
+    "|",
+    "/",
+    "-",
+    "*",
+    "#",
+];
+
+/// What must hold for any text at all.
+fn refused_or_stable(text: &str) -> Result<(), TestCaseError> {
+    match parse_flow(text, &NoNames) {
+        Ok(flow) => {
+            let printed = print_flow(&flow, &NoNames);
+            let again = parse_flow(&printed, &NoNames);
+            prop_assert_eq!(again, Ok(flow), "{:?} printed as {:?}", text, printed);
+        }
+        Err(e) => {
+            prop_assert!(e.column >= 1 && e.column <= text.len() + 1, "{text:?}: {e}");
+            prop_assert!(e.to_string().len() < 400, "{text:?}: {e}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(1500))]
+
+    #[test]
+    fn a_flow_prints_and_reads_back_equal(flow in arb_flow()) {
+        let text = print_flow(&flow, &NoNames);
+        let again = parse_flow(&text, &NoNames);
+        prop_assert_eq!(again, Ok(flow), "{}", text);
+    }
+
+    #[test]
+    fn any_text_is_refused_or_stable(text in "\\PC{0,80}") {
+        refused_or_stable(&text)?;
+    }
+
+    #[test]
+    fn words_in_any_order_are_refused_or_stable(
+        words in vec(select(WORDS), 0..14),
+    ) {
+        refused_or_stable(&words.concat())?;
+    }
+
+    #[test]
+    fn damaged_lines_are_refused_or_stable(
+        line in any::<Index>(),
+        other in any::<Index>(),
+        cuts in any::<(Index, Index, Index)>(),
+        bytes in vec((any::<Index>(), any::<u8>()), 0..4),
+        splice in any::<bool>(),
+    ) {
+        let seeds = seeds();
+        let (a, b) = (line.get(&seeds).as_bytes(), other.get(&seeds).as_bytes());
+        let mut text = a.to_vec();
+        if splice && !a.is_empty() && !b.is_empty() {
+            text = [&a[..cuts.0.index(a.len())], &b[cuts.1.index(b.len())..]].concat();
+        }
+        for (at, byte) in bytes {
+            if !text.is_empty() {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+        }
+        refused_or_stable(&String::from_utf8_lossy(&text))?;
+    }
+
+    #[test]
+    fn a_value_prints_and_reads_back_equal(ix in any::<Index>(), v: u128, m: u128) {
+        let info = ix.get(FIELDS);
+        // Ports are 16 bits, flags of a tunnel one, fragments not every number.
+        prop_assume!(!matches!(info.format, Format::Port | Format::TunFlags | Format::Frag));
+        let full = ones(info.bits);
+        let mask = if info.maskable == Maskable::No || m & full == 0 { full } else { m & full };
+        let value = v & mask;
+        let mut out = String::new();
+        value::write_masked(&mut out, info.id, value, mask, &NoNames);
+        let again = parse_masked(info.id, span::Span::new(&out), &NoNames);
+        prop_assert_eq!(again, Ok((value, mask)), "{} {}", info.name, out);
+    }
+}

@@ -29,6 +29,9 @@ pub const RESUBMITS_MAX: u32 = 4096;
 /// Recorded steps of one traversal. A longer one still runs, uncached.
 pub const TRAVERSAL_STEPS_MAX: usize = 128;
 
+/// Guards of one cached traversal.
+pub const TRAVERSAL_GUARDS_MAX: usize = 32;
+
 /// Rules that one cached traversal can credit. A longer one still runs, uncached.
 pub const TRAVERSAL_RULES_MAX: usize = 128;
 
@@ -37,6 +40,16 @@ pub const TRAVERSAL_CONNS_MAX: usize = 8;
 
 /// Outputs of one packet, copies of a flood included: one walk can cost no more.
 pub const OUTPUTS_MAX: usize = 2048;
+
+/// Steps that one walk records: two to an output on average, more than any sane flow needs.
+/// Beyond, the rest of the packet's outputs are discarded.
+pub const RECORDED_STEPS_MAX: usize = 2 * OUTPUTS_MAX + RECORDED_DROPS_MAX;
+
+/// Copies that end inside one walk and are recorded with it; more are counted on the spot.
+pub const RECORDED_DROPS_MAX: usize = 64;
+
+/// ICMP errors that one walk translates.
+pub const RECORDED_TRANSLATIONS_MAX: usize = 64;
 
 /// Entries of one worker's microflow cache (tier 1); a power of two.
 pub const MICROFLOWS: usize = 1 << 17;

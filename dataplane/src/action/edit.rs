@@ -9,7 +9,7 @@
 //! frame that lies about its length; either way the packet is dropped with a reason, not sent
 //! half edited.
 
-use super::step::{Step, V6};
+use super::step::{Step, V6, Which};
 use crate::counters::Drop;
 use crate::packet::frame::Frame;
 use crate::packet::parse::Layers;
@@ -36,25 +36,33 @@ fn chunk<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Dr
 #[inline]
 pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
     match *step {
-        Step::SetEth { dst, src } => set_eth(frame.bytes_mut(), dst, src),
-        Step::SetIpv4 { src, dst, tos, ttl } => {
-            set_ipv4(frame.bytes_mut(), layers, Ipv4Edit { src, dst, tos, ttl })
+        Step::SetEth { dst, src, which } => set_eth(frame.bytes_mut(), dst, src, which),
+        Step::SetIpv4 { src, dst, tos, ttl, which } => {
+            set_ipv4(frame.bytes_mut(), layers, Ipv4Edit { src, dst, tos, ttl, which })
         }
-        Step::SetPorts { src, dst } => set_ports(frame.bytes_mut(), layers, src, dst),
+        Step::SetPorts { src, dst, which } => set_ports(frame.bytes_mut(), layers, src, dst, which),
         Step::PushVlan { tpid, tci } => push_vlan(frame, layers, tpid, tci),
         Step::PopVlan => pop_vlan(frame, layers),
         Step::SetVlan { tpid, tci } => set_vlan(frame.bytes_mut(), tpid, tci),
         Step::SetIpv6Src(v) => set_ipv6_address(frame.bytes_mut(), layers, 8, v),
         Step::SetIpv6Dst(v) => set_ipv6_address(frame.bytes_mut(), layers, 24, v),
-        Step::SetIpv6Rest { label, tos, ttl } => {
-            set_ipv6_rest(frame.bytes_mut(), layers, label, tos, ttl)
+        Step::SetIpv6Rest { label, tos, ttl, which } => {
+            set_ipv6_rest(frame.bytes_mut(), layers, (label, tos, ttl), which)
         }
-        Step::SetIcmp { kind, code } => set_icmp(frame.bytes_mut(), layers, kind, code),
+        Step::SetIcmp { kind, code, which } => {
+            set_icmp(frame.bytes_mut(), layers, [kind, code], which)
+        }
         Step::SetIcmpId(id) => set_icmp_id(frame.bytes_mut(), layers, id),
-        Step::SetArp { op, spa, tpa } => set_arp(frame.bytes_mut(), layers, op, spa, tpa),
-        Step::SetArpMacs { sha, tha } => set_arp_macs(frame.bytes_mut(), layers, sha, tha),
+        Step::SetArp { op, spa, tpa, which } => {
+            set_arp(frame.bytes_mut(), layers, (op, spa, tpa), which)
+        }
+        Step::SetArpMacs { sha, tha, which } => {
+            set_arp_macs(frame.bytes_mut(), layers, sha, tha, which)
+        }
         Step::SetNdTarget(v) => set_nd_target(frame.bytes_mut(), layers, v),
-        Step::SetNdMacs { sll, tll } => set_nd_macs(frame.bytes_mut(), layers, sll, tll),
+        Step::SetNdMacs { sll, tll, which } => {
+            set_nd_macs(frame.bytes_mut(), layers, [sll, tll], which)
+        }
         Step::Output(_) | Step::TunnelOutput { .. } | Step::NatIcmpError(_) | Step::Drop(_) => {
             Ok(())
         }
@@ -62,10 +70,9 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
 }
 
 #[inline]
-fn set_eth(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6]) -> Done {
-    let macs: &mut [u8; MACS_BYTES] = chunk(bytes, 0)?;
-    macs[..6].copy_from_slice(&dst);
-    macs[6..].copy_from_slice(&src);
+fn set_eth(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6], which: Which) -> Done {
+    let macs: &mut [[u8; 6]; 2] = zerocopy::transmute_mut!(chunk::<MACS_BYTES>(bytes, 0)?);
+    *macs = [which.pick(0, dst, macs[0]), which.pick(1, src, macs[1])];
     Ok(())
 }
 
@@ -114,22 +121,26 @@ struct Ipv4Edit {
     dst: u32,
     tos: u8,
     ttl: u8,
+    which: Which,
 }
 
 #[inline]
 fn set_ipv4(bytes: &mut [u8], layers: &Layers, new: Ipv4Edit) -> Done {
     let rest = bytes.get_mut(layers.l3 as usize..).ok_or(Drop::EditFailed)?;
     let (ip, _) = Ipv4::mut_from_prefix(rest).map_err(|_| Drop::EditFailed)?;
-    let (src, dst) = (new.src.to_be_bytes(), new.dst.to_be_bytes());
+    let src = new.which.pick(0, new.src.to_be_bytes(), ip.src);
+    let dst = new.which.pick(1, new.dst.to_be_bytes(), ip.dst);
+    let tos = new.which.pick(2, new.tos, ip.tos);
+    let ttl = new.which.pick(3, new.ttl, ip.ttl);
     let addresses = Delta::NONE.change_4(ip.src, src).change_4(ip.dst, dst);
     let header = addresses
-        .change_2([ip.version_ihl, ip.tos], [ip.version_ihl, new.tos])
-        .change_2([ip.ttl, ip.proto], [new.ttl, ip.proto]);
+        .change_2([ip.version_ihl, ip.tos], [ip.version_ihl, tos])
+        .change_2([ip.ttl, ip.proto], [ttl, ip.proto]);
     let proto = ip.proto;
     ip.src = src;
     ip.dst = dst;
-    ip.tos = new.tos;
-    ip.ttl = new.ttl;
+    ip.tos = tos;
+    ip.ttl = ttl;
     header.apply(&mut ip.checksum);
     update_transport(bytes, layers, proto, addresses)
 }
@@ -184,14 +195,16 @@ fn last_next_header(bytes: &[u8], l3: usize, l4: usize) -> Result<u8, Drop> {
 }
 
 #[inline]
-fn set_ports(bytes: &mut [u8], layers: &Layers, src: u16, dst: u16) -> Done {
+fn set_ports(bytes: &mut [u8], layers: &Layers, src: u16, dst: u16, which: Which) -> Done {
     let l4 = layers.l4 as usize;
     if l4 == 0 {
         return Err(Drop::EditFailed);
     }
     let proto = transport_proto(bytes, layers)?;
     let ports: &mut [u8; 4] = chunk(bytes, l4)?;
-    let (s, d) = (src.to_be_bytes(), dst.to_be_bytes());
+    let old = *ports;
+    let s = which.pick(0, src.to_be_bytes(), [old[0], old[1]]);
+    let d = which.pick(1, dst.to_be_bytes(), [old[2], old[3]]);
     let new = [s[0], s[1], d[0], d[1]];
     let delta = Delta::NONE.change_4(*ports, new);
     *ports = new;
@@ -221,28 +234,39 @@ fn set_ipv6_address(bytes: &mut [u8], layers: &Layers, at: usize, new: V6) -> Do
     update_transport(bytes, layers, proto, delta)
 }
 
-fn set_ipv6_rest(bytes: &mut [u8], layers: &Layers, label: u32, tos: u8, ttl: u8) -> Done {
+fn set_ipv6_rest(
+    bytes: &mut [u8],
+    layers: &Layers,
+    (label, tos, ttl): (u32, u8, u8),
+    which: Which,
+) -> Done {
+    const LABEL: u32 = 0xf_ffff;
+    const TOS: u32 = 0xff << 20;
     let word: &mut [u8; 4] = chunk(bytes, layers.l3 as usize)?;
-    *word = (6u32 << 28 | u32::from(tos) << 20 | (label & 0xf_ffff)).to_be_bytes();
+    let old = u32::from_be_bytes(*word);
+    let label = which.pick(0, label, old) & LABEL;
+    let tos = which.pick(1, u32::from(tos) << 20, old) & TOS;
+    *word = (old & !(LABEL | TOS) | tos | label).to_be_bytes();
     let hops: &mut [u8; 1] = chunk(bytes, layers.l3 as usize + 7)?;
-    *hops = [ttl];
+    *hops = which.pick(2, [ttl], *hops);
     Ok(())
 }
 
-fn set_icmp(bytes: &mut [u8], layers: &Layers, kind: u8, code: u8) -> Done {
-    icmp_change(bytes, layers, 0, [kind, code])
+fn set_icmp(bytes: &mut [u8], layers: &Layers, new: [u8; 2], which: Which) -> Done {
+    icmp_change(bytes, layers, 0, new, which)
 }
 
 fn set_icmp_id(bytes: &mut [u8], layers: &Layers, id: u16) -> Done {
-    icmp_change(bytes, layers, 4, id.to_be_bytes())
+    icmp_change(bytes, layers, 4, id.to_be_bytes(), Which::of(&[true, true]))
 }
 
-fn icmp_change(bytes: &mut [u8], layers: &Layers, at: usize, new: [u8; 2]) -> Done {
+fn icmp_change(bytes: &mut [u8], layers: &Layers, at: usize, new: [u8; 2], which: Which) -> Done {
     let l4 = layers.l4 as usize;
     if l4 == 0 {
         return Err(Drop::EditFailed);
     }
     let field: &mut [u8; 2] = chunk(bytes, l4 + at)?;
+    let new = [which.pick(0, new[0], field[0]), which.pick(1, new[1], field[1])];
     let delta = Delta::NONE.change_2(*field, new);
     *field = new;
     delta.apply(chunk(bytes, l4 + 2)?);
@@ -258,19 +282,35 @@ mod arp {
     pub const TPA: usize = 24;
 }
 
-fn set_arp(bytes: &mut [u8], layers: &Layers, op: u8, spa: u32, tpa: u32) -> Done {
-    let l3 = layers.l3 as usize;
-    *chunk(bytes, l3 + arp::OP)? = u16::from(op).to_be_bytes();
-    *chunk(bytes, l3 + arp::SPA)? = spa.to_be_bytes();
-    *chunk(bytes, l3 + arp::TPA)? = tpa.to_be_bytes();
+/// Writes a field if it is the n-th of those to be written.
+fn put<const N: usize>(bytes: &mut [u8], at: usize, new: [u8; N], which: Which, n: u8) -> Done {
+    let field: &mut [u8; N] = chunk(bytes, at)?;
+    *field = which.pick(n, new, *field);
     Ok(())
 }
 
-fn set_arp_macs(bytes: &mut [u8], layers: &Layers, sha: [u8; 6], tha: [u8; 6]) -> Done {
+fn set_arp(
+    bytes: &mut [u8],
+    layers: &Layers,
+    (op, spa, tpa): (u8, u32, u32),
+    which: Which,
+) -> Done {
     let l3 = layers.l3 as usize;
-    *chunk(bytes, l3 + arp::SHA)? = sha;
-    *chunk(bytes, l3 + arp::THA)? = tha;
-    Ok(())
+    put(bytes, l3 + arp::OP, u16::from(op).to_be_bytes(), which, 0)?;
+    put(bytes, l3 + arp::SPA, spa.to_be_bytes(), which, 1)?;
+    put(bytes, l3 + arp::TPA, tpa.to_be_bytes(), which, 2)
+}
+
+fn set_arp_macs(
+    bytes: &mut [u8],
+    layers: &Layers,
+    sha: [u8; 6],
+    tha: [u8; 6],
+    which: Which,
+) -> Done {
+    let l3 = layers.l3 as usize;
+    put(bytes, l3 + arp::SHA, sha, which, 0)?;
+    put(bytes, l3 + arp::THA, tha, which, 1)
 }
 
 /// ICMPv6 neighbour discovery (RFC 4861): target at 8, options from 24 on.
@@ -290,7 +330,7 @@ fn set_nd_target(bytes: &mut [u8], layers: &Layers, new: V6) -> Done {
     Ok(())
 }
 
-fn set_nd_macs(bytes: &mut [u8], layers: &Layers, sll: [u8; 6], tll: [u8; 6]) -> Done {
+fn set_nd_macs(bytes: &mut [u8], layers: &Layers, new: [[u8; 6]; 2], which: Which) -> Done {
     let (l4, end) = (layers.l4 as usize, (layers.end as usize).min(bytes.len()));
     if l4 == 0 {
         return Err(Drop::EditFailed);
@@ -303,7 +343,8 @@ fn set_nd_macs(bytes: &mut [u8], layers: &Layers, sll: [u8; 6], tll: [u8; 6]) ->
         }
         if units == 1 && (kind == 1 || kind == 2) {
             let field: &mut [u8; 6] = chunk(bytes, at + 2)?;
-            let new = if kind == 1 { sll } else { tll };
+            let n = kind - 1;
+            let new = which.pick(n, new[usize::from(n)], *field);
             let pairs = |m: &[u8; 6]| [[m[0], m[1]], [m[2], m[3]], [m[4], m[5]]];
             let (old, now) = (pairs(field), pairs(&new));
             *field = new;

@@ -21,6 +21,7 @@ pub enum Step {
     SetEth {
         dst: [u8; 6],
         src: [u8; 6],
+        which: Which,
     },
     PushVlan {
         tpid: u16,
@@ -36,6 +37,7 @@ pub enum Step {
         dst: u32,
         tos: u8,
         ttl: u8,
+        which: Which,
     },
     SetIpv6Src(V6),
     SetIpv6Dst(V6),
@@ -43,38 +45,66 @@ pub enum Step {
         label: u32,
         tos: u8,
         ttl: u8,
+        which: Which,
     },
     /// Ports of TCP, UDP or SCTP.
     SetPorts {
         src: u16,
         dst: u16,
+        which: Which,
     },
     SetIcmp {
         kind: u8,
         code: u8,
+        which: Which,
     },
-    /// Identifier of an echo request or reply.
+    /// Identifier of an ICMP query.
     SetIcmpId(u16),
     SetArp {
         op: u8,
         spa: u32,
         tpa: u32,
+        which: Which,
     },
     SetArpMacs {
         sha: [u8; 6],
         tha: [u8; 6],
+        which: Which,
     },
     SetNdTarget(V6),
     /// Source and target link-layer address options.
     SetNdMacs {
         sll: [u8; 6],
         tll: [u8; 6],
+        which: Which,
     },
     /// Translate an ICMP error, its quoted packet included, by the recording's translation of this
     /// number. Never cached.
     NatIcmpError(u16),
     /// Count a copy that could not leave.
     Drop(Drop),
+}
+
+/// Which of a step's values are to be written: bit n for the n-th.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Which(u8);
+
+impl Which {
+    /// The fields in which two lists differ.
+    pub fn of(differs: &[bool]) -> Self {
+        Self(differs.iter().enumerate().fold(0, |bits, (n, d)| bits | u8::from(*d) << n))
+    }
+
+    /// Whether nothing is to be written.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// `new` if the n-th value is to be written, else `old`.
+    #[inline]
+    pub fn pick<T>(self, n: u8, new: T, old: T) -> T {
+        if self.0 >> n & 1 != 0 { new } else { old }
+    }
 }
 
 /// An IPv6 address as two words, so that a step keeps 8-byte alignment.

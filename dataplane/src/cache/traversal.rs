@@ -8,6 +8,10 @@
 use crate::action::step::Step;
 use crate::conntrack::{ConnRef, NatRewrite};
 use crate::counters::Drop;
+use crate::limits::{
+    RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RECORDED_TRANSLATIONS_MAX, RESUBMITS_MAX,
+    TRAVERSAL_GUARDS_MAX,
+};
 
 /// A connection that a traversal relied on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,13 +99,14 @@ pub struct Recording {
 }
 
 impl Recording {
-    pub fn with_capacity(steps: usize) -> Self {
+    /// With room for the longest walk: recording never allocates.
+    pub fn new() -> Self {
         Self {
-            guards: Vec::with_capacity(64),
-            steps: Vec::with_capacity(steps),
-            rules: Vec::with_capacity(crate::limits::RESUBMITS_MAX as usize + 64),
-            translations: Vec::with_capacity(64),
-            drops: Vec::with_capacity(64),
+            guards: Vec::with_capacity(TRAVERSAL_GUARDS_MAX),
+            steps: Vec::with_capacity(RECORDED_STEPS_MAX + RECORDED_DROPS_MAX),
+            rules: Vec::with_capacity(RESUBMITS_MAX as usize + 1),
+            translations: Vec::with_capacity(RECORDED_TRANSLATIONS_MAX),
+            drops: Vec::with_capacity(RECORDED_DROPS_MAX),
             ..Self::default()
         }
     }
@@ -304,7 +309,7 @@ mod tests {
     use crate::packet::key::PortIx;
 
     fn recording(steps: usize, rule: u32) -> Recording {
-        let mut r = Recording::with_capacity(64);
+        let mut r = Recording::new();
         r.clear();
         r.steps.extend((0..steps).map(|n| Step::Output(PortIx(n as u16))));
         r.outputs = steps as u16;

@@ -175,6 +175,10 @@ impl CtPacket {
         // Reassembly comes with a later room: what has no ports cannot be looked up.
         if is_ip && key.ip_frag & FRAG_LATER == 0 {
             p.kind = p.read_l4(l4, key.ip_frag & FRAG_ANY != 0);
+            if p.kind == Kind::Normal && p.tuple.is_icmp() {
+                // From the key: an earlier translation has not reached the bytes yet.
+                p.tuple.sport = key.icmp_id;
+            }
         }
         p
     }
@@ -203,7 +207,7 @@ impl CtPacket {
     }
 
     fn read_icmp(&mut self, l4: &[u8]) -> Kind {
-        let Some(&[kind, code, _, _, id0, id1, _, _]) = l4.first_chunk::<8>() else {
+        let Some(&[kind, code, ..]) = l4.first_chunk::<8>() else {
             return Kind::Invalid;
         };
         if icmp_error::is_error(self.tuple.v6, kind) {
@@ -220,7 +224,6 @@ impl CtPacket {
         if code != 0 || icmp_answer(self.tuple.v6, kind).is_none() {
             return Kind::Invalid;
         }
-        self.tuple.sport = u16::from_be_bytes([id0, id1]);
         self.tuple.dport = u16::from(kind) << 8;
         Kind::Normal
     }

@@ -29,7 +29,8 @@ fn udp(src: u32, dst: u32, sport: u16, dport: u16) -> CtPacket {
 
 fn echo(src: u32, dst: u32, kind: u8, id: u16) -> CtPacket {
     let [a, b] = id.to_be_bytes();
-    CtPacket::from_key(&key(1, src, dst, kind.into(), 0), &[kind, 0, 0, 0, a, b, 0, 1], 1)
+    let key = FlowKey { icmp_id: id, ..key(1, src, dst, kind.into(), 0) };
+    CtPacket::from_key(&key, &[kind, 0, 0, 0, a, b, 0, 1], 1)
 }
 
 pub(super) fn segment_bytes(seq: u32, ack: u32, flags: u8, win: u16, len: usize) -> Vec<u8> {

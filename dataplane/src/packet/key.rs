@@ -75,8 +75,8 @@ pub struct KeyBase {
     pub tp_src: [u8; 2],
     pub tp_dst: [u8; 2],
     pub tcp_flags: [u8; 2],
-    /// Identifier of an ICMP or ICMPv6 echo; 0 for all else. No flow can match it, but connection
-    /// tracking tells pings apart by it.
+    /// Identifier of an ICMP or ICMPv6 query (echo and its kin); 0 for all else. No flow can match
+    /// it, but connection tracking tells pings apart by it.
     pub icmp_id: [u8; 2],
 }
 
@@ -186,7 +186,9 @@ pub struct FlowKey {
     pub ct_nw_src: u32,
     pub ct_nw_dst: u32,
     pub conj_id: u32,
-    pub spare: u32,
+    /// Identifier of an ICMP query: no flow sees it, connection tracking does.
+    pub icmp_id: u16,
+    pub spare: u16,
     pub eth_type: u16,
     pub vlan_tci: u16,
     pub vlan_tpid: u16,
@@ -284,6 +286,7 @@ impl FlowKey {
         ct_nw_src: 0,
         ct_nw_dst: 0,
         conj_id: 0,
+        icmp_id: 0,
         spare: 0,
         eth_type: 0,
         vlan_tci: 0,
@@ -329,6 +332,7 @@ impl FlowKey {
             tp_src: u16::from_be_bytes(b.tp_src),
             tp_dst: u16::from_be_bytes(b.tp_dst),
             tcp_flags: u16::from_be_bytes(b.tcp_flags),
+            icmp_id: u16::from_be_bytes(b.icmp_id),
             ..Self::ZERO
         };
         if p.has_l3() {

@@ -314,7 +314,7 @@ impl Walk<'_> {
                 {
                     neighbour_discovery(body, l3);
                 }
-                if icmp::is_echo(ip_proto, icmp.icmp_type) {
+                if icmp::is_query(ip_proto, icmp.icmp_type) {
                     self.base.icmp_id = icmp.echo_id().to_be_bytes();
                 }
                 let [kind, code] = [icmp.icmp_type, icmp.code].map(|v| u16::from(v).into());

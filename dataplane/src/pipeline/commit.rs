@@ -2,11 +2,15 @@
 //!
 //! `base` is the key as the packet's bytes have it after the steps recorded so far, `key` is
 //! what the walk has made of it. Only fields that live in a packet are compared; registers and
-//! the like never leave the walk. A field whose header the packet does not have was never
-//! written (`verbs` checks prerequisites), so the two agree there.
+//! the like never leave the walk. A step names the fields that differ and leaves the others of its
+//! header alone.
+//!
+//! A packet whose `eth_type` promises a header that is not there, or makes no sense, keeps its
+//! bytes: `shape` says which headers are good (Open vSwitch: `commit_set_nw_action` does nothing
+//! without a protocol, `commit_set_port_action` nothing without ports).
 
-use crate::action::step::Step;
-use crate::packet::key::{FRAG_LATER, FlowKey, VLAN_PRESENT, mac_bytes};
+use crate::action::step::{Step, Which};
+use crate::packet::key::{FlowKey, VLAN_PRESENT, mac_bytes, shape};
 
 const ARP: u16 = 0x0806;
 const RARP: u16 = 0x8035;
@@ -14,23 +18,28 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
 /// Emits the steps that turn a packet that looks like `base` into one that looks like `key`, and
-/// moves `base` there.
-pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
+/// moves `base` there. `shape` is the packet's.
+pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, shape: u8, out: &mut Vec<Step>) {
     ethernet(base, key, out);
+    if shape & shape::L3_VALID == 0 {
+        return;
+    }
     match key.eth_type {
         IPV4 => ipv4(base, key, out),
         IPV6 => ipv6(base, key, out),
         ARP | RARP => arp(base, key, out),
         _ => {}
     }
-    if matches!(key.eth_type, IPV4 | IPV6) && key.ip_frag & FRAG_LATER == 0 {
+    if matches!(key.eth_type, IPV4 | IPV6) && shape & shape::L4_VALID != 0 {
         transport(base, key, out);
     }
 }
 
 fn ethernet(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
-    if (base.eth_dst, base.eth_src) != (key.eth_dst, key.eth_src) {
-        out.push(Step::SetEth { dst: mac_bytes(key.eth_dst), src: mac_bytes(key.eth_src) });
+    let which = Which::of(&[base.eth_dst != key.eth_dst, base.eth_src != key.eth_src]);
+    if !which.is_empty() {
+        let (dst, src) = (mac_bytes(key.eth_dst), mac_bytes(key.eth_src));
+        out.push(Step::SetEth { dst, src, which });
         (base.eth_dst, base.eth_src) = (key.eth_dst, key.eth_src);
     }
     let (had, has) = (base.vlan_tci & VLAN_PRESENT != 0, key.vlan_tci & VLAN_PRESENT != 0);
@@ -48,10 +57,15 @@ fn ethernet(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
 }
 
 fn ipv4(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
-    let of = |k: &FlowKey| (k.ip_src, k.ip_dst, k.ip_tos, k.ip_ttl);
-    if of(base) != of(key) {
-        let (src, dst, tos, ttl) = of(key);
-        out.push(Step::SetIpv4 { src, dst, tos, ttl });
+    let which = Which::of(&[
+        base.ip_src != key.ip_src,
+        base.ip_dst != key.ip_dst,
+        base.ip_tos != key.ip_tos,
+        base.ip_ttl != key.ip_ttl,
+    ]);
+    if !which.is_empty() {
+        let (src, dst, tos, ttl) = (key.ip_src, key.ip_dst, key.ip_tos, key.ip_ttl);
+        out.push(Step::SetIpv4 { src, dst, tos, ttl, which });
         (base.ip_src, base.ip_dst, base.ip_tos, base.ip_ttl) = (src, dst, tos, ttl);
     }
 }
@@ -65,37 +79,55 @@ fn ipv6(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
         out.push(Step::SetIpv6Dst(key.ipv6_dst.into()));
         base.ipv6_dst = key.ipv6_dst;
     }
-    let of = |k: &FlowKey| (k.ipv6_label, k.ip_tos, k.ip_ttl);
-    if of(base) != of(key) {
-        let (label, tos, ttl) = of(key);
-        out.push(Step::SetIpv6Rest { label, tos, ttl });
+    let which = Which::of(&[
+        base.ipv6_label != key.ipv6_label,
+        base.ip_tos != key.ip_tos,
+        base.ip_ttl != key.ip_ttl,
+    ]);
+    if !which.is_empty() {
+        let (label, tos, ttl) = (key.ipv6_label, key.ip_tos, key.ip_ttl);
+        out.push(Step::SetIpv6Rest { label, tos, ttl, which });
         (base.ipv6_label, base.ip_tos, base.ip_ttl) = (label, tos, ttl);
     }
 }
 
 fn arp(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
-    let of = |k: &FlowKey| (k.ip_proto, k.ip_src, k.ip_dst);
-    if of(base) != of(key) {
-        let (op, spa, tpa) = of(key);
-        out.push(Step::SetArp { op, spa, tpa });
+    let which = Which::of(&[
+        base.ip_proto != key.ip_proto,
+        base.ip_src != key.ip_src,
+        base.ip_dst != key.ip_dst,
+    ]);
+    if !which.is_empty() {
+        let (op, spa, tpa) = (key.ip_proto, key.ip_src, key.ip_dst);
+        out.push(Step::SetArp { op, spa, tpa, which });
         (base.ip_proto, base.ip_src, base.ip_dst) = (op, spa, tpa);
     }
-    if (base.arp_sha, base.arp_tha) != (key.arp_sha, key.arp_tha) {
-        out.push(Step::SetArpMacs { sha: mac_bytes(key.arp_sha), tha: mac_bytes(key.arp_tha) });
-        (base.arp_sha, base.arp_tha) = (key.arp_sha, key.arp_tha);
+    if let Some((sha, tha, which)) = hardware_addresses(base, key) {
+        out.push(Step::SetArpMacs { sha, tha, which });
     }
 }
 
+/// ARP's sender and target, or neighbour discovery's two options.
+fn hardware_addresses(base: &mut FlowKey, key: &FlowKey) -> Option<([u8; 6], [u8; 6], Which)> {
+    let which = Which::of(&[base.arp_sha != key.arp_sha, base.arp_tha != key.arp_tha]);
+    (base.arp_sha, base.arp_tha) = (key.arp_sha, key.arp_tha);
+    (!which.is_empty()).then(|| (mac_bytes(key.arp_sha), mac_bytes(key.arp_tha), which))
+}
+
 fn transport(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
-    let changed = (base.tp_src, base.tp_dst) != (key.tp_src, key.tp_dst);
-    match key.ip_proto {
-        6 | 17 | 132 if changed => out.push(Step::SetPorts { src: key.tp_src, dst: key.tp_dst }),
-        1 | 58 if changed => {
-            out.push(Step::SetIcmp { kind: key.tp_src as u8, code: key.tp_dst as u8 });
-        }
-        _ => {}
+    let which = Which::of(&[base.tp_src != key.tp_src, base.tp_dst != key.tp_dst]);
+    if !which.is_empty() {
+        let (src, dst) = (key.tp_src, key.tp_dst);
+        out.push(match key.ip_proto {
+            1 | 58 => Step::SetIcmp { kind: src as u8, code: dst as u8, which },
+            _ => Step::SetPorts { src, dst, which },
+        });
+        (base.tp_src, base.tp_dst) = (src, dst);
     }
-    (base.tp_src, base.tp_dst) = (key.tp_src, key.tp_dst);
+    if base.icmp_id != key.icmp_id {
+        out.push(Step::SetIcmpId(key.icmp_id));
+        base.icmp_id = key.icmp_id;
+    }
     if key.ip_proto != 58 {
         return;
     }
@@ -103,15 +135,16 @@ fn transport(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
         out.push(Step::SetNdTarget(key.nd_target.into()));
         base.nd_target = key.nd_target;
     }
-    if (base.arp_sha, base.arp_tha) != (key.arp_sha, key.arp_tha) {
-        out.push(Step::SetNdMacs { sll: mac_bytes(key.arp_sha), tll: mac_bytes(key.arp_tha) });
-        (base.arp_sha, base.arp_tha) = (key.arp_sha, key.arp_tha);
+    if let Some((sll, tll, which)) = hardware_addresses(base, key) {
+        out.push(Step::SetNdMacs { sll, tll, which });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ALL: u8 = shape::L3_VALID | shape::L4_VALID;
 
     fn udp() -> FlowKey {
         FlowKey { eth_type: IPV4, ip_proto: 17, ip_ttl: 64, ip_src: 1, tp_src: 5, ..FlowKey::ZERO }
@@ -123,7 +156,7 @@ mod tests {
         key.xxreg[0] = 9;
         key.metadata = 4;
         let mut out = Vec::new();
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         assert_eq!(out, []);
     }
 
@@ -135,17 +168,23 @@ mod tests {
         key.ip_dst = 7;
         key.tp_dst = 53;
         let mut out = Vec::new();
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         assert_eq!(
             out,
             [
-                Step::SetEth { dst: [2, 0, 0, 0, 0, 1], src: [0; 6] },
-                Step::SetIpv4 { src: 1, dst: 7, tos: 0, ttl: 63 },
-                Step::SetPorts { src: 5, dst: 53 },
+                Step::SetEth { dst: [2, 0, 0, 0, 0, 1], src: [0; 6], which: Which::of(&[true]) },
+                Step::SetIpv4 {
+                    src: 1,
+                    dst: 7,
+                    tos: 0,
+                    ttl: 63,
+                    which: Which::of(&[false, true, false, true]),
+                },
+                Step::SetPorts { src: 5, dst: 53, which: Which::of(&[false, true]) },
             ]
         );
         out.clear();
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         assert_eq!(out, [], "a second commit has nothing to say");
     }
 
@@ -154,11 +193,11 @@ mod tests {
         let mut out = Vec::new();
         let (mut base, mut key) = (udp(), udp());
         key.vlan_tci = VLAN_PRESENT | 10;
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         key.vlan_tci = VLAN_PRESENT | 11;
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         key.vlan_tci = 0;
-        commit(&mut base, &key, &mut out);
+        commit(&mut base, &key, ALL, &mut out);
         let tag = |tci| (0x8100, tci);
         let (a, b) = (tag(10), tag(11));
         assert_eq!(
@@ -169,5 +208,16 @@ mod tests {
                 Step::PopVlan
             ]
         );
+    }
+
+    #[test]
+    fn a_header_that_is_not_there_is_not_written() {
+        let mut out = Vec::new();
+        let (mut base, mut key) = (udp(), udp());
+        (key.ip_dst, key.tp_dst) = (7, 53);
+        commit(&mut base, &key, 0, &mut out);
+        assert_eq!(out, []);
+        commit(&mut base, &key, shape::L3_VALID, &mut out);
+        assert!(matches!(out[..], [Step::SetIpv4 { .. }]), "{out:?}");
     }
 }

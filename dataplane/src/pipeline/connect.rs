@@ -2,27 +2,29 @@
 //!
 //! Header changes made so far are applied first (conntrack looks at what the packet will be),
 //! then the connection is looked up and, if asked for, committed, its translation written into the
-//! key, and, with `table=`, a copy goes on with the connection's state. When the copy is done the
-//! original goes on untracked: translated, but with the state it had before.
+//! key, and, with `table=`, a copy goes on with the connection's state. Then the original goes on,
+//! translated but untracked: connection fields are readable only behind `table=` (Open vSwitch
+//! clears them after each `ct`). What goes wrong in the copy ends the copy alone.
 
-use super::miss::{Flow, Walk};
+use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::traversal::{CtGuard, Item};
 use crate::conntrack::{Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, ct_state};
 use crate::counters::{Drop, Stat};
-use crate::limits::TRAVERSAL_CONNS_MAX;
+use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
 use crate::packet::field::Field;
 use crate::packet::key::FlowKey;
 use crate::packet::l4sum;
 
 impl Walk<'_, '_> {
+    #[inline(never)]
     pub(super) fn ct(&mut self, ct: &Ct) -> Flow {
         if !matches!(self.key.eth_type, 0x0800 | 0x86dd) {
             self.drop_copy(Drop::CtInvalidPacket);
             return Ok(());
         }
-        self.commit();
+        self.commit()?;
         let zone = match ct.zone {
             Zone::Number(n) => n,
             Zone::Field(f) => f.get(&self.key) as u16,
@@ -31,16 +33,23 @@ impl Walk<'_, '_> {
         let mut result =
             if self.dry { self.seen.ct(zone, ct, &packet) } else { self.track(ct, &packet) };
         if ct.nat.is_some() && !self.dry {
-            result.state |= self.translate(&packet, &result);
+            result.state |= self.translate(&packet, &result)?;
         }
-        let Some(table) = ct.table else { return Ok(()) };
-        let before = self.key;
-        show(&mut self.key, &result, zone);
-        let end = self.resubmit(None, table);
-        self.key = before;
-        match end {
-            Err(super::miss::Stop::Exit) => Ok(()),
-            other => other,
+        if let Some(table) = ct.table {
+            let before = self.key;
+            show(&mut self.key, &result, zone);
+            let end = self.fork(table);
+            self.key = before;
+            self.isolate(end);
+        }
+        self.clear_ct();
+        Ok(())
+    }
+
+    /// A fork or a bridge beyond a cable ended; nothing of that ends what led to it.
+    pub(super) fn isolate(&mut self, end: Flow) {
+        if let Err(Stop::Error(reason)) = end {
+            self.drop_copy(reason);
         }
     }
 
@@ -118,38 +127,34 @@ impl Walk<'_, '_> {
 
     /// Writes the connection's translation into the key (and so, in time, into the packet). Returns
     /// the `ct_state` bits that this adds.
-    fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> u8 {
-        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return 0 };
+    fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> Result<u8, Stop> {
+        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return Ok(0) };
         if packet.kind == Kind::Related {
-            self.translate_error(&rewrite);
-            return rewrite.ct_state;
+            self.translate_error(&rewrite)?;
+            return Ok(rewrite.ct_state);
         }
         let v6 = self.key.eth_type == 0x86dd;
         put_addresses(&mut self.key, &rewrite, v6);
-        if packet.tuple.is_icmp() {
-            if let Some(id) = rewrite.new_icmp_id {
-                self.rec.steps.push(Step::SetIcmpId(id));
-            }
-            return rewrite.ct_state;
-        }
-        if let Some(p) = rewrite.new_sport {
-            self.key.tp_src = p;
-        }
-        if let Some(p) = rewrite.new_dport {
-            self.key.tp_dst = p;
-        }
-        rewrite.ct_state
+        let k = &mut self.key;
+        k.icmp_id = rewrite.new_icmp_id.unwrap_or(k.icmp_id);
+        k.tp_src = rewrite.new_sport.unwrap_or(k.tp_src);
+        k.tp_dst = rewrite.new_dport.unwrap_or(k.tp_dst);
+        Ok(rewrite.ct_state)
     }
 
     /// An ICMP error is translated inside and outside in one step, on the bytes.
-    fn translate_error(&mut self, rewrite: &NatRewrite) {
+    fn translate_error(&mut self, rewrite: &NatRewrite) -> Flow {
         self.rec.cacheable = false;
+        if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
+            return Err(Stop::Error(Drop::NatFailed));
+        }
         let at = self.rec.translations.len() as u16;
         self.rec.translations.push(*rewrite);
         self.rec.steps.push(Step::NatIcmpError(at));
         let v6 = self.key.eth_type == 0x86dd;
         put_addresses(&mut self.key, rewrite, v6);
         put_addresses(&mut self.base, rewrite, v6);
+        Ok(())
     }
 
     pub(super) fn clear_ct(&mut self) {

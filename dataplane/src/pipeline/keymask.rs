@@ -3,8 +3,8 @@
 //! A bit may be left out of the cache key only if no walk can depend on it. A walk depends on
 //! - what rules match, anywhere in the program (one mask for all tables: coarse, but safe);
 //! - what actions read: sources of `move`, the zone of `ct`, prerequisites;
-//! - what actions write: steps are absolute and emitted only where the value differs from the
-//!   packet's, so the packet's value decides;
+//! - what actions write: steps hold whole fields and are emitted only where the value differs from
+//!   the packet's, so the packet's value of the whole field decides;
 //! - what `ct` looks up (addresses, ports, protocol), what NORMAL looks up (MACs, VLAN), what a
 //!   tunnel port takes from the packet's own tunnel fields.
 //!
@@ -16,7 +16,7 @@
 
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::KeyMask;
-use crate::packet::field::{Field, Prereq, Subfield};
+use crate::packet::field::{FIELDS, Field, Prereq, Subfield};
 use crate::packet::key::{FlowKey, Mask, PacketKey, VLAN_PRESENT, mac_bytes};
 use crate::pipeline::program::Rule;
 use std::sync::Arc;
@@ -80,8 +80,18 @@ fn of_prereq(p: Prereq, mask: &mut Mask) {
     }
 }
 
+/// A range that is read.
 fn of_range(s: Subfield, mask: &mut Mask) {
     s.or_into(mask);
+}
+
+/// A range that is written: the fields that it lies in.
+fn of_write(s: Subfield, mask: &mut Mask) {
+    let mut bits = FlowKey::ZERO;
+    s.or_into(&mut bits);
+    for f in FIELDS.iter().filter(|f| f.is_primary && f.get(&bits) != 0) {
+        f.whole().or_into(mask);
+    }
 }
 
 fn of_action(a: &Action, mask: &mut Mask) {
@@ -100,12 +110,12 @@ fn of_action(a: &Action, mask: &mut Mask) {
             }
         }
         Action::Set(s) => {
-            of_range(s.dst, mask);
+            of_write(s.dst, mask);
             of_prereq(s.prereq, mask);
         }
         Action::Move { src, src_prereq, dst, dst_prereq } => {
             of_range(*src, mask);
-            of_range(*dst, mask);
+            of_write(*dst, mask);
             of_prereq(*src_prereq, mask);
             of_prereq(*dst_prereq, mask);
         }
@@ -113,7 +123,7 @@ fn of_action(a: &Action, mask: &mut Mask) {
             whole(Field::VlanTci, mask);
         }
         Action::DecTtl => whole(Field::IpTtl, mask),
-        Action::CheckPktLarger { dst, .. } => of_range(*dst, mask),
+        Action::CheckPktLarger { dst, .. } => of_write(*dst, mask),
         Action::Ct(ct) => of_ct(ct, mask),
         Action::Clone(list) => list.iter().for_each(|a| of_action(a, mask)),
     }

@@ -1,10 +1,9 @@
 //! Where a packet leaves a bridge: a device, a cable to another bridge, a tunnel.
 
-use super::miss::{Event, Flow, Stop, Walk};
+use super::miss::{Event, Flow, Walk};
 use crate::action::step::Step;
 use crate::counters::Drop;
-use crate::limits::{DEPTH_MAX, RESUBMITS_MAX};
-use crate::packet::key::{FlowKey, PortIx};
+use crate::packet::key::{FlowKey, PortIx, VLAN_PRESENT};
 use crate::pipeline::program::{Port, PortRole};
 use crate::pipeline::underlay::NextHop;
 use crate::tunnel::{GeneveParams, TunnelConfig, TunnelKey, TunnelRemote};
@@ -12,8 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 impl Walk<'_, '_> {
     /// Sends a copy to a port by number. Back out of the in_port only when asked for by name.
+    #[inline(never)]
     pub(super) fn output(&mut self, number: u32, back: bool) -> Flow {
-        if number == self.in_port && !back {
+        if number == self.key.in_port && !back {
             self.reason = Drop::SameInPort;
             self.seen.note("not sent back to the in_port");
             return Ok(());
@@ -32,48 +32,39 @@ impl Walk<'_, '_> {
         }
         match &port.role {
             PortRole::Device => {
-                self.commit();
+                self.commit()?;
                 self.emit(Step::Output(ix))
             }
-            PortRole::Patch { peer } => self.cross(*peer),
+            PortRole::Patch { peer } => {
+                self.cross(*peer);
+                Ok(())
+            }
             PortRole::Tunnel(config) => self.tunnel(port, config),
         }
     }
 
-    /// Through a cable into another bridge: fresh metadata there, and no change comes back.
-    fn cross(&mut self, peer: PortIx) -> Flow {
+    /// Through a cable into another bridge: fresh metadata there, and neither changes nor errors
+    /// come back.
+    #[inline(never)]
+    fn cross(&mut self, peer: PortIx) {
         let Some((far, bridge)) = self
             .program
             .port(peer)
             .and_then(|p| self.program.bridges.get(p.bridge as usize).map(|b| (p, b)))
         else {
-            self.drop_copy(Drop::NoSuchPort);
-            return Ok(());
+            return self.drop_copy(Drop::NoSuchPort);
         };
-        self.resubmits += 1;
-        if self.depth >= DEPTH_MAX {
-            return Err(Stop::Error(Drop::ResubmitDepth));
-        }
-        if self.resubmits > RESUBMITS_MAX {
-            return Err(Stop::Error(Drop::ResubmitCount));
-        }
-        let saved = (self.key, self.bridge, self.bridge_ix, self.in_port, self.table);
+        let saved = (self.key, self.bridge, self.bridge_ix, self.table);
         self.key = crossing(&self.key, far.number);
         self.bridge = bridge;
         self.bridge_ix = far.bridge;
-        self.in_port = far.number;
-        self.depth += 1;
         self.seen.bridge(&bridge.name);
-        let end = self.table(0);
-        self.depth -= 1;
-        (self.key, self.bridge, self.bridge_ix, self.in_port, self.table) = saved;
-        match end {
-            // What goes wrong beyond the cable stays there, but bounds hold for the packet.
-            Err(Stop::Exit) => Ok(()),
-            other => other,
-        }
+        let end = self.fork(0);
+        (self.key, self.bridge, self.bridge_ix, self.table) = saved;
+        self.isolate(end);
     }
 
+    #[inline(never)]
     fn tunnel(&mut self, port: &Port, config: &TunnelConfig) -> Flow {
         let Some(remote) = remote_of(config, &self.key) else {
             self.drop_copy(Drop::TunnelNoRemote);
@@ -108,7 +99,7 @@ impl Walk<'_, '_> {
             self.drop_copy(Drop::TooBig);
             return Ok(());
         }
-        self.commit();
+        self.commit()?;
         self.seen.tunnel(&port.name, remote, &hop);
         self.emit(Step::TunnelOutput { template, port: hop.port })
     }
@@ -136,9 +127,10 @@ impl Walk<'_, '_> {
     /// Whether the frame with `extra` bytes in front is at most `room` long; lengths that decide the same
     /// way share the traversal.
     fn fits(&mut self, extra: usize, room: u16) -> bool {
-        let tag_now = if self.base.vlan_tci != 0 { 4i32 } else { 0 };
-        let tag_then = if self.key.vlan_tci != 0 { 4i32 } else { 0 };
-        let limit = i32::from(room) - extra as i32 - (tag_then - tag_now);
+        let came_tagged = self.packet.key.base.vlan_tci != [0, 0];
+        let leaves_tagged = self.key.vlan_tci & VLAN_PRESENT != 0;
+        let grows = 4 * (i32::from(leaves_tagged) - i32::from(came_tagged));
+        let limit = i32::from(room) - extra as i32 - grows;
         let limit = limit.clamp(0, i32::from(u16::MAX)) as u16;
         let fits = self.packet.bytes.len() <= limit as usize;
         if fits {

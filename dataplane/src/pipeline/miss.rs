@@ -9,15 +9,22 @@
 //! discarded, also outputs recorded before.
 //!
 //! **Forks.** A patch port, `ct(table=)` and `resubmit` all run something and come back. What
-//! comes back differs: `resubmit` keeps all changes; `ct(table=)` keeps none but the translation;
-//! a patch port keeps none.
+//! comes back differs: `resubmit` keeps all changes and errors; `ct(table=)` keeps none but the
+//! translation; a patch port keeps none.
+//!
+//! **in_port.** It is a field like others, and `output`, NORMAL and FLOOD go by its present value,
+//! as in Open vSwitch: a flow that sets it to NONE may send a packet back where it came from. The
+//! in_port that a `resubmit` gives holds for that one lookup.
 
 use crate::action::step::Step;
 use crate::cache::traversal::{Item, Recording};
 use crate::clock::Now;
 use crate::conntrack::Conntrack;
 use crate::counters::{Counters, Drop, Stat};
-use crate::limits::{DEPTH_MAX, OUTPUTS_MAX, RESUBMITS_MAX};
+use crate::limits::{
+    DEPTH_MAX, OUTPUTS_MAX, RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RESUBMITS_MAX,
+    TRAVERSAL_GUARDS_MAX,
+};
 use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::Layers;
 use crate::pipeline::program::{Bridge, Program, Rule};
@@ -99,6 +106,8 @@ impl Templates {
 
 /// Why the rest of a walk does not happen.
 pub(super) enum Stop {
+    /// This list is over.
+    List,
     /// This list is over, and all that led to it.
     Exit,
     /// All actions of the packet are void.
@@ -106,6 +115,9 @@ pub(super) enum Stop {
 }
 
 pub(super) type Flow = Result<(), Stop>;
+
+/// Steps that one `commit` and the output behind it add at most.
+const COMMIT_STEPS_MAX: usize = 16;
 
 /// One walk.
 pub struct Walk<'a, 'w> {
@@ -119,8 +131,6 @@ pub struct Walk<'a, 'w> {
     /// The packet's bytes after the steps so far.
     pub(super) base: FlowKey,
     pub(super) key: FlowKey,
-    /// Port by which the packet entered this bridge.
-    pub(super) in_port: u32,
     pub(super) table: u8,
     pub(super) depth: u32,
     pub(super) resubmits: u32,
@@ -158,7 +168,6 @@ pub fn walk(
         bridge_ix: port.bridge,
         base: key,
         key,
-        in_port: port.number,
         table: 0,
         depth: 0,
         resubmits: 0,
@@ -167,7 +176,7 @@ pub fn walk(
         world,
     };
     w.seen.start(&w.key, &bridge.name);
-    let end = w.table(0);
+    let end = w.table(0, port.number);
     w.finish(end);
 }
 
@@ -190,9 +199,10 @@ impl<'w> Walk<'_, 'w> {
             self.seen.dropped(self.reason);
         }
         // The last output takes the frame and ends the run, so what is only counted comes first.
-        for reason in self.rec.drops.drain(..) {
-            self.rec.steps.insert(0, Step::Drop(reason));
-        }
+        let rec = &mut *self.rec;
+        let drops = rec.drops.len();
+        rec.steps.extend(rec.drops.drain(..).map(Step::Drop));
+        rec.steps.rotate_right(drops);
         if self.rec.steps.len() > crate::limits::TRAVERSAL_STEPS_MAX
             || self.rec.rules.len() > crate::limits::TRAVERSAL_RULES_MAX
         {
@@ -200,12 +210,14 @@ impl<'w> Walk<'_, 'w> {
         }
     }
 
-    /// Looks the key up in a table and runs what it finds.
-    pub(super) fn table(&mut self, table: u8) -> Flow {
+    /// Looks the key up in a table, with this in_port, and runs what it finds.
+    fn table(&mut self, table: u8, in_port: u32) -> Flow {
         self.table = table;
         let bridge: &'w Bridge = self.bridge;
+        let own_port = std::mem::replace(&mut self.key.in_port, in_port);
         let spec = bridge.tables.get(table as usize).and_then(Option::as_ref);
         let found = spec.and_then(|t| t.classifier.lookup(&self.key).map(|n| t.first_rule + n));
+        self.key.in_port = own_port;
         let Some((number, rule)) = found.and_then(|n| self.rule(n)) else {
             self.reason = Drop::NoMatch;
             self.seen.miss(table);
@@ -224,44 +236,47 @@ impl<'w> Walk<'_, 'w> {
         program.rules.get(number as usize).map(|r| (number, r.as_ref()))
     }
 
-    /// Continues in `table` as `resubmit` does: the in_port may be another one for the lookup.
+    /// Continues in `table` and comes back, as resubmit and goto do.
     pub(super) fn resubmit(&mut self, in_port: Option<u32>, table: u8) -> Flow {
-        self.resubmits += 1;
-        if self.resubmits > RESUBMITS_MAX {
-            return Err(Stop::Error(Drop::ResubmitCount));
-        }
-        let (from, old_port) = (self.table, self.key.in_port);
-        let deepens = table <= from;
-        if deepens && self.depth >= DEPTH_MAX {
+        self.nest(in_port, table, table <= self.table)
+    }
+
+    /// The same for forks and cables, which always deepen: each keeps the key as it was on the
+    /// stack.
+    pub(super) fn fork(&mut self, table: u8) -> Flow {
+        self.nest(None, table, true)
+    }
+
+    fn nest(&mut self, in_port: Option<u32>, table: u8, deepens: bool) -> Flow {
+        if self.depth >= DEPTH_MAX {
             return Err(Stop::Error(Drop::ResubmitDepth));
         }
+        if self.resubmits >= RESUBMITS_MAX {
+            return Err(Stop::Error(Drop::ResubmitCount));
+        }
+        self.resubmits += 1;
+        let from = self.table;
         self.depth += u32::from(deepens);
-        if let Some(p) = in_port {
-            self.key.in_port = p;
-        }
-        let end = self.table(table);
-        if in_port.is_some() {
-            self.key.in_port = old_port;
-        }
+        let end = self.table(table, in_port.unwrap_or(self.key.in_port));
         self.depth -= u32::from(deepens);
         self.table = from;
-        match end {
-            Err(Stop::Exit) => Err(Stop::Exit),
-            other => other,
-        }
+        end
     }
 
     /// Emits the header changes that are due.
-    pub(super) fn commit(&mut self) {
-        super::commit::commit(&mut self.base, &self.key, &mut self.rec.steps);
+    pub(super) fn commit(&mut self) -> Flow {
+        if self.rec.steps.len() + COMMIT_STEPS_MAX >= RECORDED_STEPS_MAX {
+            return self.too_much();
+        }
+        let shape = self.packet.key.base.shape;
+        super::commit::commit(&mut self.base, &self.key, shape, &mut self.rec.steps);
+        Ok(())
     }
 
-    /// Records an output step.
+    /// Records an output step, for which `commit` made sure there is room.
     pub(super) fn emit(&mut self, step: Step) -> Flow {
         if self.rec.outputs as usize >= OUTPUTS_MAX {
-            self.world.counters.count_drop(Drop::OutputCount);
-            self.rec.cacheable = false;
-            return Err(Stop::Exit);
+            return self.too_much();
         }
         self.rec.outputs += 1;
         self.rec.steps.push(step);
@@ -269,17 +284,28 @@ impl<'w> Walk<'_, 'w> {
         Ok(())
     }
 
+    fn too_much(&mut self) -> Flow {
+        self.rec.cacheable = false;
+        self.drop_copy(Drop::OutputCount);
+        Err(Stop::Exit)
+    }
+
     /// A copy of the packet ends here.
     pub(super) fn drop_copy(&mut self, reason: Drop) {
-        if self.rec.drops.len() < OUTPUTS_MAX {
-            self.rec.drops.push(reason);
-        }
         self.seen.dropped(reason);
+        if self.rec.drops.len() < RECORDED_DROPS_MAX {
+            self.rec.drops.push(reason);
+            return;
+        }
+        self.rec.cacheable = false;
+        if !self.dry {
+            self.world.counters.count_drop(reason);
+        }
     }
 
     /// The outcome rests on this.
     pub(super) fn guard(&mut self, item: Item) {
-        if self.rec.guards.len() < 32 {
+        if self.rec.guards.len() < TRAVERSAL_GUARDS_MAX {
             self.rec.guards.push(item);
         } else {
             self.rec.cacheable = false;

@@ -12,6 +12,7 @@
 mod arrive;
 mod commit;
 mod connect;
+mod execute;
 pub mod keymask;
 mod leave;
 pub mod miss;

@@ -15,6 +15,7 @@ const GROUP_BIT: u64 = 1 << 40;
 const RESERVED: u64 = 0x0180_c200_0000;
 
 impl Walk<'_, '_> {
+    #[inline(never)]
     pub(super) fn normal(&mut self) -> Flow {
         let (dst, src) = (self.key.eth_dst, self.key.eth_src);
         let vlan = self.key.vlan_tci & 0xfff;
@@ -22,8 +23,15 @@ impl Walk<'_, '_> {
             self.drop_copy(Drop::ReservedMac);
             return Ok(());
         }
-        if src & GROUP_BIT == 0 && self.in_port != PORT_NONE {
-            self.learn(src, vlan);
+        let in_port = self.key.in_port;
+        if in_port != PORT_NONE {
+            let Some(port) = self.bridge.port(in_port) else {
+                self.drop_copy(Drop::PortBlocked);
+                return Ok(());
+            };
+            if src & GROUP_BIT == 0 {
+                self.learn(src, vlan, port);
+            }
         }
         if dst & GROUP_BIT != 0 {
             return self.flood(true);
@@ -37,12 +45,8 @@ impl Walk<'_, '_> {
         self.guard_fdb(found.slot, found.port_gen, false);
         self.seen.note("destination is known");
         match self.program.port(found.port()) {
-            Some(p) if p.number == self.in_port => {
-                self.reason = Drop::SameInPort;
-                Ok(())
-            }
-            Some(p) => self.output(p.number, false),
-            None => self.flood(true),
+            Some(p) if p.bridge == self.bridge_ix => self.output(p.number, false),
+            _ => self.flood(true),
         }
     }
 
@@ -51,8 +55,7 @@ impl Walk<'_, '_> {
         self.guard(Item::Fdb(FdbGuard { value, slot, bridge, touch }));
     }
 
-    fn learn(&mut self, mac: u64, vlan: u16) {
-        let port = self.bridge.port(self.in_port).unwrap_or(PortIx::NONE);
+    fn learn(&mut self, mac: u64, vlan: u16, port: PortIx) {
         if self.dry {
             return;
         }
@@ -74,12 +77,13 @@ impl Walk<'_, '_> {
     }
 
     /// Every port but the in_port; with `flood_only` those marked no-flood are left out too.
+    #[inline(never)]
     pub(super) fn flood(&mut self, flood_only: bool) -> Flow {
         let bridge = self.bridge;
         let mut any = false;
         for (number, ix) in &bridge.ports {
             let takes = self.program.port(*ix).is_some_and(|p| p.up && (p.flood || !flood_only));
-            if *number != self.in_port && takes {
+            if *number != self.key.in_port && takes {
                 any = true;
                 self.output(*number, false)?;
             }

@@ -10,24 +10,23 @@
 //! what was found before is looked up again.
 
 use super::arrive;
+use super::execute::Hand;
 use super::miss::{Event, Subject, Templates, World, walk};
 use super::program::Program;
 use super::trace::{Observer, Silent};
-use crate::action::edit;
 use crate::action::step::Step;
 use crate::cache::microflow::{Masked, NONE};
 use crate::cache::traversal::{CtGuard, FdbGuard, Item, Recording, Traversals, WHOLE_FDB};
 use crate::cache::{KeyMask, Microflows};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtConfig, HitPacket, NatRewrite, rewrite_icmp_error};
+use crate::conntrack::{Conntrack, CtConfig, HitPacket};
 use crate::counters::{Counters, Drop, Stat};
-use crate::limits::{BATCH_MAX, EVENTS_MAX, OUTPUTS_MAX};
+use crate::limits::{BATCH_MAX, EVENTS_MAX};
 use crate::packet::frame::Frame;
 use crate::packet::key::{PacketKey, PortIx};
 use crate::packet::l4sum;
 use crate::packet::parse::{self, Layers};
 use crate::prefetch::prefetch;
-use crate::tunnel::{self, EncapTemplate};
 use crate::xsk::burst::RxBurst;
 use crate::xsk::pool::FramePool;
 use std::sync::Arc;
@@ -115,7 +114,7 @@ impl Lane {
             counters,
             conntrack: Conntrack::new(&config.conntrack),
             templates: Templates::new(TEMPLATES_MAX),
-            recording: Recording::with_capacity(OUTPUTS_MAX * 2),
+            recording: Recording::new(),
             events: Vec::with_capacity(EVENTS_MAX),
             fdb_cursor: 0,
             sweep_cursor: 0,
@@ -469,8 +468,10 @@ impl Lane {
     pub fn housekeep(&mut self, now: Now, budget: usize) {
         self.conntrack.expire(now, budget);
         for b in &self.program.bridges {
-            b.fdb.expire(&mut self.fdb_cursor, budget, now);
+            let mut cursor = self.fdb_cursor;
+            b.fdb.expire(&mut cursor, budget, now);
         }
+        self.fdb_cursor = self.fdb_cursor.wrapping_add(budget as u32);
         let slots = self.cache.capacity() as u32;
         for _ in 0..budget {
             let at = self.sweep_cursor % slots;
@@ -541,119 +542,4 @@ fn fdb_holds(program: &Program, g: &FdbGuard, now: Now) -> bool {
         return b.fdb.generation() == g.value;
     }
     b.fdb.still(g.slot, g.value, g.touch, now)
-}
-
-/// Translates an ICMP error, its quoted packet included.
-fn translate_error(bytes: &mut [u8], layers: &Layers, rewrite: &NatRewrite) -> bool {
-    let (l3, l4) = (usize::from(layers.l3), usize::from(layers.l4));
-    let ip = bytes.get_mut(l3..).filter(|_| l4 > l3);
-    ip.is_some_and(|ip| rewrite_icmp_error(ip, l4 - l3, rewrite).is_ok())
-}
-
-/// Grows the frame by the tunnel's headers and writes them.
-#[inline]
-fn put_on(template: &EncapTemplate, frame: &mut Frame, entropy: u16) -> bool {
-    let len = template.len();
-    if frame.prepend(len).is_none() {
-        return false;
-    }
-    let (room, inner) = frame.bytes_mut().split_at_mut_checked(len).unwrap_or_default();
-    template.push(room, inner, entropy)
-}
-
-/// What executing steps needs.
-struct Hand<'a, E> {
-    translations: &'a [NatRewrite],
-    templates: &'a Templates,
-    counters: &'a Counters,
-    pool: &'a mut FramePool,
-    egress: &'a mut E,
-}
-
-impl<E: Egress> Hand<'_, E> {
-    /// Runs the steps on a packet. The last output takes the frame itself, earlier ones a copy.
-    #[inline]
-    fn execute(
-        &mut self,
-        steps: impl Iterator<Item = Step>,
-        outputs: u16,
-        mut frame: Frame,
-        key: &PacketKey,
-        mut layers: Layers,
-    ) {
-        let mut left = outputs;
-        for step in steps {
-            match step {
-                Step::Output(port) if left == 1 => return self.send(port, frame),
-                Step::Output(port) => {
-                    left -= 1;
-                    if let Some(copy) = self.copy(&frame) {
-                        self.send(port, copy);
-                    }
-                }
-                Step::TunnelOutput { template, port } if left == 1 => {
-                    return self.send_tunnel(template, port, frame, key);
-                }
-                Step::TunnelOutput { template, port } => {
-                    left -= 1;
-                    if let Some(copy) = self.copy(&frame) {
-                        self.send_tunnel(template, port, copy, key);
-                    }
-                }
-                Step::Drop(reason) => self.counters.count_drop(reason),
-                Step::NatIcmpError(at) => {
-                    let done = self
-                        .translations
-                        .get(at as usize)
-                        .is_some_and(|r| translate_error(frame.bytes_mut(), &layers, r));
-                    if !done {
-                        self.counters.count_drop(Drop::NatFailed);
-                        break;
-                    }
-                }
-                edit => {
-                    if let Err(reason) = edit::apply(&edit, &mut frame, &mut layers) {
-                        self.counters.count_drop(reason);
-                        break;
-                    }
-                }
-            }
-        }
-        self.pool.free(frame);
-    }
-
-    #[inline]
-    fn send(&mut self, port: PortIx, frame: Frame) {
-        self.counters.add(Stat::TxPackets, 1);
-        self.counters.add(Stat::TxBytes, frame.len() as u64);
-        self.egress.output(port, frame, self.pool);
-    }
-
-    #[inline]
-    fn send_tunnel(&mut self, at: u32, port: PortIx, mut frame: Frame, key: &PacketKey) {
-        let Some(template) = self.templates.get(at) else {
-            self.counters.count_drop(Drop::TunnelNoHeadroom);
-            return self.pool.free(frame);
-        };
-        if !put_on(template, &mut frame, tunnel::entropy(key)) {
-            self.counters.count_drop(Drop::TunnelNoHeadroom);
-            return self.pool.free(frame);
-        }
-        self.counters.add(Stat::TunnelPush, 1);
-        self.send(port, frame);
-    }
-
-    #[cold]
-    fn copy(&mut self, frame: &Frame) -> Option<Frame> {
-        let Some(mut copy) = self.pool.alloc() else {
-            self.counters.count_drop(Drop::FramePoolEmpty);
-            return None;
-        };
-        if !copy.clone_from_frame(frame) {
-            self.counters.count_drop(Drop::ParseOversize);
-            self.pool.free(copy);
-            return None;
-        }
-        Some(copy)
-    }
 }

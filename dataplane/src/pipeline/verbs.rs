@@ -1,16 +1,24 @@
 //! The action list: one exhaustive match.
+//!
+//! Resubmits nest on the stack, 4096 of them at worst, so what they pass through (`list`, `action`)
+//! keeps its frame small: the verbs that need room are functions of their own.
 
 use super::miss::{Flow, Stop, Walk};
 use crate::action::{Action, Set};
 use crate::counters::Drop;
-use crate::packet::field::prereq_met;
+use crate::limits::DEPTH_MAX;
+use crate::packet::field::{Prereq, Subfield, prereq_met};
 use crate::packet::key::VLAN_PRESENT;
 
 impl Walk<'_, '_> {
     /// Runs a list to its end.
     pub(super) fn list(&mut self, actions: &[Action]) -> Flow {
         for a in actions {
-            self.action(a)?;
+            match self.action(a) {
+                Ok(()) => {}
+                Err(Stop::List) => break,
+                stop => return stop,
+            }
         }
         Ok(())
     }
@@ -18,7 +26,7 @@ impl Walk<'_, '_> {
     fn action(&mut self, a: &Action) -> Flow {
         match a {
             Action::Output(number) => self.output(*number, false),
-            Action::InPort => self.output(self.in_port, true),
+            Action::InPort => self.output(self.key.in_port, true),
             Action::Flood => self.flood(true),
             Action::All => self.flood(false),
             Action::Normal => self.normal(),
@@ -27,10 +35,7 @@ impl Walk<'_, '_> {
                 Ok(())
             }
             Action::Move { src, src_prereq, dst, dst_prereq } => {
-                if prereq_met(*src_prereq, &self.key) && prereq_met(*dst_prereq, &self.key) {
-                    let v = src.get(&self.key);
-                    dst.set(&mut self.key, v);
-                }
+                self.copy_field((*src, *src_prereq), (*dst, *dst_prereq));
                 Ok(())
             }
             Action::ModVlan { vid, pcp } => {
@@ -55,33 +60,50 @@ impl Walk<'_, '_> {
             Action::Resubmit { in_port, table } => {
                 self.resubmit(*in_port, table.unwrap_or(self.table))
             }
-            Action::Goto(table) => self.table(*table),
+            Action::Goto(table) => self.resubmit(None, *table),
             Action::Ct(ct) => self.ct(ct),
             Action::CtClear => {
                 self.clear_ct();
                 Ok(())
             }
             Action::CheckPktLarger { len, dst } => {
-                let larger = self.is_larger(*len);
-                dst.set(&mut self.key, u128::from(larger));
+                self.is_larger(*len, *dst);
                 Ok(())
             }
-            Action::Clone(list) => {
-                let before = self.key;
-                let end = self.list(list);
-                self.key = before;
-                match end {
-                    Err(Stop::Exit) => Ok(()),
-                    other => other,
-                }
-            }
+            Action::Clone(list) => self.clone_of(list),
             Action::Exit => Err(Stop::Exit),
         }
     }
 
+    /// Runs a list whose changes do not come back; it deepens, as it keeps a key on the stack.
+    #[inline(never)]
+    fn clone_of(&mut self, list: &[Action]) -> Flow {
+        if self.depth >= DEPTH_MAX {
+            return Err(Stop::Error(Drop::ResubmitDepth));
+        }
+        let before = self.key;
+        self.depth += 1;
+        let end = self.list(list);
+        self.depth -= 1;
+        self.key = before;
+        match end {
+            Err(Stop::Exit) => Ok(()),
+            other => other,
+        }
+    }
+
+    #[inline(never)]
     fn set(&mut self, s: &Set) {
         if prereq_met(s.prereq, &self.key) {
             s.dst.set_masked(&mut self.key, s.value, s.mask);
+        }
+    }
+
+    #[inline(never)]
+    fn copy_field(&mut self, src: (Subfield, Prereq), dst: (Subfield, Prereq)) {
+        if prereq_met(src.1, &self.key) && prereq_met(dst.1, &self.key) {
+            let v = src.0.get(&self.key);
+            dst.0.set(&mut self.key, v);
         }
     }
 
@@ -99,14 +121,15 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// OpenFlow: a TTL that would reach zero ends the packet's processing here.
+    /// A TTL that would reach zero ends this list, and only this list (Open vSwitch: "stop
+    /// processing for current table").
     fn dec_ttl(&mut self) -> Flow {
         if !matches!(self.key.eth_type, 0x0800 | 0x86dd) {
             return Ok(());
         }
         if self.key.ip_ttl <= 1 {
             self.drop_copy(Drop::TtlExpired);
-            return Err(Stop::Exit);
+            return Err(Stop::List);
         }
         self.key.ip_ttl -= 1;
         Ok(())
@@ -114,7 +137,8 @@ impl Walk<'_, '_> {
 
     /// Open vSwitch compares the frame without its VLAN tags; the walk may have added or taken
     /// one, which does not count.
-    fn is_larger(&mut self, len: u16) -> bool {
+    #[inline(never)]
+    fn is_larger(&mut self, len: u16, dst: Subfield) {
         let tag = if self.packet.key.base.vlan_tci == [0, 0] { 0 } else { 4 };
         let at = len.saturating_add(tag);
         let larger = self.packet.bytes.len() > at as usize;
@@ -123,6 +147,6 @@ impl Walk<'_, '_> {
         } else {
             self.rec.len_max = self.rec.len_max.min(at);
         }
-        larger
+        dst.set(&mut self.key, u128::from(larger));
     }
 }

@@ -92,11 +92,12 @@ pub fn echo_rest(id: u16, seq: u16) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// Whether a message of this protocol is an echo request or reply.
+/// Whether a message of this protocol is a query or its answer, with an identifier: echo, and over
+/// IPv4 also timestamp, information and address mask (RFC 792, RFC 950).
 #[inline]
-pub fn is_echo(ip_proto: u8, icmp_type: u8) -> bool {
+pub fn is_query(ip_proto: u8, icmp_type: u8) -> bool {
     match ip_proto {
-        super::proto::ICMP => matches!(icmp_type, V4_ECHO_REQUEST | V4_ECHO_REPLY),
+        super::proto::ICMP => matches!(icmp_type, V4_ECHO_REQUEST | V4_ECHO_REPLY | 13..=18),
         super::proto::ICMPV6 => matches!(icmp_type, V6_ECHO_REQUEST | V6_ECHO_REPLY),
         _ => false,
     }

@@ -1,0 +1,132 @@
+//! Executing steps on a packet's bytes: the end of every road, hit or walk.
+//!
+//! The last output takes the frame itself, earlier ones a copy, so a packet that leaves once is
+//! never copied. A step that fails ends the packet with a reason; what left before stays sent.
+
+use super::miss::Templates;
+use super::run::Egress;
+use crate::action::edit;
+use crate::action::step::Step;
+use crate::conntrack::{NatRewrite, rewrite_icmp_error};
+use crate::counters::{Counters, Drop, Stat};
+use crate::packet::frame::Frame;
+use crate::packet::key::{PacketKey, PortIx};
+use crate::packet::parse::Layers;
+use crate::tunnel::{self, EncapTemplate};
+use crate::xsk::pool::FramePool;
+
+/// Translates an ICMP error, its quoted packet included.
+fn translate_error(bytes: &mut [u8], layers: &Layers, rewrite: &NatRewrite) -> bool {
+    let (l3, l4) = (usize::from(layers.l3), usize::from(layers.l4));
+    let ip = bytes.get_mut(l3..).filter(|_| l4 > l3);
+    ip.is_some_and(|ip| rewrite_icmp_error(ip, l4 - l3, rewrite).is_ok())
+}
+
+/// Grows the frame by the tunnel's headers and writes them.
+#[inline]
+fn put_on(template: &EncapTemplate, frame: &mut Frame, entropy: u16) -> bool {
+    let len = template.len();
+    if frame.prepend(len).is_none() {
+        return false;
+    }
+    let (room, inner) = frame.bytes_mut().split_at_mut_checked(len).unwrap_or_default();
+    template.push(room, inner, entropy)
+}
+
+/// What executing steps needs. It borrows apart from the lane, so that steps can be read from the
+/// cache while they run.
+pub(super) struct Hand<'a, E> {
+    pub translations: &'a [NatRewrite],
+    pub templates: &'a Templates,
+    pub counters: &'a Counters,
+    pub pool: &'a mut FramePool,
+    pub egress: &'a mut E,
+}
+
+impl<E: Egress> Hand<'_, E> {
+    /// Runs the steps on a packet. The last output takes the frame itself, earlier ones a copy.
+    #[inline]
+    pub fn execute(
+        &mut self,
+        steps: impl Iterator<Item = Step>,
+        outputs: u16,
+        mut frame: Frame,
+        key: &PacketKey,
+        mut layers: Layers,
+    ) {
+        let mut left = outputs;
+        for step in steps {
+            match step {
+                Step::Output(port) if left == 1 => return self.send(port, frame),
+                Step::Output(port) => {
+                    left -= 1;
+                    if let Some(copy) = self.copy(&frame) {
+                        self.send(port, copy);
+                    }
+                }
+                Step::TunnelOutput { template, port } if left == 1 => {
+                    return self.send_tunnel(template, port, frame, key);
+                }
+                Step::TunnelOutput { template, port } => {
+                    left -= 1;
+                    if let Some(copy) = self.copy(&frame) {
+                        self.send_tunnel(template, port, copy, key);
+                    }
+                }
+                Step::Drop(reason) => self.counters.count_drop(reason),
+                Step::NatIcmpError(at) => {
+                    let done = self
+                        .translations
+                        .get(at as usize)
+                        .is_some_and(|r| translate_error(frame.bytes_mut(), &layers, r));
+                    if !done {
+                        self.counters.count_drop(Drop::NatFailed);
+                        break;
+                    }
+                }
+                edit => {
+                    if let Err(reason) = edit::apply(&edit, &mut frame, &mut layers) {
+                        self.counters.count_drop(reason);
+                        break;
+                    }
+                }
+            }
+        }
+        self.pool.free(frame);
+    }
+
+    #[inline]
+    fn send(&mut self, port: PortIx, frame: Frame) {
+        self.counters.add(Stat::TxPackets, 1);
+        self.counters.add(Stat::TxBytes, frame.len() as u64);
+        self.egress.output(port, frame, self.pool);
+    }
+
+    #[inline]
+    fn send_tunnel(&mut self, at: u32, port: PortIx, mut frame: Frame, key: &PacketKey) {
+        let Some(template) = self.templates.get(at) else {
+            self.counters.count_drop(Drop::TunnelNoHeadroom);
+            return self.pool.free(frame);
+        };
+        if !put_on(template, &mut frame, tunnel::entropy(key)) {
+            self.counters.count_drop(Drop::TunnelNoHeadroom);
+            return self.pool.free(frame);
+        }
+        self.counters.add(Stat::TunnelPush, 1);
+        self.send(port, frame);
+    }
+
+    #[cold]
+    fn copy(&mut self, frame: &Frame) -> Option<Frame> {
+        let Some(mut copy) = self.pool.alloc() else {
+            self.counters.count_drop(Drop::FramePoolEmpty);
+            return None;
+        };
+        if !copy.clone_from_frame(frame) {
+            self.counters.count_drop(Drop::ParseOversize);
+            self.pool.free(copy);
+            return None;
+        }
+        Some(copy)
+    }
+}

@@ -1,0 +1,499 @@
+#![allow(dead_code, reason = "the kit serves tests that are still coming")]
+//! A switch without devices, twice: one lane with a (tiny) cache, one without.
+//!
+//! Every packet goes through both lanes, and whatever can be seen of them must be equal: bytes
+//! out, drops, rule counts, connections, MAC tables. So each test of what the pipeline does is
+//! also a test that nobody can tell whether it came out of the cache.
+//!
+//! The world: bridge 0 has devices 1 to 4, the tunnel 5 and the cable 9 to bridge 1; bridge 1 has
+//! the far end of the cable (its number 1) and devices 2 and 3; bridge 2 has the underlay's NIC.
+
+use sluice_dataplane::action::{Action, Ct, Nat, Set, Zone};
+use sluice_dataplane::classify::RuleMatch;
+use sluice_dataplane::clock::Now;
+use sluice_dataplane::conntrack::{ConnInfo, CtConfig, NatKind, NatMode, NatSpec};
+use sluice_dataplane::counters::{Counters, Drop, Stat};
+use sluice_dataplane::fdb::{Fdb, FdbEntry};
+use sluice_dataplane::packet::field::Field;
+use sluice_dataplane::packet::frame::Frame;
+use sluice_dataplane::packet::key::{FlowKey, PortIx};
+use sluice_dataplane::pipeline::miss::Event;
+use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
+use sluice_dataplane::pipeline::underlay::{Device, Route};
+use sluice_dataplane::pipeline::{
+    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleStats, Underlay,
+};
+use sluice_dataplane::port::RxBurst;
+use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
+use sluice_dataplane::xsk::pool::FramePool;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Places of the ports that tests name.
+pub const TUNNEL: u16 = 5;
+pub const CABLE: u16 = 9;
+pub const FAR_END: u16 = 10;
+pub const FAR_2: u16 = 11;
+pub const FAR_3: u16 = 12;
+pub const NIC: u16 = 13;
+
+pub const NIC_MAC: [u8; 6] = [2, 0, 0, 0, 9, 1];
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
+pub const LOCAL_IP: [u8; 4] = [10, 9, 0, 1];
+pub const PEER_IP: [u8; 4] = [10, 9, 0, 2];
+pub const VNI: u32 = 77;
+
+/// A flow in the making.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub table: u8,
+    pub priority: u16,
+    pub value: FlowKey,
+    pub mask: FlowKey,
+    pub actions: Vec<Action>,
+}
+
+pub fn flow(table: u8, priority: u16) -> Flow {
+    Flow { table, priority, value: FlowKey::ZERO, mask: FlowKey::ZERO, actions: Vec::new() }
+}
+
+impl Flow {
+    pub fn is(self, f: Field, v: u128) -> Self {
+        self.masked(f, v, u128::MAX)
+    }
+
+    pub fn masked(mut self, f: Field, v: u128, m: u128) -> Self {
+        f.info().set(&mut self.value, v & m);
+        f.info().set(&mut self.mask, m);
+        self
+    }
+
+    /// IPv4, and its protocol.
+    pub fn ip(self, proto: u8) -> Self {
+        self.is(Field::EthType, 0x0800).is(Field::IpProto, proto.into())
+    }
+
+    pub fn does(mut self, actions: impl IntoIterator<Item = Action>) -> Self {
+        self.actions.extend(actions);
+        self
+    }
+}
+
+/// A catch-all of table 0.
+pub fn always(actions: impl IntoIterator<Item = Action>) -> Flow {
+    flow(0, 1).does(actions)
+}
+
+pub fn out(number: u32) -> Action {
+    Action::Output(number)
+}
+
+pub fn set(f: Field, value: u128) -> Action {
+    set_masked(f, value, u128::MAX)
+}
+
+pub fn set_masked(f: Field, value: u128, mask: u128) -> Action {
+    let info = f.info();
+    Action::Set(Set { dst: info.whole(), prereq: info.prereq, value, mask })
+}
+
+pub fn mv(src: Field, dst: Field) -> Action {
+    let (s, d) = (src.info(), dst.info());
+    let bits = s.bits.min(d.bits) - 1;
+    Action::Move {
+        src: s.range(0, bits).unwrap(),
+        src_prereq: s.prereq,
+        dst: d.range(0, bits).unwrap(),
+        dst_prereq: d.prereq,
+    }
+}
+
+pub fn resubmit(table: u8) -> Action {
+    Action::Resubmit { in_port: None, table: Some(table) }
+}
+
+/// `ct(...)`, built by its parts.
+#[derive(Clone)]
+pub struct CtSpec(Ct);
+
+pub fn ct(zone: u16) -> CtSpec {
+    let zone = Zone::Number(zone);
+    CtSpec(Ct { commit: false, force: false, zone, table: None, nat: None, exec: Vec::new() })
+}
+
+impl CtSpec {
+    pub fn commit(mut self) -> Self {
+        self.0.commit = true;
+        self
+    }
+
+    pub fn force(mut self) -> Self {
+        self.0.force = true;
+        self.commit()
+    }
+
+    pub fn table(mut self, t: u8) -> Self {
+        self.0.table = Some(t);
+        self
+    }
+
+    pub fn nat(mut self) -> Self {
+        self.0.nat = Some(Nat::Existing);
+        self
+    }
+
+    pub fn nat_to(mut self, kind: NatKind, addr: [u8; 4], ports: Option<(u16, u16)>) -> Self {
+        let addr = u32::from_be_bytes(addr).into();
+        let mode = NatMode::Hash;
+        let spec = NatSpec { kind, v6: false, addr_min: addr, addr_max: addr, ports, mode };
+        self.0.nat = Some(Nat::New(spec));
+        self
+    }
+
+    pub fn exec(mut self, actions: impl IntoIterator<Item = Action>) -> Self {
+        self.0.exec.extend(actions);
+        self
+    }
+
+    pub fn go(self) -> Action {
+        Action::Ct(Box::new(self.0))
+    }
+}
+
+/// What both lanes' programs are made from.
+#[derive(Clone)]
+pub struct Net {
+    pub ports: Vec<Option<Port>>,
+    pub flows: [Vec<Flow>; 3],
+    pub underlay: Underlay,
+}
+
+pub fn port(bridge: u16, number: u32, role: PortRole) -> Port {
+    Port {
+        name: format!("br{bridge}-{number}"),
+        bridge,
+        number,
+        role,
+        up: true,
+        flood: true,
+        mtu: 1500,
+        underlay: false,
+        partial_checksums: false,
+        checksums_good: false,
+    }
+}
+
+pub fn tunnel_config() -> TunnelConfig {
+    TunnelConfig {
+        remote: TunnelRemote::Address(PEER_IP.into()),
+        local: None,
+        key: TunnelKey::Number(VNI),
+        dst_port: 6081,
+        csum: false,
+        tos: Inherit::Fixed(0),
+        ttl: Inherit::Fixed(64),
+        df: true,
+    }
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        let mut ports = vec![None; 14];
+        for n in 1..=4 {
+            ports[n] = Some(port(0, n as u32, PortRole::Device));
+        }
+        ports[usize::from(TUNNEL)] = Some(port(0, 5, PortRole::Tunnel(tunnel_config().into())));
+        ports[usize::from(CABLE)] = Some(port(0, 9, PortRole::Patch { peer: PortIx(FAR_END) }));
+        ports[usize::from(FAR_END)] = Some(port(1, 1, PortRole::Patch { peer: PortIx(CABLE) }));
+        ports[usize::from(FAR_2)] = Some(port(1, 2, PortRole::Device));
+        ports[usize::from(FAR_3)] = Some(port(1, 3, PortRole::Device));
+        let nic = Port { underlay: true, ..port(2, 1, PortRole::Device) };
+        ports[usize::from(NIC)] = Some(nic);
+        let mut underlay = Underlay {
+            routes: vec![Route {
+                prefix: [10, 9, 0, 0].into(),
+                prefix_len: 24,
+                via: None,
+                ifindex: 2,
+                source: None,
+                metric: 0,
+            }],
+            neighbours: HashMap::from([((IpAddr::from(PEER_IP), 2), PEER_MAC)]),
+            devices: vec![Device {
+                ifindex: 2,
+                port: Some(PortIx(NIC)),
+                mac: NIC_MAC,
+                mtu: 1500,
+                addresses: vec![LOCAL_IP.into()],
+            }],
+        };
+        underlay.sort();
+        Self { ports, flows: Default::default(), underlay }
+    }
+}
+
+impl Net {
+    pub fn of(flows: impl IntoIterator<Item = Flow>) -> Self {
+        Self::default().flows(0, flows)
+    }
+
+    pub fn flows(mut self, bridge: usize, flows: impl IntoIterator<Item = Flow>) -> Self {
+        self.flows[bridge].extend(flows);
+        self
+    }
+
+    pub fn port(&mut self, ix: u16) -> &mut Port {
+        self.ports[usize::from(ix)].as_mut().unwrap()
+    }
+
+    /// With another tunnel port.
+    pub fn tunnel(mut self, config: TunnelConfig) -> Self {
+        self.port(TUNNEL).role = PortRole::Tunnel(config.into());
+        self
+    }
+
+    fn program(&self, version: u64, fdbs: &[Arc<Fdb>; 3]) -> Program {
+        let bridge = |b: usize| BridgeParts {
+            name: format!("br{b}"),
+            rules: self.flows[b].iter().map(rule).collect(),
+            ports: self
+                .ports
+                .iter()
+                .enumerate()
+                .filter_map(|(ix, p)| p.as_ref().map(|p| (ix, p)))
+                .filter(|(_, p)| usize::from(p.bridge) == b)
+                .map(|(ix, p)| (p.number, PortIx(ix as u16)))
+                .collect(),
+            fdb: fdbs[b].clone(),
+        };
+        Program::compile(ProgramParts {
+            version,
+            bridges: (0..3).map(bridge).collect(),
+            ports: self.ports.clone(),
+            underlay: Arc::new(self.underlay.clone()),
+        })
+    }
+}
+
+fn rule(f: &Flow) -> Arc<Rule> {
+    let value = f.value.and(&f.mask);
+    Arc::new(Rule {
+        table: f.table,
+        cookie: 0,
+        matching: RuleMatch { value, mask: f.mask, priority: f.priority },
+        actions: f.actions.clone().into(),
+        stats: Arc::new(RuleStats::default()),
+        text: format!("table={}", f.table).into(),
+    })
+}
+
+/// Collects what leaves.
+#[derive(Default)]
+pub struct Sink(pub Vec<(u16, Vec<u8>)>);
+
+impl Egress for Sink {
+    fn output(&mut self, port: PortIx, frame: Frame, pool: &mut FramePool) {
+        self.0.push((port.0, frame.bytes().to_vec()));
+        pool.free(frame);
+    }
+}
+
+/// One lane with all that is its own.
+pub struct Side {
+    pub lane: Lane,
+    pub pool: FramePool,
+    pub sink: Sink,
+    pub counters: Arc<Counters>,
+    pub fdbs: [Arc<Fdb>; 3],
+    pub events: Vec<Event>,
+    burst: RxBurst,
+}
+
+/// What can be seen of a side from outside.
+#[derive(Debug, PartialEq)]
+pub struct Visible {
+    pub sent: Vec<(u16, Vec<u8>)>,
+    pub drops: Vec<(&'static str, u64)>,
+    pub stats: Vec<(&'static str, u64)>,
+    /// Packets and bytes by rule.
+    pub rules: Vec<(u64, u64)>,
+    pub conns: Vec<ConnInfo>,
+    pub fdbs: [Vec<FdbEntry>; 3],
+    pub events: Vec<Event>,
+}
+
+/// Counts that tell of the cache itself or of time.
+const OF_THE_CACHE: [Stat; 6] = [
+    Stat::Tier1Hits,
+    Stat::Tier1Stale,
+    Stat::Tier1Inserts,
+    Stat::Tier1Evictions,
+    Stat::Tier3Walks,
+    Stat::Tier3Uncacheable,
+];
+
+impl Side {
+    fn new(microflows: usize, frames: u32, conns_max: usize) -> Self {
+        let counters = Arc::new(Counters::default());
+        let conntrack = CtConfig { conns_max, seed: 5, ..CtConfig::default() };
+        let config = LaneConfig { microflows, conntrack, seed: 7 };
+        Self {
+            lane: Lane::new(&config, counters.clone()),
+            pool: FramePool::private(frames).unwrap(),
+            sink: Sink::default(),
+            counters,
+            fdbs: [1, 2, 3].map(|seed| Arc::new(Fdb::new(seed))),
+            events: Vec::new(),
+            burst: RxBurst::new(),
+        }
+    }
+
+    pub fn run(&mut self, port: u16, packets: &[Vec<u8>], now: Now, headroom: Option<u16>) {
+        for bytes in packets {
+            let mut frame = self.pool.alloc().expect("a frame to receive into");
+            if let Some(h) = headroom {
+                assert!(frame.reset(h));
+            }
+            assert!(frame.copy_from(bytes));
+            assert!(self.burst.push(frame).is_ok());
+        }
+        let (ix, pool) = (PortIx(port), &mut self.pool);
+        self.lane.run(&mut self.burst, ix, now, pool, &mut self.sink);
+        assert_eq!(self.pool.available(), self.pool.total(), "frames are conserved");
+        assert_eq!(self.pool.foreign(), 0);
+    }
+
+    fn see(&mut self, now: Now) -> Visible {
+        self.lane.settle(now);
+        self.events.extend(self.lane.drain_events());
+        let mut conns = Vec::new();
+        self.lane.conntrack().dump(now, |c| conns.push(c.clone()));
+        let stat = |s: &Stat| (s.name(), self.counters.stat(*s));
+        Visible {
+            sent: self.sink.0.clone(),
+            drops: self.counters.drops_by_name().collect(),
+            stats: Stat::ALL.iter().filter(|s| !OF_THE_CACHE.contains(s)).map(stat).collect(),
+            rules: self
+                .lane
+                .program()
+                .rules
+                .iter()
+                .map(|r| (r.stats.packets(), r.stats.bytes()))
+                .collect(),
+            conns,
+            fdbs: std::array::from_fn(|i| self.fdbs[i].dump(now)),
+            events: self.events.clone(),
+        }
+    }
+
+    /// Packets that came in, and ends that were counted: leavings and drops.
+    fn account(&self) -> (u64, u64) {
+        let c = &self.counters;
+        (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + c.drops_total())
+    }
+}
+
+/// Both lanes.
+pub struct Switch {
+    pub cached: Side,
+    pub plain: Side,
+    pub now: Now,
+    version: u64,
+}
+
+impl Switch {
+    pub fn new(net: &Net) -> Self {
+        Self::sized(net, 4, 64)
+    }
+
+    /// `microflows` entries of tier 1, `frames` frames.
+    pub fn sized(net: &Net, microflows: usize, frames: u32) -> Self {
+        let mut s = Self {
+            cached: Side::new(microflows, frames, 64),
+            plain: Side::new(0, frames, 64),
+            now: Now::from_secs(1000),
+            version: 0,
+        };
+        s.program(net);
+        s
+    }
+
+    pub fn sides(&mut self) -> [&mut Side; 2] {
+        [&mut self.cached, &mut self.plain]
+    }
+
+    pub fn program(&mut self, net: &Net) {
+        self.version += 1;
+        let (version, now) = (self.version, self.now);
+        for side in self.sides() {
+            let program = net.program(version, &side.fdbs);
+            side.lane.set_program(Arc::new(program), now);
+        }
+    }
+
+    pub fn wait(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
+    pub fn housekeep(&mut self) {
+        let now = self.now;
+        for side in self.sides() {
+            side.lane.housekeep(now, 256);
+        }
+    }
+
+    /// What both sides show, which must be the same.
+    pub fn see(&mut self) -> Visible {
+        let now = self.now;
+        let (a, b) = (self.cached.see(now), self.plain.see(now));
+        assert_eq!(a, b, "with a cache (left) and without (right)");
+        a
+    }
+
+    /// Sends packets in at a port; what leaves, in order.
+    pub fn batch(&mut self, port: u16, packets: &[Vec<u8>]) -> Vec<(u16, Vec<u8>)> {
+        self.batch_with(port, packets, None)
+    }
+
+    pub fn batch_with(
+        &mut self,
+        port: u16,
+        packets: &[Vec<u8>],
+        headroom: Option<u16>,
+    ) -> Vec<(u16, Vec<u8>)> {
+        let now = self.now;
+        for side in self.sides() {
+            side.sink.0.clear();
+            let (rx, ends) = side.account();
+            side.run(port, packets, now, headroom);
+            let (rx_after, ends_after) = side.account();
+            assert!(ends_after - ends >= rx_after - rx, "each packet leaves or is counted");
+        }
+        self.see().sent
+    }
+
+    /// One packet, twice in a row: a walk and (if it may be) a hit. Both must come to the same.
+    pub fn twice(&mut self, port: u16, packet: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let first = self.send(port, packet);
+        assert_eq!(self.send(port, packet), first, "the second packet goes as the first");
+        first
+    }
+
+    pub fn send(&mut self, port: u16, packet: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        self.batch(port, &[packet.to_vec()])
+    }
+
+    /// One packet; the places of the ports that it leaves by.
+    pub fn ports(&mut self, port: u16, packet: &[u8]) -> Vec<u16> {
+        self.send(port, packet).into_iter().map(|(p, _)| p).collect()
+    }
+
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.plain.counters.dropped(reason)
+    }
+
+    pub fn hits(&self) -> u64 {
+        self.cached.counters.stat(Stat::Tier1Hits)
+    }
+}

@@ -3,10 +3,11 @@
 //! ```text
 //! why.txt        one sentence: what this proves
 //! flows.txt      flows in ovs-ofctl's words
-//! switch.toml    optional: bridges, ports, tunnels; without it one bridge, ports p1, p2, ...
-//! in.txt         packets: `t=0.001 port=p1 eth(...)/ipv4(...)/udp(...)/"text"`
+//! switch.toml    optional: bridges, ports, tunnels; without it bridge br0 with ports p1 to p4
+//! in.txt         packets: `t=0.001 port=p1 eth(...)/ipv4(...)/udp(...)/"text"`; without `t=`
+//!                a millisecond after the one before
 //! out.txt        what must leave, per port in order: `port=p2 eth(...)/...`
-//! counters.txt   every counter that must have moved: `3 drop.no_match`
+//! counters.txt   every counter that must have moved: `3 drop no_match`
 //! ```
 //! Theory. A packet test that only looks at the packets misses half of what a switch does; so all
 //! counters are compared, and one that moved and is not in the file is as wrong as one that did not
@@ -18,15 +19,17 @@ mod describe;
 mod diff;
 mod load;
 mod packet_text;
+mod replay;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use describe::describe;
 pub use load::InputError;
 pub use packet_text::parse_packet;
+pub use replay::Replay;
 
 /// A packet that goes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Vector {
     pub input: Vec<InPacket>,
     expected: Outcome,
 }
+
+const PORTS_MIN: u16 = 4;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,12 +76,17 @@ pub trait Backend {
 }
 
 impl Vector {
-    /// Ports in the order in which a switch without configuration numbers them: p1, p2, ...
+    /// The ports of a switch without configuration: p1 to p4, and more if the packets say so.
     pub fn ports(&self) -> Vec<String> {
+        let number = |port: &String| port.strip_prefix('p')?.parse::<u16>().ok();
         let named = self.input.iter().map(|p| &p.port).chain(self.expected.out.keys());
-        let mut ports: Vec<String> = named.cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        ports.sort_by_key(|port| (port.len(), port.clone()));
-        ports
+        let last = named.filter_map(number).max().unwrap_or(0).max(PORTS_MIN);
+        (1..=last).map(|n| format!("p{n}")).collect()
+    }
+
+    /// The packets that come in by this port.
+    pub fn input_of(&self, port: &str) -> impl Iterator<Item = &InPacket> {
+        self.input.iter().filter(move |packet| packet.port == port)
     }
 }
 

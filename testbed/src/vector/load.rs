@@ -26,10 +26,13 @@ impl std::error::Error for InputError {}
 
 /// A line of `in.txt` or `out.txt`.
 struct Line {
-    at_ns: u64,
+    at_ns: Option<u64>,
     port: String,
     bytes: Vec<u8>,
 }
+
+/// Between packets without a time.
+const STEP_NS: u64 = 1_000_000;
 
 pub fn load(dir: &Path) -> Result<Vector, InputError> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -41,12 +44,16 @@ pub fn load(dir: &Path) -> Result<Vector, InputError> {
     let flows = read(&dir.join("flows.txt"))?;
     let switch = Some(dir.join("switch.toml")).filter(|path| path.is_file());
     let mut input = Vec::new();
+    let mut next_ns = 0;
     for line in packets(&dir.join("in.txt"), true)? {
         let Line { at_ns, port, bytes } = line;
+        let at_ns = at_ns.unwrap_or(next_ns);
+        next_ns = at_ns + STEP_NS;
         input.push(InPacket { at_ns, port, bytes });
     }
-    if !input.is_sorted_by_key(|packet| packet.at_ns) {
-        let text = "the packets are not in order of time".to_owned();
+    // One after the other: ports have no order among packets of one moment.
+    if !input.is_sorted_by(|a, b| a.at_ns < b.at_ns) {
+        let text = "the packets are not in order of time, each later than the last".to_owned();
         return Err(InputError { file: dir.join("in.txt"), line: 0, text });
     }
     // Both are written by the first run, with REGENERATE=1.
@@ -84,10 +91,10 @@ fn packets(file: &Path, required: bool) -> Result<Vec<Line>, InputError> {
 }
 
 fn packet_line(line: &str) -> Result<Line, String> {
-    let mut at_ns = 0;
+    let mut at_ns = None;
     let mut words = split_words(line)?.into_iter().peekable();
     if let Some(time) = words.next_if(|w| w.starts_with("t=")) {
-        at_ns = seconds(time.trim_start_matches("t="))?;
+        at_ns = Some(seconds(time.trim_start_matches("t="))?);
     }
     let port = words.next().and_then(|w| w.strip_prefix("port=").map(str::to_owned));
     let port = port.ok_or("`port=NAME` must stand before the packet")?;

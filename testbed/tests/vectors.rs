@@ -1,0 +1,26 @@
+//! The vectors over replay, with caches and without: what comes out must not differ.
+
+use std::path::{Path, PathBuf};
+
+use sluice_testbed::vector::{Replay, run_all};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
+}
+
+fn all_pass(mut backend: Replay) {
+    match run_all(&folder(), &mut backend) {
+        Ok(count) => assert!(count > 0),
+        Err(report) => panic!("{report}"),
+    }
+}
+
+#[test]
+fn with_caches() {
+    all_pass(Replay { microflows: None });
+}
+
+#[test]
+fn without_caches() {
+    all_pass(Replay { microflows: Some(0) });
+}

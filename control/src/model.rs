@@ -5,13 +5,13 @@
 
 use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
-use crate::flow::{FlowError, PortNames, parse_file};
+use crate::flow::{FileFlow, Flow, FlowError, PortNames, parse_file};
 use crate::netlink::underlay as net;
 use crate::store::{Flows, StoreError};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::Program;
+use sluice_dataplane::pipeline::{Port, Program, Underlay};
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,10 +21,8 @@ use std::sync::Arc;
 pub enum ModelError {
     #[error("{file}: {error}", file = file.display())]
     Flow { file: PathBuf, error: FlowError },
-    #[error("{file}: {error}", file = file.display())]
-    Store { file: PathBuf, error: StoreError },
-    #[error("cannot read flow file {file}: {error}", file = file.display())]
-    Read { file: PathBuf, error: std::io::Error },
+    #[error("{0}")]
+    Store(#[from] StoreError),
     #[error("there are {0} bridges; a switch has {BRIDGES_MAX} at most")]
     TooManyBridges(usize),
     #[error("there are {PORTS_MAX} ports already; delete one first")]
@@ -67,6 +65,7 @@ pub struct Model {
     pub bridges: Vec<BridgeState>,
     pub net: Arc<net::Underlay>,
     version: u64,
+    current: Arc<Program>,
     used: Vec<bool>,
     seed: u64,
 }
@@ -141,44 +140,18 @@ impl Model {
     ) -> Result<(), ModelError> {
         let names = |n: &str| self.bridge(n).map(|b| b as &dyn PortNames);
         let parsed = parse_file(text, first_bridge, &names)
-            .map_err(|error| ModelError::Flow { file: file.clone(), error })?;
-        let mut drafts: Vec<(usize, Vec<crate::flow::Flow>)> = Vec::new();
-        for f in parsed {
-            let Some(at) = self.bridges.iter().position(|b| b.config.name == f.bridge) else {
-                continue;
-            };
-            match drafts.iter_mut().find(|d| d.0 == at) {
-                Some(d) => d.1.push(f.flow),
-                None => drafts.push((at, vec![f.flow])),
-            }
-        }
-        for (at, flows) in drafts {
-            let mut fresh = self.bridges[at].flows.clone();
-            fresh
-                .add_all(&flows, &self.bridges[at], now_ns)
-                .map_err(|error| ModelError::Store { file: file.clone(), error })?;
-            self.bridges[at].flows = fresh;
-        }
-        Ok(())
+            .map_err(|error| ModelError::Flow { file, error })?;
+        self.take_flows(&parsed, now_ns)
     }
 
-    /// Reads every bridge's flow file. A bridge without one starts empty, or, if it is standalone, as an
-    /// ordinary switch.
-    pub fn load_flow_files(&mut self, now_ns: u64) -> Result<(), ModelError> {
-        let files: Vec<_> = self
-            .bridges
-            .iter()
-            .map(|b| (b.config.name.clone(), b.config.flow_file.clone(), b.config.fail_mode))
-            .collect();
-        for (bridge, file, fail_mode) in files {
-            if let Some(file) = file {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| ModelError::Read { file: file.clone(), error })?;
-                self.load_flows(file, &text, &bridge, now_ns)?;
-            } else if fail_mode == config::FailMode::Standalone {
-                let text = "priority=0,actions=NORMAL";
-                self.load_flows(PathBuf::from("standalone"), text, &bridge, now_ns)?;
-            }
+    /// Adds flows that were read from files.
+    pub fn take_flows(&mut self, list: &[FileFlow], now_ns: u64) -> Result<(), ModelError> {
+        for b in &mut self.bridges {
+            let mine = list.iter().filter(|f| f.bridge == b.config.name);
+            let flows: Vec<Flow> = mine.map(|f| f.flow.clone()).collect();
+            let mut draft = b.flows.clone();
+            draft.add_all(&flows, b, now_ns)?;
+            b.flows = draft;
         }
         Ok(())
     }
@@ -207,9 +180,35 @@ impl Model {
         self.version
     }
 
+    /// The program that was compiled last.
+    pub fn current(&self) -> Arc<Program> {
+        self.current.clone()
+    }
+
+    /// Whether ports or the node's network differ from what the last program was compiled from.
+    pub fn is_stale(&self) -> bool {
+        *self.current.underlay != self.underlay() || self.current.ports != self.compiled_ports()
+    }
+
     /// Compiles the switch as it stands, as the next version.
     pub fn program(&mut self) -> Arc<Program> {
         self.version += 1;
+        let bridges = self.bridges.iter().map(|b| BridgeParts {
+            name: b.config.name.clone(),
+            rules: b.flows.rules(),
+            ports: b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect(),
+            fdb: b.fdb.clone(),
+        });
+        self.current = Arc::new(Program::compile(ProgramParts {
+            version: self.version,
+            bridges: bridges.collect(),
+            ports: self.compiled_ports(),
+            underlay: Arc::new(self.underlay()),
+        }));
+        self.current.clone()
+    }
+
+    fn compiled_ports(&self) -> Vec<Option<Port>> {
         let mut ports = vec![None; PORTS_MAX];
         let peer =
             |name: &str| self.ports().find(|(_, p)| p.config.name == name).map(|(_, p)| p.ix);
@@ -218,24 +217,16 @@ impl Model {
                 ports[usize::from(p.ix.0)] = Some(compile_port(p, b as u16, &peer));
             }
         }
+        ports
+    }
+
+    fn underlay(&self) -> Underlay {
         let by_device = |link: &net::Link| {
             self.ports()
                 .find(|(_, p)| p.device.as_ref().is_some_and(|d| d.ifindex == link.ifindex))
                 .map(|(_, p)| p.ix)
         };
-        let underlay = compile_underlay(&self.net, &by_device);
-        let bridges = self.bridges.iter().map(|b| BridgeParts {
-            name: b.config.name.clone(),
-            rules: b.flows.rules(),
-            ports: b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect(),
-            fdb: b.fdb.clone(),
-        });
-        Arc::new(Program::compile(ProgramParts {
-            version: self.version,
-            bridges: bridges.collect(),
-            ports,
-            underlay: Arc::new(underlay),
-        }))
+        compile_underlay(&self.net, &by_device)
     }
 
     /// Secret of the tables' hashes.

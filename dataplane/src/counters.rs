@@ -99,6 +99,7 @@ named_list! {
         FdbFull = "fdb_full", "MAC addresses not learned: table full.";
         EventsLost = "events_lost", "Hints to control that found their queue full.";
         Batches = "batches", "Batches run.";
+        BusyNs = "busy_ns", "Time spent in rounds that found packets, nanoseconds.";
         Polls = "polls", "Times a worker slept in poll.";
     }
 }

@@ -16,7 +16,7 @@ mod engine;
 mod report;
 
 pub use bench::{ALLOCATIONS, BenchOptions};
-pub use engine::{Engine, Sent};
+pub use engine::{Engine, Sent, lane_config};
 pub use report::{BenchReport, FlowReport, Report};
 
 use crate::config::{self, Config, PortType};

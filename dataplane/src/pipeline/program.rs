@@ -71,7 +71,7 @@ pub struct TableSpec {
 }
 
 /// What a port does with a packet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortRole {
     /// A device of the worker's.
     Device,
@@ -83,7 +83,7 @@ pub enum PortRole {
 }
 
 /// A port of the switch. `PortIx` is its place in `Program::ports`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
     pub name: String,
     /// Index of its bridge.

@@ -103,6 +103,10 @@ impl Worker {
         if now.ns >= self.next_housekeep_ns {
             self.housekeep(now);
         }
+        if received > 0 {
+            let busy_ns = self.now().ns - now.ns;
+            self.lane.counters().add(Stat::BusyNs, busy_ns);
+        }
         if received > 0 || commands > 0 {
             self.idle = 0;
             return;

@@ -1,0 +1,259 @@
+//! The calls of the control socket.
+
+use super::{Core, LiveSwitch, answers, trace};
+use crate::api::types::{
+    ApiError, BridgeInfo, ConnInfo, ErrorCode, FdbEntry, FlowChange, FlowInfo, FlowOp, FlowSummary,
+    PortInfo, SwitchInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
+};
+use crate::api::{ApiResult, Switch};
+use crate::config::{MacAddr, Port};
+use crate::doctor::{self, Report, Wish};
+use crate::flow::{Command, FlowError, FlowFilter, FlowMod, parse_file, parse_flow_mod};
+use crate::flow::{Flow, PortNames};
+use crate::model::BridgeState;
+use crate::store::{Changed, StoreError};
+use sluice_dataplane::counters::Stat;
+
+impl Core {
+    fn bridge(&self, name: &str) -> ApiResult<&BridgeState> {
+        self.model.bridge(name).ok_or_else(|| ApiError::no_bridge(name))
+    }
+
+    fn show(&mut self) -> ApiResult<SwitchInfo> {
+        let seen = self.worker.ports()?;
+        let (_, conns) = self.worker.connections(None, 0)?;
+        let c = self.worker.counters.clone();
+        let config = &self.ground.config;
+        Ok(SwitchInfo {
+            sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.start.elapsed().as_secs(),
+            config_file: config.file.clone(),
+            program_version: self.model.version(),
+            workers: vec![WorkerInfo {
+                worker: 0,
+                cpu: self.worker.cpu,
+                rx_packets: c.stat(Stat::RxPackets),
+                busy_percent: busy_percent(c.stat(Stat::BusyNs), self.now().ns),
+            }],
+            bridges: self.model.bridges.iter().map(|b| answers::bridge(self, b, &seen)).collect(),
+            frames: seen.frames_total as u64,
+            frames_free: seen.frames_free as u64,
+            frame_size_bytes: self.umem.frame_size_bytes(),
+            hugepages: self.umem.is_huge(),
+            conns: conns as u64,
+            conns_max: u64::from(config.conntrack.conns_max),
+        })
+    }
+
+    fn flow_change(&mut self, change: &FlowChange) -> ApiResult<FlowSummary> {
+        let now_ns = self.now().ns;
+        let bridge = self.bridge(&change.bridge)?;
+        let mut flows = bridge.flows.clone();
+        let changed = match change.op {
+            FlowOp::Replace => {
+                let list = whole_file(&change.text, bridge)?;
+                flows.replace(&list, bridge, now_ns)
+            }
+            op => flows.apply(&commands(op, change, bridge)?, bridge, now_ns),
+        };
+        let Changed { added, modified, deleted } = changed.map_err(store_error)?;
+        if let Some(b) = self.model.bridge_mut(&change.bridge) {
+            b.flows = flows;
+        }
+        self.publish()?;
+        let program_version = self.model.version();
+        Ok(FlowSummary { added, modified, deleted, program_version })
+    }
+
+    fn flow_dump(&mut self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>> {
+        self.worker.settle()?;
+        let now_ns = self.now().ns;
+        let b = self.bridge(bridge)?;
+        let filter = FlowFilter::parse(filter, b).map_err(|e| flow_error(&e))?;
+        Ok(b.flows.select(&filter).into_iter().map(|s| answers::flow(b, s, now_ns)).collect())
+    }
+
+    fn port_add(&mut self, bridge: &str, port: Port) -> ApiResult<PortInfo> {
+        if self.bridge(bridge)?.port(&port.name).is_some() {
+            let message = format!("bridge \"{bridge}\" has a port \"{}\" already", port.name);
+            return Err(ApiError::new(ErrorCode::Exists, message, "choose another name"));
+        }
+        let name = port.name.clone();
+        let ix = self
+            .model
+            .add_port(bridge, port)
+            .map_err(|e| ApiError::new(ErrorCode::Full, e.to_string(), ""))?;
+        let net = self.ground.underlay.current();
+        self.model.set_net(net.clone());
+        self.open_port(ix);
+        // A tunnel on another UDP port must reach us through shared devices too.
+        self.resteer(&net);
+        self.publish()?;
+        let seen = self.worker.ports()?;
+        let b = self.bridge(bridge)?;
+        let state = b.port(&name).ok_or_else(|| ApiError::no_port(bridge, &name))?;
+        Ok(answers::port(self, bridge, state, &seen))
+    }
+
+    fn port_del(&mut self, bridge: &str, name: &str) -> ApiResult<()> {
+        let state = self.bridge(bridge)?.port(name);
+        let ix = state.ok_or_else(|| ApiError::no_port(bridge, name))?.ix;
+        self.close_port(ix, "deleted");
+        self.closed.remove(&ix.0);
+        self.model.remove_port(bridge, name);
+        let net = self.ground.underlay.current();
+        self.resteer(&net);
+        self.publish()
+    }
+
+    fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
+        let b = self.bridge(bridge)?;
+        let mut list: Vec<FdbEntry> = b
+            .fdb
+            .dump(self.now())
+            .into_iter()
+            .map(|e| {
+                let port = b.ports.iter().find(|p| p.ix == e.port);
+                FdbEntry {
+                    port: port.map(|p| p.config.name.clone()).unwrap_or_default(),
+                    number: port.map_or(0, |p| p.config.number),
+                    vlan: e.vlan,
+                    mac: MacAddr(e.mac).to_string(),
+                    age_s: u64::from(e.age_s),
+                }
+            })
+            .collect();
+        list.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
+        Ok(list)
+    }
+
+    fn fdb_flush(&self, bridge: &str) -> ApiResult<u64> {
+        let fdb = &self.bridge(bridge)?.fdb;
+        let before = fdb.len() as u64;
+        fdb.flush(None);
+        Ok(before)
+    }
+}
+
+fn busy_percent(busy_ns: u64, since_start_ns: u64) -> u8 {
+    (busy_ns.saturating_mul(100) / since_start_ns.max(1)).min(100) as u8
+}
+
+/// Lines without comments, numbered from 1.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let all = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim()));
+    all.filter(|(_, l)| !l.is_empty() && !l.starts_with('#'))
+}
+
+/// The commands of a change, one a line. An empty deletion deletes everything.
+fn commands(op: FlowOp, change: &FlowChange, names: &dyn PortNames) -> ApiResult<Vec<FlowMod>> {
+    let command = match (op, change.strict) {
+        (FlowOp::Add | FlowOp::Replace, _) => Command::Add,
+        (FlowOp::Modify, false) => Command::Modify,
+        (FlowOp::Modify, true) => Command::ModifyStrict,
+        (FlowOp::Delete, false) => Command::Delete,
+        (FlowOp::Delete, true) => Command::DeleteStrict,
+    };
+    let parse = |line, text| {
+        parse_flow_mod(text, Some(command), names)
+            .map_err(|e: FlowError| flow_error(&e.on_line(line)))
+    };
+    let mods: ApiResult<Vec<FlowMod>> = lines(&change.text).map(|(n, l)| parse(n, l)).collect();
+    match mods {
+        Ok(list) if list.is_empty() && op == FlowOp::Delete => Ok(vec![parse(1, "")?]),
+        other => other,
+    }
+}
+
+/// All flows of a text for one bridge.
+fn whole_file(text: &str, bridge: &BridgeState) -> ApiResult<Vec<Flow>> {
+    let name = bridge.config.name.as_str();
+    let names = |n: &str| (n == name).then_some(bridge as &dyn PortNames);
+    let list = parse_file(text, name, &names).map_err(|e| flow_error(&e))?;
+    Ok(list.into_iter().map(|f| f.flow).collect())
+}
+
+fn flow_error(e: &FlowError) -> ApiError {
+    ApiError::new(ErrorCode::Invalid, e.to_string(), "nothing was changed")
+}
+
+fn store_error(e: StoreError) -> ApiError {
+    let code = match e {
+        StoreError::TableFull { .. } => ErrorCode::Full,
+        StoreError::Overlap { .. } => ErrorCode::Invalid,
+    };
+    ApiError::new(code, e.to_string(), "nothing was changed")
+}
+
+impl Switch for LiveSwitch {
+    fn show(&self) -> ApiResult<SwitchInfo> {
+        self.core().show()
+    }
+
+    fn bridges(&self) -> ApiResult<Vec<BridgeInfo>> {
+        Ok(self.core().show()?.bridges)
+    }
+
+    fn ports(&self, bridge: Option<&str>) -> ApiResult<Vec<PortInfo>> {
+        let mut core = self.core();
+        if let Some(name) = bridge {
+            core.bridge(name)?;
+        }
+        let seen = core.worker.ports()?;
+        let wanted = core.model.ports().filter(|(b, _)| bridge.is_none_or(|w| w == *b));
+        Ok(wanted.map(|(b, p)| answers::port(&core, b, p, &seen)).collect())
+    }
+
+    fn port_add(&self, bridge: &str, port: Port) -> ApiResult<PortInfo> {
+        self.core().port_add(bridge, port)
+    }
+
+    fn port_del(&self, bridge: &str, port: &str) -> ApiResult<()> {
+        self.core().port_del(bridge, port)
+    }
+
+    fn flow_change(&self, change: &FlowChange) -> ApiResult<FlowSummary> {
+        self.core().flow_change(change)
+    }
+
+    fn flow_dump(&self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>> {
+        self.core().flow_dump(bridge, filter)
+    }
+
+    fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
+        self.core().fdb(bridge)
+    }
+
+    fn fdb_flush(&self, bridge: &str) -> ApiResult<u64> {
+        self.core().fdb_flush(bridge)
+    }
+
+    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>> {
+        let limit = limit.unwrap_or(super::workers::CONNECTIONS_MAX);
+        let (list, _) = self.core().worker.connections(zone, limit)?;
+        Ok(list.iter().map(answers::conn).collect())
+    }
+
+    fn conntrack_flush(&self, zone: Option<u16>) -> ApiResult<u64> {
+        Ok(self.core().worker.flush_connections(zone)? as u64)
+    }
+
+    fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport> {
+        trace::trace(&mut self.core(), request)
+    }
+
+    fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>> {
+        Ok(answers::tunnels(&self.core()))
+    }
+
+    fn counters(&self) -> ApiResult<Vec<WorkerCounters>> {
+        let core = self.core();
+        Ok(vec![answers::counters(&core.worker.counters, 0, core.worker.cpu)])
+    }
+
+    fn doctor(&self) -> ApiResult<Report> {
+        let wish = Wish::of_config(&self.core().ground.config);
+        Ok(doctor::examine(&Wish { running: true, ..wish }))
+    }
+}

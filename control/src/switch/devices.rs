@@ -1,0 +1,176 @@
+//! Opening the device behind a port, and what must be kept while it is open.
+
+use crate::attach::{Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto};
+use crate::config::{self, Afxdp, Internal, MacAddr, PortMode, PortType, XdpMode};
+use crate::netlink::{Link, Socket, Underlay, configure_internal};
+use sluice_dataplane::port::packet::PacketPort;
+use sluice_dataplane::port::tap::{TapConfig, TapPort};
+use sluice_dataplane::port::xsk::{XskPort, XskPortConfig};
+use sluice_dataplane::port::{AnyPort, PortKind, memory::MemoryPort};
+use sluice_dataplane::xsk::socket::{BindMode, BindWish};
+use sluice_dataplane::xsk::umem::Umem;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What control keeps of an open device. Dropping it gives a NIC back to the kernel.
+pub struct Opened {
+    pub steer: Option<Steer>,
+    pub ifindex: Option<u32>,
+    pub queues: u32,
+    /// "native copy", "tap" ...
+    pub status: String,
+    pub frames_wanted: u32,
+}
+
+/// A device and the port on it.
+pub type Device = (Box<AnyPort>, Opened);
+
+/// What opening needs to know.
+pub struct Site<'a> {
+    pub umem: &'a Arc<Umem>,
+    pub net: &'a Underlay,
+    /// UDP ports of the tunnels.
+    pub tunnel_ports: &'a [u16],
+}
+
+/// Opens the device of a port; `None` for ports that have none.
+pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, String> {
+    Ok(Some(match &port.kind {
+        PortType::Geneve(_) | PortType::Patch { .. } => return Ok(None),
+        PortType::Memory => (
+            Box::new(AnyPort::Memory(MemoryPort::discard())),
+            Opened { steer: None, ifindex: None, queues: 0, status: "memory".into(), frames_wanted: 0 },
+        ),
+        PortType::Internal(internal) => open_internal(internal)?,
+        PortType::Tap(tap) => open_tap(tap)?,
+        PortType::Packet { device } => open_packet(device, site)?,
+        PortType::Afxdp(afxdp) => open_afxdp(afxdp, site)?,
+    }))
+}
+
+fn open_internal(internal: &Internal) -> Result<Device, String> {
+    let config = TapConfig {
+        name: internal.device.clone(),
+        mac: None,
+        mtu: None,
+        up: false,
+        kind: PortKind::Internal,
+    };
+    let tap = TapPort::create(&config).map_err(|e| e.to_string())?;
+    let ifindex = tap.if_index();
+    configure_internal(ifindex, internal).map_err(|e| e.to_string())?;
+    let place = internal.netns.as_ref().map(|n| format!(" in {}", n.display()));
+    let status = format!("tap{}", place.unwrap_or_default());
+    Ok((
+        Box::new(AnyPort::Tap(tap)),
+        Opened { steer: None, ifindex: Some(ifindex), queues: 1, status, frames_wanted: 0 },
+    ))
+}
+
+fn open_tap(tap: &config::Tap) -> Result<Device, String> {
+    let config = TapConfig {
+        name: tap.device.clone(),
+        mac: tap.mac.map(|m: MacAddr| m.0),
+        mtu: tap.mtu_bytes,
+        up: true,
+        kind: PortKind::Tap,
+    };
+    let tap = TapPort::create(&config).map_err(|e| e.to_string())?;
+    let ifindex = Some(tap.if_index());
+    let status = "tap".to_owned();
+    Ok((
+        Box::new(AnyPort::Tap(tap)),
+        Opened { steer: None, ifindex, queues: 1, status, frames_wanted: 0 },
+    ))
+}
+
+fn link<'a>(device: &str, site: &Site<'a>) -> Result<&'a Link, String> {
+    site.net.link_by_name(device).ok_or_else(|| {
+        format!("there is no device {device}; create it, or correct `device`; it is taken up when it comes")
+    })
+}
+
+fn open_packet(device: &str, site: &Site<'_>) -> Result<Device, String> {
+    let link = link(device, site)?;
+    let port = PacketPort::open(link.ifindex)
+        .map_err(|e| format!("cannot open an AF_PACKET socket on {device}: {e}"))?;
+    let status = "AF_PACKET".to_owned();
+    let ifindex = Some(link.ifindex);
+    Ok((
+        Box::new(AnyPort::Packet(Box::new(port))),
+        Opened { steer: None, ifindex, queues: 1, status, frames_wanted: 0 },
+    ))
+}
+
+/// What the steering program of a shared device takes.
+pub fn steering(
+    afxdp: &Afxdp,
+    link: &Link,
+    net: &Underlay,
+    tunnel_ports: &[u16],
+) -> (Vec<Endpoint>, Vec<NatAddress>) {
+    let addresses: Vec<IpAddr> = if afxdp.endpoints.is_empty() {
+        net.addresses_of(link.ifindex).map(|c| c.address).collect()
+    } else {
+        afxdp.endpoints.clone()
+    };
+    let ends = addresses.iter().flat_map(|addr| {
+        tunnel_ports.iter().map(|p| Endpoint { addr: *addr, proto: TunnelProto::Udp(*p) })
+    });
+    // An empty range, for what was not reserved.
+    const NOTHING: std::ops::RangeInclusive<u16> = 1..=0;
+    let nat = afxdp.nat.iter().map(|n| NatAddress {
+        addr: n.address,
+        part: match (n.ports, n.icmp_ids) {
+            (None, None) => NatPart::Whole,
+            (ports, ids) => NatPart::Ranges {
+                ports: ports.map_or(NOTHING, |(a, b)| a..=b),
+                icmp_ids: ids.map_or(NOTHING, |(a, b)| a..=b),
+            },
+        },
+    });
+    (ends.collect(), nat.collect())
+}
+
+fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
+    let link = link(&afxdp.device, site)?;
+    if afxdp.mode == PortMode::All && !link.admin_up {
+        let up = Socket::open().and_then(|mut s| s.set_up(link.ifindex, true));
+        up.map_err(|e| format!("cannot set {} up: {e}", afxdp.device))?;
+    }
+    let (endpoints, nat) = steering(afxdp, link, site.net, site.tunnel_ports);
+    let steer_config = SteerConfig {
+        mode: match afxdp.mode {
+            PortMode::All => SteerMode::All,
+            PortMode::Shared => SteerMode::Shared,
+        },
+        // Sockets take one buffer a frame; with `frags` a veth's peer would send whole 64 KiB segments.
+        frags: false,
+        place: match afxdp.xdp {
+            XdpMode::Auto => Place::Auto,
+            XdpMode::Native => Place::Native,
+            XdpMode::Skb => Place::Generic,
+        },
+        endpoints,
+        nat,
+    };
+    let mut steer = Steer::attach(link.ifindex, &steer_config).map_err(|e| e.to_string())?;
+    let queues = match afxdp.queues {
+        0 => link.rx_queues.max(1),
+        n => u32::from(n),
+    };
+    let mut config = XskPortConfig::new(link.ifindex, (0..queues).collect());
+    config.wish = BindWish::Best;
+    let port = XskPort::open(&config, site.umem).map_err(|e| e.to_string())?;
+    for (queue, socket) in port.sockets() {
+        steer.set_socket(queue, socket).map_err(|e| e.to_string())?;
+    }
+    let zero = port.bind_modes().iter().all(|m| m.1 == BindMode::ZeroCopy);
+    let status = format!("{} {}", steer.mode().name(), if zero { "zero-copy" } else { "copy" });
+    let frames_wanted = queues * (config.rx_entries + config.tx_entries);
+    let ifindex = Some(link.ifindex);
+    Ok((
+        Box::new(AnyPort::Xsk(port)),
+        Opened { steer: Some(steer), ifindex, queues, status, frames_wanted },
+    ))
+}

@@ -1,0 +1,243 @@
+//! The running switch: a model, a worker, and the devices between them.
+//!
+//! `Core` is all of it behind one lock. Calls of the control socket take the lock; so does the
+//! ticker, a thread that carries news: the kernel's network to the model, a worker's hints to
+//! the kernel, devices that vanish and come back, flows that time out. Whoever changes the model
+//! publishes a program before it lets the lock go, and publishing returns when the worker judges
+//! by it.
+
+mod answers;
+mod calls;
+mod devices;
+mod synth;
+mod ticker;
+mod trace;
+mod workers;
+
+use crate::api::{ApiResult, Switch};
+use crate::config::{Config, PortType};
+use crate::daemon::{Failure, Ground};
+use crate::model::Model;
+use crate::netlink::Resolver;
+use crate::replay::lane_config;
+use devices::{Opened, Site};
+use sluice_dataplane::clock::Now;
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::sys::wait::cpus_allowed;
+use sluice_dataplane::xsk::pool::FramePool;
+use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use workers::WorkerHandle;
+
+/// All of the running switch.
+pub struct Core {
+    ground: Arc<Ground>,
+    model: Model,
+    worker: WorkerHandle,
+    /// By `PortIx`.
+    open: BTreeMap<u16, Opened>,
+    /// Why a port's device could not be opened.
+    closed: BTreeMap<u16, String>,
+    umem: Arc<Umem>,
+    resolver: Resolver,
+    /// Zero of the worker's time.
+    start: Instant,
+    net_generation: u64,
+}
+
+/// The switch as the control socket sees it.
+pub struct LiveSwitch {
+    core: Arc<Mutex<Core>>,
+    stop: Arc<AtomicBool>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+/// Starts everything, in an order in which each part finds what it needs.
+pub fn start(ground: Arc<Ground>) -> Result<Arc<dyn Switch>, Failure> {
+    let core = Arc::new(Mutex::new(Core::start(ground)?));
+    let stop = Arc::new(AtomicBool::new(false));
+    let ticker = ticker::start(core.clone(), stop.clone())?;
+    Ok(Arc::new(LiveSwitch { core, stop, ticker: Some(ticker) }))
+}
+
+impl LiveSwitch {
+    /// A panic under the lock leaves the model whole: changes are made on drafts.
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LiveSwitch {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(ticker) = self.ticker.take() {
+            _ = ticker.join();
+        }
+        self.core().shut_down();
+    }
+}
+
+/// A seed that nobody outside can guess.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+impl Core {
+    fn start(ground: Arc<Ground>) -> Result<Self, Failure> {
+        let config = &ground.config;
+        if config.daemon.workers != 1 {
+            let n = config.daemon.workers;
+            return Err(format!("[daemon] workers = {n}: this version runs 1 worker").into());
+        }
+        let seed = random_seed();
+        let mut model = Model::new(config, seed)?;
+        model.take_flows(&ground.flows, 0)?;
+        let umem = Umem::new(UmemConfig {
+            frames: config.umem.frames,
+            frame_size_bytes: config.umem.frame_size_bytes,
+            hugepages: config.umem.hugepages,
+        })?;
+        let pool = FramePool::new(&umem, config.umem.frames)?;
+        let start = Instant::now();
+        let settings = lane_config(config, None, seed);
+        let worker = WorkerHandle::start(&settings, pool, worker_cpu(config), start)?;
+        let net = ground.underlay.current();
+        let net_generation = net.generation;
+        model.set_net(net);
+        let mut core = Self {
+            resolver: Resolver::new()?,
+            ground,
+            model,
+            worker,
+            open: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            umem,
+            start,
+            net_generation,
+        };
+        core.open_all();
+        core.publish()?;
+        Ok(core)
+    }
+
+    /// Time of the worker.
+    fn now(&self) -> Now {
+        Now::from_ns(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// Compiles the model and hands it to the worker.
+    fn publish(&mut self) -> ApiResult<()> {
+        let program = self.model.program();
+        self.worker.publish(program)
+    }
+
+    fn tunnel_ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self
+            .model
+            .ports()
+            .filter_map(|(_, p)| match &p.config.kind {
+                PortType::Geneve(g) => Some(g.dst_port),
+                _ => None,
+            })
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Tries every port that is not open.
+    fn open_all(&mut self) -> bool {
+        let waiting: Vec<PortIx> = self
+            .model
+            .ports()
+            .filter(|(_, p)| !self.open.contains_key(&p.ix.0))
+            .map(|(_, p)| p.ix)
+            .collect();
+        waiting.into_iter().fold(false, |any, ix| self.open_port(ix) | any)
+    }
+
+    /// Opens a port's device and gives it to the worker. Says whether something changed.
+    fn open_port(&mut self, ix: PortIx) -> bool {
+        let Some(config) = self.model.port_mut(ix).map(|p| p.config.clone()) else { return false };
+        let tunnel_ports = self.tunnel_ports();
+        let net = self.ground.underlay.current();
+        let site = Site { umem: &self.umem, net: &net, tunnel_ports: &tunnel_ports };
+        let opened = devices::open(&config, &site).and_then(|device| {
+            let Some((port, opened)) = device else { return Ok(None) };
+            self.worker.add_port(ix, port).map_err(|e| e.to_string())?;
+            Ok(Some(opened))
+        });
+        match opened {
+            Ok(None) => false,
+            Ok(Some(opened)) => {
+                tracing::info!(port = %config.name, "open: {}", opened.status);
+                self.closed.remove(&ix.0);
+                self.open.insert(ix.0, opened);
+                self.set_up(ix, true);
+                self.warn_of_frames();
+                true
+            }
+            Err(why) => {
+                // Said once, not at every retry.
+                if self.closed.get(&ix.0) != Some(&why) {
+                    tracing::warn!(port = %config.name, "down: {why}");
+                    self.closed.insert(ix.0, why);
+                }
+                false
+            }
+        }
+    }
+
+    fn set_up(&mut self, ix: PortIx, up: bool) {
+        if let Some(p) = self.model.port_mut(ix) {
+            p.up = up;
+        }
+    }
+
+    fn warn_of_frames(&self) {
+        let wanted: u32 = self.open.values().map(|o| o.frames_wanted).sum();
+        if wanted > self.umem.frames() {
+            let have = self.umem.frames();
+            tracing::warn!("rings can hold {wanted} frames, there are {have}: raise [umem] frames");
+        }
+    }
+
+    /// Takes a device from the worker and lets it go. The kernel has a NIC back when this returns.
+    fn close_port(&mut self, ix: PortIx, why: &str) {
+        let Some(mut opened) = self.open.remove(&ix.0) else { return };
+        if let Some(steer) = &mut opened.steer {
+            for queue in 0..opened.queues {
+                _ = steer.clear_socket(queue);
+            }
+        }
+        if let Err(error) = self.worker.remove_port(ix) {
+            tracing::error!("closing port {}: {error}", ix.0);
+        }
+        drop(opened);
+        self.set_up(ix, false);
+        self.closed.insert(ix.0, why.to_owned());
+    }
+
+    fn shut_down(&mut self) {
+        let open: Vec<u16> = self.open.keys().copied().collect();
+        for ix in open {
+            self.close_port(PortIx(ix), "stopping");
+        }
+        self.worker.stop();
+    }
+}
+
+/// The processor that the configuration names; else none, and the scheduler decides.
+fn worker_cpu(config: &Config) -> Option<usize> {
+    let cpu = *config.daemon.cpus.first()?;
+    if cpus_allowed().contains(&cpu) {
+        return Some(cpu);
+    }
+    tracing::warn!("processor {cpu} is not among those this process may use; not bound");
+    None
+}

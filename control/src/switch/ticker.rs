@@ -1,0 +1,158 @@
+//! The thread that carries news between kernel, model and worker.
+
+use super::Core;
+use crate::config::{PortType, TunnelRemote};
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::miss::Event;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between two rounds: how long a hint or an event may lie.
+const ROUND: Duration = Duration::from_millis(20);
+/// Between two looks at what changes slowly: timeouts, closed ports.
+const SLOW: Duration = Duration::from_millis(500);
+/// Between two confirmations of the tunnels' next hops: the kernel forgets what nobody uses, and
+/// it does not see our packets.
+const CONFIRM: Duration = Duration::from_secs(20);
+
+pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("ticker".into()).spawn(move || {
+        let (mut slow, mut confirm) = (Instant::now(), Instant::now());
+        while !stop.load(Relaxed) {
+            std::thread::sleep(ROUND);
+            let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut changed = core.news();
+            changed |= core.follow_net();
+            if slow.elapsed() >= SLOW {
+                slow = Instant::now();
+                changed |= core.slow_round();
+            }
+            if confirm.elapsed() >= CONFIRM {
+                confirm = Instant::now();
+                core.confirm_hops();
+            }
+            if changed && let Err(error) = core.publish() {
+                tracing::error!("publishing a program: {error}");
+            }
+        }
+    })
+}
+
+impl Core {
+    /// What the worker said unasked. True: ports changed.
+    fn news(&mut self) -> bool {
+        let (events, ports_changed) = self.worker.news();
+        for Event::Resolve { addr, ifindex } in events {
+            if let Err(error) = self.resolver.resolve(ifindex, addr) {
+                tracing::debug!(%addr, "asking for a neighbour: {error}");
+            }
+        }
+        ports_changed && self.look_at_ports()
+    }
+
+    /// Closes ports whose device is gone; notes which are up. True: something changed.
+    fn look_at_ports(&mut self) -> bool {
+        let Ok(answer) = self.worker.ports() else { return false };
+        let net = self.ground.underlay.current();
+        let mut changed = false;
+        for report in answer.list {
+            let ix = report.port;
+            let here = self.open.get(&ix.0).is_some_and(|o| is_here(self, ix, o.ifindex, &net));
+            if !here {
+                changed = true;
+                let name = self.model.port_mut(ix).map(|p| p.config.name.clone());
+                tracing::warn!(port = name.unwrap_or_default(), "down: its device is gone");
+                self.close_port(ix, "the device is gone; the port comes back with it");
+                continue;
+            }
+            let was = self.model.port_mut(ix).is_some_and(|p| p.up);
+            if was != report.up {
+                changed = true;
+                self.set_up(ix, report.up);
+                let name = self.model.port_mut(ix).map(|p| p.config.name.clone());
+                let state = if report.up { "up" } else { "down" };
+                tracing::info!(port = name.unwrap_or_default(), "{state}");
+            }
+        }
+        changed
+    }
+
+    /// Takes over a new snapshot of the node's network. True: the program must follow.
+    fn follow_net(&mut self) -> bool {
+        let net = self.ground.underlay.current();
+        if net.generation == self.net_generation {
+            return false;
+        }
+        self.net_generation = net.generation;
+        self.model.set_net(net.clone());
+        self.resteer(&net);
+        self.look_at_ports();
+        self.open_all();
+        self.model.is_stale()
+    }
+
+    /// Brings the steering programs of shared devices up to date with the addresses.
+    pub(super) fn resteer(&mut self, net: &crate::netlink::Underlay) {
+        let tunnel_ports = self.tunnel_ports();
+        for (_, port) in self.model.ports() {
+            let PortType::Afxdp(afxdp) = &port.config.kind else { continue };
+            let Some(steer) = self.open.get_mut(&port.ix.0).and_then(|o| o.steer.as_mut()) else {
+                continue;
+            };
+            let Some(link) = net.link_by_name(&afxdp.device) else { continue };
+            let (ends, nat) = super::devices::steering(afxdp, link, net, &tunnel_ports);
+            let done = steer.update_endpoints(&ends).and_then(|()| steer.update_nat(&nat));
+            if let Err(error) = done {
+                tracing::error!(port = %port.config.name, "steering: {error}");
+            }
+        }
+    }
+
+    fn slow_round(&mut self) -> bool {
+        let now_ns = self.now().ns;
+        let mut expired = 0;
+        if self.model.bridges.iter().any(|b| b.flows.has_timeouts()) {
+            _ = self.worker.settle();
+            for bridge in &mut self.model.bridges {
+                expired += bridge.flows.expire(now_ns);
+            }
+        }
+        let opened = self.open_all();
+        expired > 0 || opened
+    }
+
+    /// Asks the kernel again for next hops that tunnels use.
+    fn confirm_hops(&mut self) {
+        let net = self.ground.underlay.current();
+        let remotes = self.model.ports().filter_map(|(_, p)| match &p.config.kind {
+            PortType::Geneve(g) => match g.remote {
+                TunnelRemote::Ip(remote) => Some((remote, g.local)),
+                TunnelRemote::Flow => None,
+            },
+            _ => None,
+        });
+        for (remote, local) in remotes {
+            if let Ok(path) = net.path(remote, local) {
+                _ = self.resolver.resolve(path.ifindex, path.next_hop);
+            }
+        }
+    }
+}
+
+/// Whether a port's device still exists where it was. A device moved to another namespace is ours
+/// as long as its descriptor works, so only those of this namespace are looked for.
+fn is_here(
+    core: &Core,
+    ix: PortIx,
+    ifindex: Option<u32>,
+    net: &crate::netlink::Underlay,
+) -> bool {
+    let kind = core.model.ports().find(|(_, p)| p.ix == ix).map(|(_, p)| p.config.kind.clone());
+    match (kind, ifindex) {
+        (Some(PortType::Afxdp(_) | PortType::Packet { .. }), Some(i)) => net.link(i).is_some(),
+        _ => true,
+    }
+}

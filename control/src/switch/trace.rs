@@ -1,0 +1,202 @@
+//! `sluice trace`: the very walk that packets take, watched and dry.
+//!
+//! It runs in a lane of its own, on the program that is in force and with the bridge's real MAC
+//! table; nothing is learned, committed, counted or sent. What conntrack would find is not looked up
+//! but supposed, as in Open vSwitch: `+trk+new`.
+
+use super::{Core, synth};
+use crate::api::ApiResult;
+use crate::api::types::{ApiError, ErrorCode, TracePacket, TraceReport, TraceRequest, TraceStep};
+use crate::flow::{PortNames, parse_flow};
+use crate::model::BridgeState;
+use sluice_dataplane::action::Ct;
+use sluice_dataplane::action::step::Step;
+use sluice_dataplane::conntrack::{CtConfig, CtPacket, CtResult};
+use sluice_dataplane::counters::{Counters, Drop};
+use sluice_dataplane::packet::field::Field;
+use sluice_dataplane::packet::key::{FlowKey, PortIx};
+use sluice_dataplane::pipeline::trace::{Observer, Silent};
+use sluice_dataplane::pipeline::{Lane, LaneConfig, NextHop, Rule};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> {
+    let bridge = core.model.bridge(&request.bridge);
+    let bridge = bridge.ok_or_else(|| ApiError::no_bridge(&request.bridge))?;
+    let (bytes, said_port) = packet(&request.packet, bridge)?;
+    let port = in_port(bridge, request.in_port.as_deref(), said_port)?;
+    let names = core.model.ports().map(|(_, p)| (p.ix, p.config.name.clone())).collect();
+    let conntrack = CtConfig { conns_max: 16, ..CtConfig::default() };
+    let settings = LaneConfig { microflows: 0, conntrack, seed: 1 };
+    let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
+    let now = core.now();
+    lane.set_program(core.model.current(), now);
+    let mut tracer = Tracer { names, ..Tracer::default() };
+    lane.explain(&bytes, port, now, &mut tracer).map_err(|reason| {
+        let hint = "give at least an Ethernet header";
+        ApiError::new(ErrorCode::Invalid, reason.help(), hint)
+    })?;
+    Ok(tracer.finish())
+}
+
+/// The frame, and the in_port that flow text named.
+fn packet(packet: &TracePacket, names: &dyn PortNames) -> ApiResult<(Vec<u8>, Option<u32>)> {
+    match packet {
+        TracePacket::Hex(text) => {
+            let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+            let pairs = digits.as_bytes().chunks(2);
+            let byte = |pair: &[u8]| {
+                std::str::from_utf8(pair)
+                    .ok()
+                    .filter(|p| p.len() == 2)
+                    .and_then(|p| u8::from_str_radix(p, 16).ok())
+            };
+            let bytes: Option<Vec<u8>> = pairs.map(byte).collect();
+            let hint = "write two hexadecimal digits a byte, from the Ethernet header on";
+            let wrong = || ApiError::new(ErrorCode::Invalid, "this is no frame in hex", hint);
+            Ok((bytes.ok_or_else(wrong)?, None))
+        }
+        TracePacket::Text(text) => {
+            let line = if text.contains("actions=") {
+                text.clone()
+            } else {
+                format!("{text} actions=drop")
+            };
+            let flow = parse_flow(&line, names).map_err(|e| {
+                ApiError::new(ErrorCode::Invalid, e.to_string(), "write a match, as in a flow")
+            })?;
+            let (port, mask) = flow.match_.get(Field::InPort);
+            let named = (mask != 0).then_some(port as u32);
+            Ok((synth::packet(&flow.match_.key), named))
+        }
+    }
+}
+
+fn in_port(b: &BridgeState, asked: Option<&str>, said: Option<u32>) -> ApiResult<PortIx> {
+    let number = match asked {
+        Some(text) => b
+            .number(text)
+            .or_else(|| text.parse().ok())
+            .ok_or_else(|| ApiError::no_port(&b.config.name, text))?,
+        None => said.ok_or_else(|| {
+            let hint = "say it in the packet (in_port=NAME,...) or with --in-port";
+            ApiError::new(ErrorCode::Invalid, "by which port does the packet come in?", hint)
+        })?,
+    };
+    let port = b.ports.iter().find(|p| u32::from(p.config.number) == number);
+    port.map(|p| p.ix).ok_or_else(|| ApiError::no_port(&b.config.name, &number.to_string()))
+}
+
+/// Writes the walk down.
+#[derive(Default)]
+struct Tracer {
+    report: TraceReport,
+    names: std::collections::HashMap<PortIx, String>,
+    bridge: String,
+    packet: String,
+}
+
+impl Tracer {
+    fn say(&mut self, line: String) {
+        if self.report.steps.is_empty() {
+            let bridge = self.bridge.clone();
+            self.report.steps.push(TraceStep { bridge, ..TraceStep::default() });
+        }
+        if let Some(step) = self.report.steps.last_mut() {
+            step.actions.push(line);
+        }
+    }
+
+    fn name(&self, ix: PortIx) -> String {
+        self.names.get(&ix).cloned().unwrap_or_else(|| format!("port #{}", ix.0))
+    }
+
+    fn finish(mut self) -> TraceReport {
+        let mut text = format!("Flow: {}\n", self.packet);
+        let mut bridge = String::new();
+        for step in &self.report.steps {
+            if step.bridge != bridge {
+                bridge.clone_from(&step.bridge);
+                let _ = writeln!(text, "\nbridge(\"{bridge}\")\n{}", "-".repeat(bridge.len() + 10));
+            }
+            let indent = 4 * step.depth as usize;
+            match (&step.flow, step.table) {
+                (Some(flow), Some(table)) => {
+                    let _ = writeln!(text, "{:indent$}{table:2}. {flow}", "");
+                }
+                (None, Some(table)) => {
+                    let _ = writeln!(text, "{:indent$}{table:2}. no match", "");
+                }
+                _ => {}
+            }
+            for a in &step.actions {
+                let _ = writeln!(text, "{:indent$}    {a}", "");
+            }
+        }
+        let end = match &self.report.drop_reason {
+            Some(reason) if self.report.outputs.is_empty() => format!("drop ({reason})"),
+            _ => format!("output to {}", self.report.outputs.join(", ")),
+        };
+        let _ = writeln!(text, "\nVerdict: {end}");
+        self.report.text = text;
+        self.report
+    }
+}
+
+impl Observer for Tracer {
+    fn start(&mut self, key: &FlowKey, bridge: &str) {
+        self.bridge = bridge.to_owned();
+        self.packet = format!("{key:?}");
+    }
+
+    fn bridge(&mut self, name: &str) {
+        self.bridge = name.to_owned();
+    }
+
+    fn rule(&mut self, rule: &Rule, depth: u32) {
+        let cookie =
+            if rule.cookie == 0 { String::new() } else { format!(" (cookie {:#x})", rule.cookie) };
+        self.report.steps.push(TraceStep {
+            depth,
+            bridge: self.bridge.clone(),
+            table: Some(rule.table),
+            flow: Some(format!("{}{cookie}", rule.text)),
+            actions: Vec::new(),
+        });
+    }
+
+    fn miss(&mut self, table: u8) {
+        let bridge = self.bridge.clone();
+        self.report.steps.push(TraceStep { bridge, table: Some(table), ..TraceStep::default() });
+    }
+
+    fn step(&mut self, step: &Step) {
+        if let Step::Output(ix) = step {
+            let name = self.name(*ix);
+            self.say(format!(">> output to {name}"));
+            self.report.outputs.push(name);
+        }
+    }
+
+    fn tunnel(&mut self, port: &str, remote: IpAddr, hop: &NextHop) {
+        let (source, device) = (hop.source, self.name(hop.port));
+        self.say(format!(">> into {port}: {source} -> {remote}, leaves by {device}"));
+        self.report.outputs.push(port.to_owned());
+    }
+
+    fn dropped(&mut self, reason: Drop) {
+        self.say(format!(">> dropped: {} ({})", reason.name(), reason.help()));
+        self.report.drop_reason = Some(reason.name().to_owned());
+    }
+
+    fn note(&mut self, text: &str) {
+        self.say(format!(">> {text}"));
+    }
+
+    fn ct(&mut self, zone: u16, ct: &Ct, packet: &CtPacket) -> CtResult {
+        let commit = if ct.commit { ", would commit" } else { "" };
+        self.say(format!(">> ct zone {zone}{commit}: supposed to be +trk+new"));
+        Silent.ct(zone, ct, packet)
+    }
+}

@@ -1,0 +1,178 @@
+//! Control's hold on a worker thread: questions with answers, and news that came unasked.
+
+use crate::api::ApiResult;
+use crate::api::types::{ApiError, ErrorCode};
+use sluice_dataplane::counters::Counters;
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::miss::Event;
+use sluice_dataplane::pipeline::{Lane, LaneConfig, Program};
+use sluice_dataplane::port::AnyPort;
+use sluice_dataplane::sys::wait::Waker;
+use sluice_dataplane::worker::{Command, Mailbox, PortReport, Reply, Worker, mailbox};
+use sluice_dataplane::xsk::pool::FramePool;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A worker that does not answer for so long is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks for an answer; a worker that polls answers within microseconds.
+const PAUSE: Duration = Duration::from_micros(100);
+/// Connections that one question brings back.
+pub const CONNECTIONS_MAX: usize = 1 << 17;
+
+/// A running worker.
+pub struct WorkerHandle {
+    mail: Mailbox,
+    thread: Option<JoinHandle<()>>,
+    pub counters: Arc<Counters>,
+    pub cpu: Option<usize>,
+    events: Vec<Event>,
+    ports_changed: bool,
+}
+
+/// Frames and ports as the worker sees them.
+pub struct PortsAnswer {
+    pub list: Vec<PortReport>,
+    pub frames_free: usize,
+    pub frames_total: usize,
+}
+
+impl WorkerHandle {
+    pub fn start(
+        config: &LaneConfig,
+        pool: FramePool,
+        cpu: Option<usize>,
+        start: Instant,
+    ) -> io::Result<Self> {
+        let waker = Waker::new()?;
+        let (mail, end) = mailbox(waker.clone());
+        let counters = Arc::new(Counters::default());
+        let lane = Lane::new(config, counters.clone());
+        let worker = Worker::new(lane, pool, end, waker, start);
+        let thread = std::thread::Builder::new()
+            .name("worker0".into())
+            .spawn(move || worker.run(cpu))?;
+        let thread = Some(thread);
+        Ok(Self { mail, thread, counters, cpu, events: Vec::new(), ports_changed: false })
+    }
+
+    /// Sends a command and waits for the reply that `pick` takes.
+    fn ask<T>(&mut self, command: Command, pick: impl Fn(Reply) -> Result<T, Reply>) -> ApiResult<T> {
+        let until = Instant::now() + PATIENCE;
+        let mut unsent = Some(command);
+        loop {
+            if let Some(command) = unsent.take() {
+                unsent = self.mail.send(command).err();
+            }
+            while let Some(reply) = self.mail.receive() {
+                match pick(reply) {
+                    Ok(answer) => return Ok(answer),
+                    Err(other) => self.note(other),
+                }
+            }
+            if self.mail.is_abandoned() || Instant::now() > until {
+                let hint = "restart sluiced; its log says what happened before";
+                return Err(ApiError::new(ErrorCode::System, "the worker does not answer", hint));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn note(&mut self, reply: Reply) {
+        match reply {
+            Reply::Event(e) => self.events.push(e),
+            Reply::PortsChanged => self.ports_changed = true,
+            // An answer that nobody waits for any more: what it carries is freed here.
+            _ => {}
+        }
+    }
+
+    /// Takes what came unasked: hints, and whether a port went up or down.
+    pub fn news(&mut self) -> (Vec<Event>, bool) {
+        while let Some(reply) = self.mail.receive() {
+            self.note(reply);
+        }
+        (std::mem::take(&mut self.events), std::mem::take(&mut self.ports_changed))
+    }
+
+    /// Returns when the worker judges by `program`.
+    pub fn publish(&mut self, program: Arc<Program>) -> ApiResult<()> {
+        self.ask(Command::Program(program), |r| match r {
+            Reply::Program(_) => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    pub fn add_port(&mut self, ix: PortIx, port: Box<AnyPort>) -> ApiResult<()> {
+        self.ask(Command::AddPort(ix, port), |r| match r {
+            Reply::Port(at, _) if at == ix => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    /// Returns when the port is closed and its frames are home.
+    pub fn remove_port(&mut self, ix: PortIx) -> ApiResult<()> {
+        self.ask(Command::RemovePort(ix), |r| match r {
+            Reply::Port(at, _) if at == ix => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    /// Makes the counters of rules exact.
+    pub fn settle(&mut self) -> ApiResult<()> {
+        self.ask(Command::Settle, |r| match r {
+            Reply::Settled => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    pub fn ports(&mut self) -> ApiResult<PortsAnswer> {
+        let list = Vec::with_capacity(sluice_dataplane::limits::PORTS_MAX);
+        self.ask(Command::Ports(list), |r| match r {
+            Reply::Ports { list, free, total } => {
+                Ok(PortsAnswer { list, frames_free: free, frames_total: total })
+            }
+            other => Err(other),
+        })
+    }
+
+    /// Connections of a zone or of all, at most `limit`, and how many there are.
+    pub fn connections(
+        &mut self,
+        zone: Option<u16>,
+        limit: usize,
+    ) -> ApiResult<(Vec<sluice_dataplane::conntrack::ConnInfo>, usize)> {
+        let list = Vec::with_capacity(limit.min(CONNECTIONS_MAX));
+        self.ask(Command::Connections { list, zone }, |r| match r {
+            Reply::Connections { list, count } => Ok((list, count)),
+            other => Err(other),
+        })
+    }
+
+    pub fn flush_connections(&mut self, zone: Option<u16>) -> ApiResult<usize> {
+        self.ask(Command::FlushConnections { zone }, |r| match r {
+            Reply::Flushed(n) => Ok(n),
+            other => Err(other),
+        })
+    }
+
+    /// Ends the thread; its ports are closed when this returns.
+    pub fn stop(&mut self) {
+        let mut unsent = self.mail.send(Command::Stop).err();
+        let until = Instant::now() + PATIENCE;
+        while let Some(command) = unsent.take() {
+            while self.mail.receive().is_some() {}
+            std::thread::sleep(PAUSE);
+            if Instant::now() < until {
+                unsent = self.mail.send(command).err();
+            }
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the worker panicked; please report the lines before this one");
+        }
+    }
+}

@@ -12,3 +12,4 @@ pub mod netlink;
 pub mod pktgen;
 pub mod replay;
 pub mod store;
+pub mod switch;

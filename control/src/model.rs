@@ -11,8 +11,8 @@ use crate::store::{Flows, StoreError};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Port, Program, Underlay};
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
+use sluice_dataplane::pipeline::{Port, Program, Underlay};
 use std::path::PathBuf;
 use std::sync::Arc;
 

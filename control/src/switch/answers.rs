@@ -125,8 +125,7 @@ pub fn flow(b: &BridgeState, s: &Stored, now_ns: u64) -> FlowInfo {
 }
 
 fn address(t: &Tuple, a: u128) -> String {
-    let ip: IpAddr =
-        if t.v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::from(a as u32).into() };
+    let ip: IpAddr = if t.v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::from(a as u32).into() };
     ip.to_string()
 }
 

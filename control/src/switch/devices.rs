@@ -1,8 +1,10 @@
 //! Opening the device behind a port, and what must be kept while it is open.
 
-use crate::attach::{Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto};
+use crate::attach::{
+    Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto,
+};
 use crate::config::{self, Afxdp, Internal, MacAddr, PortMode, PortType, XdpMode};
-use crate::netlink::{Link, Socket, Underlay, configure_internal};
+use crate::netlink::{Link, Socket, Underlay, configure_internal, ethtool};
 use sluice_dataplane::port::packet::PacketPort;
 use sluice_dataplane::port::tap::{TapConfig, TapPort};
 use sluice_dataplane::port::xsk::{XskPort, XskPortConfig};
@@ -39,7 +41,13 @@ pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, Stri
         PortType::Geneve(_) | PortType::Patch { .. } => return Ok(None),
         PortType::Memory => (
             Box::new(AnyPort::Memory(MemoryPort::discard())),
-            Opened { steer: None, ifindex: None, queues: 0, status: "memory".into(), frames_wanted: 0 },
+            Opened {
+                steer: None,
+                ifindex: None,
+                queues: 0,
+                status: "memory".into(),
+                frames_wanted: 0,
+            },
         ),
         PortType::Internal(internal) => open_internal(internal)?,
         PortType::Tap(tap) => open_tap(tap)?,
@@ -156,7 +164,8 @@ fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
     };
     let mut steer = Steer::attach(link.ifindex, &steer_config).map_err(|e| e.to_string())?;
     let queues = match afxdp.queues {
-        0 => link.rx_queues.max(1),
+        // A driver that cannot say how many it uses has one.
+        0 => ethtool::rx_queues(&afxdp.device).unwrap_or(1).max(1),
         n => u32::from(n),
     };
     let mut config = XskPortConfig::new(link.ifindex, (0..queues).collect());

@@ -31,8 +31,8 @@ pub fn packet(key: &FlowKey) -> Vec<u8> {
         }
         ARP => {
             let op = if key.ip_proto == 0 { 1 } else { u16::from(key.ip_proto) };
-            let sender = (or(key.arp_sha, src), Ipv4Addr::from(key.ip_src));
-            let target = (mac_bytes(key.arp_tha), Ipv4Addr::from(key.ip_dst));
+            let sender = (or(key.arp_sha, src), key.ip_src.to_be_bytes());
+            let target = (mac_bytes(key.arp_tha), key.ip_dst.to_be_bytes());
             b.arp(op, sender, target).build()
         }
         other => b.eth_type(other).payload(&[0; 46]).build(),

@@ -144,12 +144,7 @@ impl Core {
 
 /// Whether a port's device still exists where it was. A device moved to another namespace is ours
 /// as long as its descriptor works, so only those of this namespace are looked for.
-fn is_here(
-    core: &Core,
-    ix: PortIx,
-    ifindex: Option<u32>,
-    net: &crate::netlink::Underlay,
-) -> bool {
+fn is_here(core: &Core, ix: PortIx, ifindex: Option<u32>, net: &crate::netlink::Underlay) -> bool {
     let kind = core.model.ports().find(|(_, p)| p.ix == ix).map(|(_, p)| p.config.kind.clone());
     match (kind, ifindex) {
         (Some(PortType::Afxdp(_) | PortType::Packet { .. }), Some(i)) => net.link(i).is_some(),

@@ -51,15 +51,18 @@ impl WorkerHandle {
         let counters = Arc::new(Counters::default());
         let lane = Lane::new(config, counters.clone());
         let worker = Worker::new(lane, pool, end, waker, start);
-        let thread = std::thread::Builder::new()
-            .name("worker0".into())
-            .spawn(move || worker.run(cpu))?;
+        let thread =
+            std::thread::Builder::new().name("worker0".into()).spawn(move || worker.run(cpu))?;
         let thread = Some(thread);
         Ok(Self { mail, thread, counters, cpu, events: Vec::new(), ports_changed: false })
     }
 
     /// Sends a command and waits for the reply that `pick` takes.
-    fn ask<T>(&mut self, command: Command, pick: impl Fn(Reply) -> Result<T, Reply>) -> ApiResult<T> {
+    fn ask<T>(
+        &mut self,
+        command: Command,
+        pick: impl Fn(Reply) -> Result<T, Reply>,
+    ) -> ApiResult<T> {
         let until = Instant::now() + PATIENCE;
         let mut unsent = Some(command);
         loop {

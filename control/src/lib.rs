@@ -5,6 +5,7 @@ pub mod attach;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod daemon;
 pub mod doctor;
 pub mod flow;
 pub mod model;

@@ -3,8 +3,9 @@
 //!
 //! A socket gets its mode from the umask when it is bound, and a `chmod` after that leaves a moment
 //! in which others can connect. So it is bound inside a fresh directory of mode 0700, made 0600
-//! there, and renamed to its place: a rename is atomic, and it also takes the place of a stale socket
-//! of a daemon that was killed. A lock on a file beside it says whether that daemon still lives.
+//! there, and renamed to its place: a rename is atomic, and it also takes the place of a stale
+//! socket of a daemon that was killed. A lock on a file beside it says whether that daemon still
+//! lives.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -24,9 +25,15 @@ pub enum ListenError {
     System { path: PathBuf, what: &'static str, source: io::Error, hint: &'static str },
     #[error("control socket {}: the path is longer than {PATH_BYTES_MAX} bytes", .0.display())]
     TooLong(PathBuf),
-    #[error("control socket {}: another sluiced is using it: stop it, or use another path", .0.display())]
+    #[error(
+        "control socket {}: another sluiced is using it: stop it, or use another path",
+        .0.display()
+    )]
     Busy(PathBuf),
-    #[error("control socket {}: something that is not a socket is there: remove it, or use another path", .0.display())]
+    #[error(
+        "control socket {}: what is there is not a socket: remove it, or use another path",
+        .0.display()
+    )]
     NotASocket(PathBuf),
 }
 

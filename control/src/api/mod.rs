@@ -1,5 +1,5 @@
-//! The control socket: `types` (what is said), `listen` (the file), `server`, `client`, and `switch`,
-//! the trait behind which the rest of the daemon stands.
+//! The control socket: `types` (what is said), `listen` (the file), `server`, `client`, and
+//! `switch`, the trait behind which the rest of the daemon stands.
 
 pub mod client;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The protocol over a real socket: right calls, wrong ones, garbage, half calls, vanishing clients.
+//! The protocol over a real socket: right calls, wrong ones, garbage, half calls, vanishing
+//! clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -157,8 +158,9 @@ fn half_calls_and_vanishing_clients_hurt_nobody() {
     }
     for _ in 0..5 {
         // Asks for much, reads nothing, goes.
-        let call = b"{\"version\":1,\"id\":1,\"request\":{\"flow_dump\":{\"bridge\":\"br1\",\"filter\":\"\"}}}\n";
-        server.raw().write_all(call).unwrap();
+        let dump = Request::FlowDump { bridge: "br1".into(), filter: String::new() };
+        let call = serde_json::to_vec(&Call { version: VERSION, id: 1, request: dump }).unwrap();
+        server.raw().write_all(&[&call[..], b"\n"].concat()).unwrap();
     }
     assert!(server.works());
     // Deep nesting must not exhaust a stack.

@@ -7,8 +7,8 @@
 //! <- {"version":1,"id":8,"error":{"code":"not_found","message":"...","hint":"..."}}
 //! ```
 //! Requests of a connection are answered in their order. A list comes in parts: `more` is true in
-//! all but the last. Names are snake_case, numbers are numbers, units are in the names. Fields may be
-//! added within a version; a reader skips what it does not know.
+//! all but the last. Names are snake_case, numbers are numbers, units are in the names. Fields may
+//! be added within a version; a reader skips what it does not know.
 
 use std::collections::BTreeMap;
 use std::fmt;

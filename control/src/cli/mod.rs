@@ -1,7 +1,7 @@
 //! `sluice`, the operator's command: words to a call, the answer to text or JSON.
 //!
-//! Results go to the standard output, errors with one line of hint to the standard error. Exit codes:
-//! 0 done, 1 refused or failed, 2 wrong usage.
+//! Results go to the standard output, errors with one line of hint to the standard error. Exit
+//! codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 mod args;
 mod print;
@@ -244,7 +244,7 @@ fn trace_request(trace: &Trace) -> Result<Request, Failure> {
     let packet = match (&trace.flow, &trace.hex) {
         (_, Some(hex)) => {
             let digits: String = hex.chars().filter(|c| !c.is_whitespace() && *c != ':').collect();
-            if digits.len() % 2 != 0 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            if !digits.len().is_multiple_of(2) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(Failure {
                     message: "the packet is not hexadecimal".into(),
                     hint: "give an even number of hex digits, from the Ethernet header on".into(),
@@ -268,7 +268,7 @@ fn run_doctor(args: &Doctor, global: &Global, out: &mut String) -> Result<bool, 
 }
 
 fn check(file: &Path, global: &Global, out: &mut String) -> Result<bool, Failure> {
-    let checked = Config::load(file);
+    let checked = Config::load(file).and_then(|config| Ok((config.read_flows()?, config)));
     if global.json || global.pretty {
         let errors: Vec<serde_json::Value> = checked
             .as_ref()
@@ -278,17 +278,20 @@ fn check(file: &Path, global: &Global, out: &mut String) -> Result<bool, Failure
             .map(|e| {
                 let (line, column) = (e.line, e.column);
                 let file = &e.file;
-                json!({ "file": file, "line": line, "column": column, "what": e.what, "hint": e.hint })
+                let (what, hint) = (&e.what, &e.hint);
+                json!({ "file": file, "line": line, "column": column, "what": what, "hint": hint })
             })
             .collect();
         let ok = errors.is_empty();
         write_json(&json!({ "ok": ok, "errors": errors }), global, out);
         return Ok(ok);
     }
-    let config = checked?;
+    let (flows, config) = checked?;
     for bridge in &config.bridges {
         let (name, ports) = (&bridge.name, bridge.ports.len());
-        out.push_str(&format!("{}: bridge {name}, {ports} ports: good\n", file.display()));
+        let flows = flows.iter().filter(|flow| flow.bridge == *name).count();
+        let file = file.display();
+        out.push_str(&format!("{file}: bridge {name}, {ports} ports, {flows} flows: good\n"));
     }
     Ok(true)
 }

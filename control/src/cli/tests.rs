@@ -166,7 +166,7 @@ fn check_says_good_or_why_not() {
         execute(&cli.unwrap(), &mut out).map(|good| (good, out))
     };
     std::fs::write(&file, "[[bridge]]\nname = \"br1\"\n").unwrap();
-    assert!(run(&[]).unwrap().1.contains("bridge br1, 0 ports: good"));
+    assert!(run(&[]).unwrap().1.contains("bridge br1, 0 ports, 0 flows: good"));
     std::fs::write(&file, "[[bridge]]\nname = \"br1\"\nfoo = 1\n").unwrap();
     let failure = run(&[]).unwrap_err();
     assert!(failure.message.contains("s.toml:3:1: unknown field `foo`"), "{}", failure.message);

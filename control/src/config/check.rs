@@ -1,7 +1,7 @@
 //! From the file's shape to a configuration that can be run: meaning, ranges, references.
 //!
-//! Each check that fails adds an error and goes on with something harmless in its place, so that one
-//! run shows all mistakes. The result is used only when there was none.
+//! Each check that fails adds an error and goes on with something harmless in its place, so that
+//! one run shows all mistakes. The result is used only when there was none.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use toml::Spanned;
 use super::{
     Bridge, CONTROL_SOCKET, Cidr, Config, ConfigError, ConfigErrors, Conntrack, Daemon, Internal,
     MacAddr, PORT_LOCAL, PORT_MAX, Port, PortType, StaticAddress, StaticNeighbour, StaticRoute,
-    Timeouts, TunnelRemote, Umem, raw,
+    Timeouts, Umem, raw,
 };
 
 /// Threads that move packets: more than any machine we know has cores for one switch.
@@ -366,7 +366,7 @@ fn tunnels_differ(c: &mut Checker<'_>, raw: &raw::File, bridges: &[Bridge]) {
     let raw_ports = raw.bridges.iter().flat_map(|b| &b.ports).map(Spanned::get_ref);
     let spans: HashMap<&str, Range<usize>> =
         raw_ports.map(|p| (p.name.get_ref().as_str(), p.name.span())).collect();
-    let mut seen: Vec<(&str, (TunnelRemote, Option<IpAddr>, super::TunnelKey, u16))> = Vec::new();
+    let mut seen = Vec::new();
     for port in bridges.iter().flat_map(|b| &b.ports) {
         let PortType::Geneve(g) = &port.kind else { continue };
         let id = (g.remote, g.local, g.key, g.dst_port);
@@ -376,7 +376,7 @@ fn tunnels_differ(c: &mut Checker<'_>, raw: &raw::File, bridges: &[Bridge]) {
                 let hint = "tunnel ports differ in remote_ip, local_ip, key or dst_port";
                 c.error(spans.get(port.name.as_str()).cloned().unwrap_or(0..0), what, hint);
             }
-            None => seen.push((&port.name, id)),
+            None => seen.push((port.name.as_str(), id)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon's configuration file: TOML, checked whole before anything starts.
 //!
-//! A file is accepted or refused as one; a refusal names file, line and column, quotes the line, and
-//! says what would be right. All mistakes of a file are reported at once, except those of TOML
+//! A file is accepted or refused as one; a refusal names file, line and column, quotes the line,
+//! and says what would be right. All mistakes of a file are reported at once, except those of TOML
 //! itself, where the first ends the reading. Unknown keys are mistakes: a misspelled option that is
 //! silently ignored costs its author an evening.
 //!
@@ -33,12 +33,13 @@
 //! ```
 //! The keys of each type: [`Internal`], [`Tap`], [`Afxdp`], [`Geneve`], [`PortType`].
 //! `[[route]]`, `[[neighbour]]` and `[[address]]` describe the underlay for `sluice replay`, which
-//! reads the same file with every port a `memory` port; the daemon asks the kernel instead, and uses
-//! these for the devices of `memory` ports alone. See `examples/node1.toml`.
+//! reads the same file with every port a `memory` port; the daemon asks the kernel instead, and
+//! uses these for the devices of `memory` ports alone. See `examples/node1.toml`.
 
 mod check;
 mod check_port;
 mod error;
+mod flows;
 mod net;
 mod raw;
 #[cfg(test)]
@@ -343,7 +344,8 @@ pub enum Inherit {
     Fixed(u8),
 }
 
-/// `[[route]]`: `destination`, optional `via` and `source`, `device` (a port's or its device's name).
+/// `[[route]]`: `destination`, optional `via` and `source`, `device` (a port's or its device's
+/// name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaticRoute {
     pub destination: Cidr,

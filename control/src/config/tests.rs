@@ -65,8 +65,10 @@ fn an_internal_port_with_the_bridges_name_is_the_local_port() {
 
 #[test]
 fn patch_ports_of_two_bridges_know_each_other() {
-    let text = "[[bridge]]\nname=\"a\"\n[[bridge.port]]\nname=\"ab\"\ntype=\"patch\"\npeer=\"ba\"\n\
-                [[bridge]]\nname=\"b\"\n[[bridge.port]]\nname=\"ba\"\ntype=\"patch\"\npeer=\"ab\"\n";
+    let text = "[[bridge]]\nname = \"a\"\n\
+                [[bridge.port]]\nname = \"ab\"\ntype = \"patch\"\npeer = \"ba\"\n\
+                [[bridge]]\nname = \"b\"\n\
+                [[bridge.port]]\nname = \"ba\"\ntype = \"patch\"\npeer = \"ab\"\n";
     assert_eq!(parse(text).unwrap().bridges.len(), 2);
 }
 
@@ -78,8 +80,10 @@ fn one_port_at_run_time() {
     assert!(error.to_string().contains("port number 2 is in use"), "{error}");
 }
 
-/// What is wrong, and the line and parts of the message it gets.
-fn wrong() -> Vec<(String, usize, &'static str, &'static str)> {
+/// What is wrong, the line, and parts of the message and of the hint it gets.
+type Wrong = (String, usize, &'static str, &'static str);
+
+fn wrong_tables() -> Vec<Wrong> {
     let w = |text: &str, line, what, hint| (text.to_owned(), line, what, hint);
     vec![
         w("", 0, "the file has no bridge", "add a [[bridge]]"),
@@ -101,6 +105,11 @@ fn wrong() -> Vec<(String, usize, &'static str, &'static str)> {
         (ports("mac = \"01:00:5e:00:00:01\"\n"), 3, "cannot be the address", "unicast"),
         (ports("fail_mode = \"open\"\n"), 3, "unknown variant `open`", "`secure` or `standalone`"),
         (format!("{}{}", ports(""), ports("")), 4, "there are two bridges \"br1\"", "its own name"),
+    ]
+}
+
+fn wrong_ports() -> Vec<Wrong> {
+    vec![
         (port("type = \"dpdk\""), 5, "unknown variant `dpdk`", "`afxdp`"),
         (port(""), 3, "missing field `type`", ""),
         (port("type = \"memory\"\nnumber = 65280"), 6, "number = 65280", "use 1 to 65279"),
@@ -136,12 +145,18 @@ fn wrong() -> Vec<(String, usize, &'static str, &'static str)> {
             "the ranges of 1.1.1.1 overlap",
             "disjoint",
         ),
+    ]
+}
+
+fn wrong_addresses_and_tunnels() -> Vec<Wrong> {
+    vec![
         (port("type = \"internal\"\naddress = [\"10.0.0.1\"]"), 6, "\"10.0.0.1\" is not an", "/24"),
         (port("type = \"internal\"\nmtu = 100"), 6, "mtu = 100", "use 576"),
         (port("type = \"internal\"\nnetns = \"a/b\""), 6, "\"a/b\" does not name", "/run/netns"),
         (
             port(
-                "type=\"internal\"\naddress=[\"10.0.0.1/24\"]\nroute=[{to=\"default\",via=\"10.1.0.1\"}]",
+                "type=\"internal\"\naddress=[\"10.0.0.1/24\"]\n\
+                 route=[{to=\"default\",via=\"10.1.0.1\"}]",
             ),
             7,
             "10.1.0.1 is in none of the port's networks",
@@ -158,6 +173,11 @@ fn wrong() -> Vec<(String, usize, &'static str, &'static str)> {
         ),
         (port("type=\"geneve\"\nremote_ip=\"1.1.1.1\"\nlocal_ip=\"::1\""), 7, "families", "IPv6"),
         (port("type=\"geneve\"\nremote_ip=\"1.1.1.1\"\nttl=0"), 7, "ttl = 0", "\"inherit\""),
+    ]
+}
+
+fn wrong_references() -> Vec<Wrong> {
+    vec![
         (port("type = \"patch\""), 4, "has no peer", "peer ="),
         (port("type = \"patch\"\npeer = \"zz\""), 6, "there is no such port", "another bridge"),
         (
@@ -229,7 +249,8 @@ fn wrong() -> Vec<(String, usize, &'static str, &'static str)> {
 
 #[test]
 fn wrong_files_are_refused_with_line_reason_and_hint() {
-    let table = wrong();
+    let parts = [wrong_tables(), wrong_ports(), wrong_addresses_and_tunnels(), wrong_references()];
+    let table: Vec<Wrong> = parts.into_iter().flatten().collect();
     assert!(table.len() >= 25);
     for (text, line, what, hint) in table {
         let errors = parse(&text).map(|_| ()).expect_err(&text).0;

@@ -10,8 +10,8 @@ use crate::netlink::{Link, Socket};
 
 /// Ethernet header and one VLAN tag, in front of what the MTU counts.
 const LINK_HEADER_BYTES: u32 = 18;
-/// The largest MTU at which native XDP runs without multi-buffer: a page of 4096 bytes less 256 bytes
-/// of headroom, 320 for the kernel's `skb_shared_info`, and the link header with a VLAN tag.
+/// The largest MTU at which native XDP runs without multi-buffer: a page of 4096 bytes less 256
+/// bytes of headroom, 320 for the kernel's `skb_shared_info`, and the link header with a VLAN tag.
 const XDP_MTU_MAX: u32 = 3498;
 /// The name that the steering program has in the kernel.
 const STEER: &str = "steer";

@@ -3,6 +3,7 @@
 //! What `ip link`, `ip address` and `ip route` do, without calling them: a testbed or a container
 //! image needs no other program.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -184,12 +185,11 @@ impl Socket {
         self.change(&format!("resolve {address}"), request.attr_ip(decode::NDA_DST, address))
     }
 
-    pub fn neighbours(&mut self) -> Result<Vec<((u32, IpAddr), Neighbour)>, NetlinkError> {
+    pub fn neighbours(&mut self) -> Result<BTreeMap<(u32, IpAddr), Neighbour>, NetlinkError> {
         let fixed = ndmsg(wire::AF_UNSPEC, 0, 0, 0);
         let found = self.dump("list neighbours", wire::RTM_GETNEIGH, &fixed)?;
-        let known = |n: &((u32, IpAddr), Neighbour)| {
-            n.1.mac.is_some() || n.1.state != NeighbourState::Reachable
-        };
+        let known =
+            |n: &(_, Neighbour)| n.1.mac.is_some() || n.1.state != NeighbourState::Reachable;
         Ok(found.iter().filter_map(decode::neighbour).filter(known).collect())
     }
 }

@@ -1,9 +1,9 @@
 //! The node's kernel: what it knows of the underlay, and what is to be set on its devices.
 //!
-//! Road: `wire` (bytes) <- `socket` (questions, events) <- `decode` (messages to data) <- `underlay`
-//! (a snapshot, and the way to an address) <- `watch` (keeps it current). `device` sets, `netns`
-//! stands elsewhere, `resolve` asks for neighbours, `reserved_ports` keeps the node off NAT's ports.
-//! Nothing here runs in a worker.
+//! Road: `wire` (bytes) <- `socket` (questions, events) <- `decode` (messages to data) <-
+//! `underlay` (a snapshot, and the way to an address) <- `watch` (keeps it current). `device` sets,
+//! `netns` stands elsewhere, `resolve` asks for neighbours, `reserved_ports` keeps the node off
+//! NAT's ports. Nothing here runs in a worker.
 
 pub mod decode;
 pub mod device;

@@ -38,8 +38,8 @@ pub fn run_in<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> io::
     })
 }
 
-/// Runs a function on a thread in a new, empty namespace, which ends with the thread unless something
-/// else holds it.
+/// Runs a function on a thread in a new, empty namespace, which ends with the thread unless
+/// something else holds it.
 pub fn run_in_new<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     on_thread(|| {
         #[expect(deprecated, reason = "its danger is CLONE_FILES; a network namespace has none")]

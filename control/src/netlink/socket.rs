@@ -1,8 +1,8 @@
 //! A NETLINK_ROUTE socket: one question, its answer.
 //!
 //! Blocking, with a time limit: the kernel answers at once, and a request that has no answer after
-//! two seconds is an error to report rather than a reason to hang. The socket belongs to the network
-//! namespace of the thread that opened it, for ever.
+//! two seconds is an error to report rather than a reason to hang. The socket belongs to the
+//! network namespace of the thread that opened it, for ever.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,5 @@
-//! What the node's kernel knows of the underlay, as plain data: links, addresses, routes, neighbours.
+//! What the node's kernel knows of the underlay, as plain data: links, addresses, routes,
+//! neighbours.
 //!
 //! One immutable snapshot; a tunnel asks it for the way to its far end. The rules are the kernel's
 //! for a host without policy routing: the longest prefix, then the lowest metric, of the tables
@@ -173,8 +174,8 @@ impl Underlay {
         neighbour.mac.filter(|_| usable)
     }
 
-    /// The source address that the kernel would take: one whose network holds the next hop, else the
-    /// first of global scope, else any.
+    /// The source address that the kernel would take: one whose network holds the next hop, else
+    /// the first of global scope, else any.
     fn source(&self, ifindex: u32, next_hop: IpAddr, v4: bool) -> Option<IpAddr> {
         let of_family = |a: &&Address| a.address.address.is_ipv4() == v4;
         let own = || self.addresses.iter().filter(move |a| a.ifindex == ifindex).filter(of_family);
@@ -196,8 +197,9 @@ impl Underlay {
         self.links.sort_by_key(|link| link.ifindex);
     }
 
-    /// The underlay that a configuration describes by `[[address]]`, `[[route]]` and `[[neighbour]]`.
-    /// Links are the ports with a device or of type memory, numbered from 1 in the file's order.
+    /// The underlay that a configuration describes by `[[address]]`, `[[route]]` and
+    /// `[[neighbour]]`. Links are the ports with a device or of type memory, numbered from 1 in the
+    /// file's order.
     pub fn of_config(config: &Config) -> Self {
         let mut this = Self { generation: 1, ..Self::default() };
         let ports = config.bridges.iter().flat_map(|bridge| &bridge.ports);

@@ -5,9 +5,7 @@
 //! events, because the kernel drops IPv4 routes with their link and says nothing about each. Only
 //! neighbours, which change all the time, are kept by event. Lost events mean: ask for everything.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -18,7 +16,7 @@ use tokio::sync::watch;
 
 use super::decode;
 use super::socket::{NetlinkError, Socket};
-use super::underlay::{Neighbour, Underlay};
+use super::underlay::Underlay;
 use super::wire::{self, Message};
 
 /// RTMGRP_: LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE.
@@ -37,7 +35,8 @@ pub struct UnderlayWatch {
 }
 
 impl UnderlayWatch {
-    /// Starts in the network namespace of the calling thread; returns with the first snapshot taken.
+    /// Starts in the network namespace of the calling thread; returns with the first snapshot
+    /// taken.
     pub fn start() -> Result<Self, NetlinkError> {
         let events = Socket::with_groups(GROUPS)?;
         let mut follower =
@@ -179,9 +178,7 @@ impl Follower {
     }
 
     fn refresh_all(&mut self) -> Result<(), NetlinkError> {
-        let neighbours: BTreeMap<(u32, IpAddr), Neighbour> =
-            self.questions.neighbours()?.into_iter().collect();
-        self.now.neighbours = neighbours;
+        self.now.neighbours = self.questions.neighbours()?;
         self.refresh_routes()
     }
 

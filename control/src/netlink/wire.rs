@@ -5,8 +5,8 @@
 //! attribute may hold attributes. All integers are in the machine's order. Source: rtnetlink(7),
 //! netlink(7), the kernel's `linux/rtnetlink.h`, `if_link.h`, `if_addr.h`, `neighbour.h`.
 //!
-//! The little that the switch needs is less code here than an asynchronous netlink library is in the
-//! dependency tree, and it can run on a thread that stands in another network namespace.
+//! The little that the switch needs is less code here than an asynchronous netlink library is in
+//! the dependency tree, and it can run on a thread that stands in another network namespace.
 
 use std::net::IpAddr;
 

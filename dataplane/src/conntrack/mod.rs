@@ -23,6 +23,7 @@
 mod check;
 mod commit;
 mod conn;
+mod dump;
 mod expire;
 mod icmp_error;
 mod key;
@@ -44,7 +45,7 @@ pub use zone::Zones;
 
 use crate::clock::Now;
 use crate::limits::CONNS_MAX;
-use conn::{Cold, Hot, flag};
+use conn::{Hot, flag};
 use expire::{Timeouts, Wheel, is_due, ticks};
 use key::HashKey;
 use nat_ports::PortPools;
@@ -475,38 +476,6 @@ impl Conntrack {
     /// Whether `expire` has slots before it whose time has come.
     pub fn wheel_behind(&self, now: Now) -> bool {
         self.wheel.is_behind(ticks(now))
-    }
-
-    /// Shows every live connection.
-    pub fn dump(&self, now: Now, mut visit: impl FnMut(&ConnInfo)) {
-        for ix in 0..self.table.places() {
-            if let Some(info) = self.info(ix, ticks(now)) {
-                visit(&info);
-            }
-        }
-    }
-
-    fn info(&self, ix: u32, tick: u64) -> Option<ConnInfo> {
-        let hot: &Hot = self.table.hot(ix);
-        if !hot.has(flag::LIVE) || is_due(hot.deadline, tick) {
-            return None;
-        }
-        let cold: &Cold = self.table.cold(ix);
-        let left_s = self.timeouts.shown_s(hot.class, hot.deadline, tick);
-        Some(ConnInfo::of(hot, cold, self.table.wide(ix), left_s))
-    }
-
-    /// Removes the connections that `filter` names. Says how many.
-    pub fn flush(&mut self, now: Now, mut filter: impl FnMut(&ConnInfo) -> bool) -> usize {
-        let mut gone = 0;
-        for ix in 0..self.table.places() {
-            if self.info(ix, ticks(now)).is_some_and(|info| filter(&info)) {
-                self.remove(ix);
-                gone += 1;
-            }
-        }
-        self.stats.flushed += gone as u64;
-        gone
     }
 }
 

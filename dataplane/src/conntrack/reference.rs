@@ -256,13 +256,12 @@ fn tcp_step(conn: &mut Conn, seg: &Segment, reply: bool) -> Outcome {
             return Outcome::Reopen;
         }
         if src.state == Tcp::SynSent && dst.state == Tcp::Closed {
-            let [first, other] = tcp_open(seg);
-            (sides[me], sides[you]) = (first, other);
+            [sides[me], sides[you]] = tcp_open(seg);
             return Outcome::New;
         }
     }
     // Scales count once both sides gave one; of a picked-up stream the largest is assumed.
-    let (mut src_shift, mut dst_shift) = match (src.scale, dst.scale) {
+    let mut shifts = match (src.scale, dst.scale) {
         _ if syn => (0, 0),
         (Some(Some(a)), Some(Some(b))) => (a, b),
         (None, None) => (14, 14),
@@ -270,27 +269,9 @@ fn tcp_step(conn: &mut Conn, seg: &Segment, reply: bool) -> Outcome {
     };
     let end = seg.seq.wrapping_add(seg.payload_len + syn as u32 + fin as u32);
     let mut win = u32::from(seg.win);
-    let mut judge_ack = true;
-    if src.state < Tcp::SynSent {
-        if syn && let Some(Some(theirs)) = dst.scale {
-            src.scale = Some(option_scale(seg));
-            if let Some(mine) = option_scale(seg) {
-                win = win.div_ceil(1 << mine);
-                (src_shift, dst_shift) = (mine, theirs);
-            } else {
-                dst.max_win = (dst.max_win << theirs).min(65535);
-                dst.scale = Some(None);
-            }
-        }
-        src.seqlo = seg.seq;
-        src.state = Tcp::SynSent;
-        let limit = end.wrapping_add((dst.max_win << dst_shift).max(1));
-        if src.seqhi == 1 || not_before(limit, src.seqhi) {
-            src.seqhi = limit;
-            judge_ack = false;
-        }
-        src.max_win = src.max_win.max(win);
-    }
+    let judge_ack = src.state >= Tcp::SynSent
+        || first_segment(&mut src, &mut dst, seg, end, &mut win, &mut shifts);
+    let (src_shift, dst_shift) = shifts;
     let ack = if !ack_set || (seg.ack == 0 && rst) { dst.seqlo } else { seg.ack };
     let (seq, end) = if seg.seq == end { (src.seqlo, src.seqlo) } else { (seg.seq, end) };
     let skew = if judge_ack { i64::from(dst.seqlo.wrapping_sub(ack) as i32) } else { 0 };
@@ -332,6 +313,38 @@ fn tcp_step(conn: &mut Conn, seg: &Segment, reply: bool) -> Outcome {
     }
     (sides[me], sides[you]) = (src, dst);
     Outcome::Valid(strict.then(|| tcp_class(src.state, dst.state)))
+}
+
+/// A side's first segment teaches its numbers. Whether its acknowledgement can be judged.
+fn first_segment(
+    src: &mut Side,
+    dst: &mut Side,
+    seg: &Segment,
+    end: u32,
+    win: &mut u32,
+    shifts: &mut (u8, u8),
+) -> bool {
+    if flag(seg, 'S')
+        && let Some(Some(theirs)) = dst.scale
+    {
+        src.scale = Some(option_scale(seg));
+        if let Some(mine) = option_scale(seg) {
+            *win = win.div_ceil(1 << mine);
+            *shifts = (mine, theirs);
+        } else {
+            dst.max_win = (dst.max_win << theirs).min(65535);
+            dst.scale = Some(None);
+        }
+    }
+    src.seqlo = seg.seq;
+    src.state = Tcp::SynSent;
+    src.max_win = src.max_win.max(*win);
+    let limit = end.wrapping_add((dst.max_win << shifts.1).max(1));
+    if src.seqhi == 1 || not_before(limit, src.seqhi) {
+        src.seqhi = limit;
+        return false;
+    }
+    true
 }
 
 fn tcp_class(a: Tcp, b: Tcp) -> usize {

@@ -13,6 +13,7 @@
 use super::conn::{Cold, Hot, WideAddresses, flag};
 use super::key::{HashKey, Tuple};
 use crate::prefetch::prefetch;
+use crate::sys::advise_huge_pages;
 
 /// Zeroed 64-bit words that begin at a cache line.
 struct Lines {
@@ -23,7 +24,8 @@ struct Lines {
 impl Lines {
     fn new(words: usize) -> Self {
         // A plain vector of integers is zeroed by the kernel, page by page as it is touched.
-        let words = vec![0u64; words + 8];
+        let mut words = vec![0u64; words + 8];
+        advise_huge_pages(&mut words);
         let first = words.as_ptr().align_offset(64).min(7);
         Self { words, first }
     }
@@ -330,11 +332,16 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(200)
+        })]
         /// Random insertions and removals against a `HashMap`, in a table small enough to wrap
         /// and to fill.
         #[test]
-        fn finds_what_was_inserted(seed: u64, ops in prop::collection::vec((0u16..60, any::<bool>(), any::<bool>()), 1..400)) {
+        fn finds_what_was_inserted(
+            seed: u64,
+            ops in prop::collection::vec((0u16..60, any::<bool>(), any::<bool>()), 1..400),
+        ) {
             let mut table = Table::new(20, HashKey::new(seed));
             let mut model: HashMap<Tuple, u32> = HashMap::new();
             for (n, v6, add) in ops {

@@ -111,7 +111,9 @@ const PROTOS: [(bool, u8); 6] =
     [(false, 6), (false, 17), (false, 1), (true, 6), (true, 17), (true, 58)];
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, ..ProptestConfig::with_cases(600)
+    })]
     #[test]
     fn errors_arrive_as_if_there_were_no_nat(
         which in 0..PROTOS.len(), snat: bool, seed: u64, cut in 0usize..40,
@@ -126,7 +128,9 @@ proptest! {
         let mut ct = Conntrack::new(&CtConfig { conns_max: 4, seed, ..CtConfig::default() });
         let now = Now::from_secs(5);
         let kind = if snat { NatKind::Src } else { NatKind::Dst };
-        let spec = NatSpec { kind, v6, addr_min: nat, addr_max: nat, ports: Some((700, 900)), mode: NatMode::Hash };
+        let range = Some((700, 900));
+        let spec =
+            NatSpec { kind, v6, addr_min: nat, addr_max: nat, ports: range, mode: NatMode::Hash };
         let sent = (client, server, ports.0, ports.1);
         let first = flow_packet(v6, proto, sent, &payload);
         let p = read(&first, 3);
@@ -165,7 +169,11 @@ proptest! {
     }
 
     #[test]
-    fn echo_identifiers_are_rewritten_exactly(v6: bool, ids: (u16, u16), payload in prop::collection::vec(any::<u8>(), 0..30)) {
+    fn echo_identifiers_are_rewritten_exactly(
+        v6: bool,
+        ids: (u16, u16),
+        payload in prop::collection::vec(any::<u8>(), 0..30),
+    ) {
         let (proto, l4) = if v6 { (58, 40) } else { (1, 20) };
         let mut packet = flow_packet(v6, proto, (1, 2, ids.0, 0), &payload);
         rewrite_echo_id(&mut packet[l4..], ids.1).unwrap();

@@ -413,8 +413,5 @@ fn hits_look_ups_and_reference_agree() {
         wrapped,
     ];
     let all = all.map(|c| c.load(Ordering::Relaxed));
-    println!(
-        "hits, of TCP, refused, invalid, established, exhausted, translated, expired, wrapped: {all:?}"
-    );
     assert!(all.iter().all(|n| *n > 20), "the sequences do not reach everything: {all:?}");
 }

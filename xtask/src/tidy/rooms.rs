@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("packet", &["wire"]),
     ("fdb", &["packet"]),
     ("classify", &["packet"]),
-    ("conntrack", &["packet"]),
+    ("conntrack", &["sys", "packet"]),
     ("tunnel", &["packet"]),
     ("action", &["classify", "conntrack", "tunnel", "fdb"]),
     ("cache", &["action"]),

@@ -1,0 +1,148 @@
+//! Conntrack: what one packet costs at 1 k, 100 k and 1 M connections.
+//!
+//! Packets of random connections, so that at 1 M each one finds its lines in memory, not in a
+//! cache. `hit` is the cached path (the entry already knows the connection); `lookup` goes by
+//! the tuple; the `staged` ones prefetch for a batch of 32 first. `churn` is a look-up that finds
+//! nothing, a commit, and its share of expiry, with fresh tuples all the time.
+//!
+//! Run: `cargo bench -p sluice-benches --bench conntrack`.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use sluice_dataplane::clock::Now;
+use sluice_dataplane::conntrack::{
+    Commit, ConnRef, Conntrack, CtConfig, CtPacket, HitPacket, Kind, NatKind, NatMode, NatSpec,
+    Segment, Tuple,
+};
+
+const BATCH: usize = 32;
+/// Packets that are played in turn; more than a cache could learn.
+const PACKETS: usize = 1 << 17;
+const SIZES: [(usize, &str); 3] = [(1000, "1k"), (100_000, "100k"), (1 << 20, "1M")];
+
+fn packet(n: u64) -> CtPacket {
+    let tuple = Tuple {
+        src: u128::from(0x0a00_0000 | (n & 0x00ff_ffff)),
+        dst: u128::from(0xc0a8_0000 | (n >> 24)),
+        sport: 1024 + (n % 50_000) as u16,
+        dport: 53,
+        proto: 17,
+        v6: false,
+    };
+    CtPacket { tuple, zone: 1, kind: Kind::Normal, seg: Segment::default(), checksum_ok: true }
+}
+
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// A table of answered connections, and packets of both directions with their handles.
+fn established(conns: usize) -> (Conntrack, Vec<(CtPacket, ConnRef, u8)>) {
+    let cfg = CtConfig { conns_max: conns, seed: 42, ..CtConfig::default() };
+    let mut ct = Conntrack::new(&cfg);
+    let now = Now::from_secs(1);
+    for n in 0..conns as u64 {
+        let p = packet(n);
+        let r = ct.lookup(&p, now);
+        ct.commit(&p, &r, &Commit::default(), now).expect("room for all");
+        ct.lookup(&CtPacket { tuple: p.tuple.reversed(), ..p }, now);
+    }
+    let mut seed = 99;
+    let packets = (0..PACKETS).map(|_| {
+        let v = random(&mut seed);
+        let mut p = packet((v >> 8) % conns as u64);
+        if v & 1 == 1 {
+            p.tuple = p.tuple.reversed();
+        }
+        let r = ct.lookup(&p, now);
+        (p, r.conn.expect("it is there"), r.state)
+    });
+    let packets = packets.collect();
+    (ct, packets)
+}
+
+fn lookups(c: &mut Criterion) {
+    let mut group = c.benchmark_group("conntrack");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
+    for (conns, name) in SIZES {
+        let (mut ct, packets) = established(conns);
+        let now = Now::from_secs(2);
+        let hit = HitPacket { seg: Segment::default(), checksum_ok: true };
+        let mut batches = packets.chunks_exact(BATCH).cycle();
+        group.bench_function(BenchmarkId::new("hit_staged", name), |b| {
+            b.iter(|| {
+                let batch = batches.next().unwrap_or_default();
+                batch.iter().for_each(|(_, conn, _)| ct.prefetch(*conn));
+                for (p, conn, state) in batch {
+                    let reply = p.tuple.sport == 53;
+                    assert!(ct.hit(*conn, reply, *state, &hit, now));
+                }
+            });
+        });
+        group.bench_function(BenchmarkId::new("lookup", name), |b| {
+            b.iter(|| {
+                for (p, ..) in batches.next().unwrap_or_default() {
+                    black_box(ct.lookup(p, now));
+                }
+            });
+        });
+        group.bench_function(BenchmarkId::new("lookup_staged", name), |b| {
+            b.iter(|| {
+                let batch = batches.next().unwrap_or_default();
+                let mut hashes = [0; BATCH];
+                for (hash, (p, ..)) in hashes.iter_mut().zip(batch) {
+                    *hash = ct.prefetch_index(p);
+                }
+                hashes.iter().for_each(|hash| ct.prefetch_guess(*hash));
+                for (hash, (p, ..)) in hashes.iter().zip(batch) {
+                    black_box(ct.lookup_hashed(p, *hash, now));
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+fn churn(c: &mut Criterion) {
+    let mut group = c.benchmark_group("conntrack");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
+    let nat = NatSpec {
+        kind: NatKind::Src,
+        v6: false,
+        addr_min: 0xac10_0001,
+        addr_max: 0xac10_0020,
+        ports: Some((1024, 65535)),
+        mode: NatMode::Hash,
+    };
+    let commits = [("churn", None), ("churn_snat", Some(nat))];
+    for (what, nat) in commits {
+        for (conns, name) in [(100_000usize, "100k"), (1 << 20, "1M")] {
+            let cfg = CtConfig { conns_max: conns, seed: 42, ..CtConfig::default() };
+            let mut ct = Conntrack::new(&cfg);
+            let commit = Commit { nat, ..Commit::default() };
+            let mut n = 0u64;
+            // Time runs so that nine tenths of the table live: entries die after 67.5 s.
+            let step_ns = 67_500_000_000 * 10 / (9 * conns as u64);
+            let mut batch = move || {
+                for _ in 0..BATCH {
+                    let now = Now::from_ns(n * step_ns);
+                    let p = packet(n);
+                    let r = ct.lookup(&p, now);
+                    black_box(ct.commit(&p, &r, &commit, now).expect("room for all"));
+                    n += 1;
+                }
+                ct.expire(Now::from_ns(n * step_ns), 2 * BATCH + 32);
+            };
+            (0..2 * conns / BATCH).for_each(|_| batch());
+            group.bench_function(BenchmarkId::new(what, name), |b| b.iter(&mut batch));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookups, churn);
+criterion_main!(benches);

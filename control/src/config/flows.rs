@@ -1,0 +1,81 @@
+//! The flow files of a configuration, read and checked.
+
+use std::path::Path;
+
+use super::{Bridge, Config, ConfigError, ConfigErrors, PORT_LOCAL};
+use crate::flow::{FileFlow, FlowError, PortMap, PortNames, parse_file, ports::LOCAL};
+
+impl Bridge {
+    /// The bridge's ports, for flow text.
+    pub fn port_names(&self) -> PortMap {
+        let number = |n: u16| if n == PORT_LOCAL { LOCAL } else { u32::from(n) };
+        self.ports.iter().map(|p| (number(p.number), p.name.clone())).collect()
+    }
+}
+
+impl Config {
+    /// Reads the flow files of all bridges. A file may hold flows of several bridges, below
+    /// `[bridge NAME]` lines; they come in the order in which they stand.
+    pub fn read_flows(&self) -> Result<Vec<FileFlow>, ConfigErrors> {
+        let names: Vec<(&str, PortMap)> =
+            self.bridges.iter().map(|b| (b.name.as_str(), b.port_names())).collect();
+        let find = |name: &str| {
+            names.iter().find(|(n, _)| *n == name).map(|(_, map)| map as &dyn PortNames)
+        };
+        let (mut flows, mut errors) = (Vec::new(), Vec::new());
+        for bridge in &self.bridges {
+            let Some(file) = &bridge.flow_file else { continue };
+            let text = match std::fs::read_to_string(file) {
+                Ok(text) => text,
+                Err(error) => {
+                    let what = format!("cannot read the flows of {}: {error}", bridge.name);
+                    errors.push(ConfigError::whole(file, what, "give a text file of flows"));
+                    continue;
+                }
+            };
+            match parse_file(&text, &bridge.name, &find) {
+                Ok(found) => flows.extend(found),
+                Err(error) => errors.push(flow_error(file, &text, &error)),
+            }
+        }
+        if errors.is_empty() { Ok(flows) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+/// Its message says both what is wrong and what would be right.
+fn flow_error(file: &Path, text: &str, error: &FlowError) -> ConfigError {
+    let start: usize =
+        text.split_inclusive('\n').take(error.line.saturating_sub(1)).map(str::len).sum();
+    let at = start + error.column.saturating_sub(1);
+    let marked = error.part.trim_end_matches("...").len();
+    ConfigError::at(file, text, at..at + marked, error.problem.to_string(), "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flow_files_are_read_with_the_names_of_the_ports() {
+        let dir = std::env::temp_dir().join(format!("sluice-flows-of-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, flows) = (dir.join("s.toml"), dir.join("br1.flows"));
+        let text = "[[bridge]]\nname = \"br1\"\nflow_file = \"br1.flows\"\nlocal = true\n\
+                    [[bridge.port]]\nname = \"p1\"\nnumber = 7\ntype = \"memory\"\n";
+        std::fs::write(&file, text).unwrap();
+        std::fs::write(&flows, "# two\nin_port=p1 actions=LOCAL\nin_port=br1,actions=p1\n")
+            .unwrap();
+        let config = Config::load(&file).unwrap();
+        let read = config.read_flows().unwrap();
+        assert_eq!(read.len(), 2);
+        assert_eq!((read[1].bridge.as_str(), read[1].line), ("br1", 3));
+        std::fs::write(&flows, "in_port=p1 actions=LOCAL\ntcp,nw_scr=1.2.3.4 actions=drop\n")
+            .unwrap();
+        let errors = config.read_flows().unwrap_err();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let error = &errors.0[0];
+        assert_eq!((error.line, error.column, &error.file), (2, 5, &flows), "{errors}");
+        assert!(error.what.contains("nw_src"), "{errors}");
+        assert!(errors.to_string().contains("2 | tcp,nw_scr=1.2.3.4"), "{errors}");
+    }
+}

@@ -21,7 +21,7 @@ use crate::netns;
 enum Entry {
     Namespace(String),
     Process(i32),
-    File(String),
+    Folder(String),
 }
 
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
@@ -44,8 +44,8 @@ impl Ticket {
         Self::enter(Entry::Process(pid.cast_signed()))
     }
 
-    pub fn file(path: &Path) -> Self {
-        Self::enter(Entry::File(path.to_string_lossy().into_owned()))
+    pub fn folder(path: &Path) -> Self {
+        Self::enter(Entry::Folder(path.to_string_lossy().into_owned()))
     }
 
     fn enter(entry: Entry) -> Self {
@@ -92,8 +92,8 @@ pub fn remove_all() {
     for entry in &entries {
         match entry {
             Entry::Namespace(name) => netns::remove_by_name(name),
-            // A file that is gone already is what we want.
-            Entry::File(path) => drop(std::fs::remove_file(path)),
+            // A folder that is gone already is what we want.
+            Entry::Folder(path) => drop(std::fs::remove_dir_all(path)),
             Entry::Process(_) => {}
         }
     }

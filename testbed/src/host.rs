@@ -17,6 +17,11 @@ impl Host {
         Ok(Self { ns: Namespace::new(label)? })
     }
 
+    /// A host that may be left standing; see [`Namespace::keep`].
+    pub fn keepable(label: &str) -> Result<Self> {
+        Ok(Self { ns: Namespace::new_keepable(label)? })
+    }
+
     /// Adds an address such as `10.0.0.1/24` to a device.
     pub fn address(&self, dev: &str, cidr: &str) -> Result<&Self> {
         // IPv6 addresses are usable at once only without duplicate address detection.

@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod cleanup;
+pub mod demo;
 pub mod host;
 pub mod netns;
 pub mod process;

@@ -67,7 +67,7 @@ impl Namespace {
 
     /// The bind mount that names it; a path that `ip link set ... netns` and sluiced understand.
     pub fn path(&self) -> PathBuf {
-        Path::new(NETNS_DIR).join(&self.name)
+        path_of(&self.name)
     }
 
     /// Something that can enter this namespace from another thread, for as long as it lives.
@@ -163,6 +163,11 @@ impl Handle {
         move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("setns into a namespace that this process holds open, as root");
     }
+}
+
+/// Where a namespace of this name is mounted.
+pub fn path_of(name: &str) -> PathBuf {
+    Path::new(NETNS_DIR).join(name)
 }
 
 /// Names of all namespaces that iproute2 knows here.

@@ -16,11 +16,13 @@ pub struct PingOptions {
     pub interval_ms: u32,
     /// Waited for the last answer.
     pub wait_s: u32,
+    /// The ICMP identifier; `ping` makes one up without.
+    pub id: Option<u16>,
 }
 
 impl Default for PingOptions {
     fn default() -> Self {
-        Self { count: 5, payload_bytes: 56, interval_ms: 20, wait_s: 1 }
+        Self { count: 5, payload_bytes: 56, interval_ms: 20, wait_s: 1, id: None }
     }
 }
 
@@ -46,6 +48,9 @@ pub fn ping(ns: &Namespace, dest: IpAddr, options: PingOptions) -> Result<PingRe
     command.env("LC_ALL", "C").args(["-n", "-q", "-i", &interval]);
     command.args(["-c", &options.count.to_string(), "-s", &options.payload_bytes.to_string()]);
     command.args(["-W", &options.wait_s.to_string(), "-w", &total_s.to_string()]);
+    if let Some(id) = options.id {
+        command.args(["-e", &id.to_string()]);
+    }
     let out = ns.output(command.arg(dest.to_string()))?;
     let text = String::from_utf8_lossy(&out.stdout);
     parse_ping(&text).ok_or_else(|| {
@@ -211,6 +216,43 @@ fn late(error: io::Error) -> io::Error {
 
 fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// A connection that stays open while other things happen, as a person's ssh session does.
+#[derive(Debug)]
+pub struct Session {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Session {
+    pub fn open(client: &Namespace, server: &Namespace, at: SocketAddr) -> Result<Self> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let what = format!("session {} -> {} {at}", client.name(), server.name());
+        let open = || -> io::Result<Self> {
+            let listener = server.run(|| TcpListener::bind(at))?;
+            let connected = client.run(|| TcpStream::connect_timeout(&at, left(deadline)?))?;
+            let (server, _) = accept(&listener, deadline)?;
+            Ok(Self { client: connected, server })
+        };
+        open().map_err(Error::io(what))
+    }
+
+    /// A line each way; how long that took.
+    pub fn exchange(&mut self) -> Result<Duration> {
+        let limit = Some(Duration::from_secs(5));
+        let start = Instant::now();
+        let cross = |from: &mut TcpStream, to: &mut TcpStream| -> io::Result<()> {
+            let mut line = [0; 5];
+            to.set_read_timeout(limit)?;
+            from.write_all(b"line\n")?;
+            to.read_exact(&mut line).map_err(late)
+        };
+        cross(&mut self.client, &mut self.server)
+            .and_then(|()| cross(&mut self.server, &mut self.client))
+            .map_err(Error::io("session"))?;
+        Ok(start.elapsed())
+    }
 }
 
 /// How to send datagrams that are sent back.

@@ -54,11 +54,13 @@ pub struct Vector {
 
 const PORTS_MIN: u16 = 4;
 
+/// Packets per port, in order.
+pub type PortPackets = BTreeMap<String, Vec<Vec<u8>>>;
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Packets per port, in order.
-    pub out: BTreeMap<String, Vec<Vec<u8>>>,
+    pub out: PortPackets,
     /// Counters, also those that stayed 0.
     pub counters: BTreeMap<String, u64>,
 }

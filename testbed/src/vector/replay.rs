@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sluice_control::replay::{Options, Report, run};
 use sluice_dataplane::port::pcap::{PcapReader, PcapWriter};
 
-use super::{Backend, Outcome, Vector};
+use super::{Backend, Outcome, PortPackets, Vector};
 
 /// Counters that say how a packet was served, not what became of it: they differ from one setting
 /// of the caches to the next, and nothing else may.
@@ -84,7 +84,7 @@ impl Replay {
     }
 }
 
-fn read_out(dir: &Path) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Box<dyn std::error::Error>> {
+fn read_out(dir: &Path) -> Result<PortPackets, Box<dyn std::error::Error>> {
     let mut out = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

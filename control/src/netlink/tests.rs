@@ -98,6 +98,8 @@ fn a_neighbour_is_resolved_by_the_kernel_and_followed() {
         let (give_path, path) = mpsc::channel();
         let (end, wait_end) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
+            // Dropped by a failed assertion too, so that the other thread ends.
+            let end = end;
             scope.spawn(move || {
                 netns::run_in_new(move || {
                     give_path.send(netns::current().unwrap()).unwrap();
@@ -146,6 +148,8 @@ fn an_internal_port_is_set_up_in_its_namespace() {
         let (give_path, path) = mpsc::channel();
         let (end, wait_end) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
+            // Dropped by a failed assertion too, so that the other thread ends.
+            let end = end;
             scope.spawn(move || {
                 netns::run_in_new(move || {
                     let (pid, tid) = (std::process::id(), rustix::thread::gettid());

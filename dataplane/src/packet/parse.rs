@@ -379,9 +379,7 @@ fn skip_extensions(data: &[u8], first: u8) -> Option<Extensions> {
             }
             _ => return Some(found),
         };
-        if rest.len() < len {
-            return None;
-        }
+        // Beyond the end, the next round finds nothing there.
         found.at += len;
     }
     None

@@ -319,8 +319,11 @@ mod tests {
                 let mut edited = bytes.clone();
                 edited[at..at + n].copy_from_slice(&new[..n]);
                 let delta = match n {
-                    2 => Delta::NONE.change_2(old.try_into().unwrap(), new[..2].try_into().unwrap()),
-                    4 => Delta::NONE.change_4(old.try_into().unwrap(), new[..4].try_into().unwrap()),
+                    2 => Delta::NONE.change_2([old[0], old[1]], [new[0], new[1]]),
+                    4 => {
+                        let to = [new[0], new[1], new[2], new[3]];
+                        Delta::NONE.change_4(old.try_into().unwrap(), to)
+                    }
                     _ => Delta::NONE.change_16(&old.try_into().unwrap(), &new),
                 };
                 // And a number far behind, in the same delta.
@@ -339,7 +342,9 @@ mod tests {
         }
 
         #[test]
-        fn pseudo_headers(src: [u8; 4], dst: [u8; 4], src6: [u8; 16], dst6: [u8; 16], proto: u8, len: u16) {
+        fn pseudo_headers(
+            src: [u8; 4], dst: [u8; 4], src6: [u8; 16], dst6: [u8; 16], proto: u8, len: u16,
+        ) {
             let [hi, lo] = len.to_be_bytes();
             let v4 = [&src[..], &dst, &[0, proto, hi, lo]].concat();
             prop_assert_eq!(be(pseudo_v4(&src, &dst, proto, len)), reference_sum(&v4));
@@ -348,7 +353,9 @@ mod tests {
         }
 
         #[test]
-        fn partial_fields_follow_their_addresses(src: [u8; 4], dst: [u8; 4], to: [u8; 4], len in 8u16..) {
+        fn partial_fields_follow_their_addresses(
+            src: [u8; 4], dst: [u8; 4], to: [u8; 4], len in 8u16..,
+        ) {
             let mut field = pseudo_v4(&src, &dst, 6, len).folded_bytes();
             Delta::NONE.change_4(dst, to).apply_partial(&mut field);
             prop_assert_eq!(field, pseudo_v4(&src, &to, 6, len).folded_bytes());

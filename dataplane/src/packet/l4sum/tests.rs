@@ -72,6 +72,12 @@ fn a_udp_length_that_does_not_fit_is_wrong() {
         bytes[38..40].copy_from_slice(&len.to_be_bytes());
         assert!(!verify(&bytes) && !complete(&mut bytes), "{len}");
     }
+    // Longer than the datagram but inside the frame's padding, and partial by that length.
+    let mut bytes = over(false).udp(1, 2).payload(b"hello").padded();
+    bytes[38..40].copy_from_slice(&20u16.to_be_bytes());
+    let field = pseudo_v4(&[10, 0, 0, 1], &[10, 0, 0, 2], proto::UDP, 20).folded_bytes();
+    bytes[40..42].copy_from_slice(&field);
+    assert!(!verify(&bytes) && !complete(&mut bytes));
     // Shorter than the datagram: the rest is not UDP's and not covered.
     let mut bytes = over(false).udp(1, 2).payload(b"hello").build();
     bytes.extend(b"more");
@@ -102,7 +108,10 @@ fn ipv4_headers_are_checked_with_their_options() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(64)
+    })]
 
     #[test]
     fn right_ones_pass_and_damage_is_found(

@@ -78,6 +78,10 @@ fn lengths_instead_of_types() {
     assert_eq!(k.eth_type, ether::TYPE_NONE);
     let (k, _) = flow(&eth().eth_type(3).payload(&[0xaa, 0xaa, 3]).build());
     assert_eq!(k.eth_type, ether::TYPE_NONE);
+    for (length, seen) in [(0x05dd, ether::TYPE_NONE), (0x05ff, ether::TYPE_NONE), (0x0600, 0x0600)]
+    {
+        assert_eq!(flow(&eth().eth_type(length).build()).0.eth_type, seen);
+    }
     // SNAP carries a type, and what it names is parsed.
     let udp = eth().ipv4([10, 0, 0, 1], [10, 0, 0, 2]).udp(1, 2).payload(b"hi").build();
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &udp[14..]].concat();
@@ -235,7 +239,11 @@ fn a_frame_without_ethernet_header_is_the_only_error() {
         assert_eq!(got, Err(Drop::ParseTruncated));
     }
     assert!(parse(&frame[..14], PortIx(1), &mut key, &mut layers).is_ok());
-    assert!(parse(&vec![8; 70_000], PortIx(1), &mut key, &mut layers).is_ok());
+    // Offsets are 16 bits: a datagram that ends beyond is as one that does not fit.
+    let huge = eth().ipv4([1; 4], [2; 4]).udp(1, 2).payload(&vec![0; 65_535 - 28]).build();
+    assert_eq!(huge.len(), 65_549);
+    consistent(&huge);
+    assert_eq!(flow(&huge).1, at(14, 0, 0, 0, 0));
 }
 
 /// One of each kind of packet.
@@ -405,7 +413,10 @@ fn etherparse_confirms_the_builder() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4096) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(4096)
+    })]
 
     #[test]
     fn mutated_packets(

@@ -247,7 +247,10 @@ fn bytes_behind_the_datagram_are_not_inner() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(512)
+    })]
 
     #[test]
     fn any_inner_bytes_come_back(
@@ -263,8 +266,9 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused_or_lie_inside(body in vec(any::<u8>(), 0..120), first in 0u8..4, csum: bool) {
-        let mut body = body;
+    fn any_bytes_are_refused_or_lie_inside(
+        mut body in vec(any::<u8>(), 0..120), first in 0u8..4, csum: bool,
+    ) {
         if let [a, _, c, d, ..] = &mut body[..] {
             (*a, *c, *d) = (first, 0x65, 0x58);
         }

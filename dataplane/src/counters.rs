@@ -52,7 +52,6 @@ named_list! {
         OutputCount = "output_count", "Too many outputs of one packet: the rest is discarded.";
         TtlExpired = "ttl_expired", "dec_ttl met a TTL of 0 or 1.";
         CtInvalidPacket = "ct_invalid_packet", "ct() on a packet that is not IPv4 or IPv6.";
-        NatFailed = "nat_failed", "The packet could not be translated: too short or inconsistent.";
         TunnelNoPort = "tunnel_no_port", "A tunnel packet for us that no tunnel port takes.";
         TunnelMalformed = "tunnel_malformed", "A tunnel header that is short, of unknown version or inconsistent.";
         TunnelChecksum = "tunnel_checksum", "The outer UDP checksum of a tunnel packet is wrong.";

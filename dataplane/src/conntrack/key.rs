@@ -246,11 +246,15 @@ pub struct HitPacket {
 }
 
 impl HitPacket {
-    /// For TCP reads the header; `None` if it is malformed (the caller walks). `l4` may be cut
-    /// after the header; `l4_len` is the true length of the segment.
+    /// Reads what [`CtPacket::from_key`] would judge and the packet's key does not hold; `None` if
+    /// the transport header is malformed (the caller walks). `l4` goes to the datagram's end.
     #[inline]
-    pub fn from_l4(proto: u8, l4: &[u8], l4_len: usize) -> Option<Self> {
-        let seg = if proto == TCP { Segment::parse_cut(l4, l4_len)? } else { Segment::default() };
+    pub fn from_l4(proto: u8, ip_frag: u8, l4: &[u8]) -> Option<Self> {
+        let seg = match proto {
+            TCP => Segment::parse_cut(l4, l4.len())?,
+            UDP if !udp_len_ok(l4, ip_frag & FRAG_ANY != 0) => return None,
+            _ => Segment::default(),
+        };
         Some(Self { seg, checksum_ok: true })
     }
 }

@@ -153,7 +153,7 @@ fn mark_and_label_last_and_make_handles_stale() {
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
     assert_eq!((r.mark, r.label, r.orig), (0xab, 7 << 90, udp(A, B, 1, 2).tuple));
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
-    let hit = HitPacket::from_l4(17, &[], 8).unwrap();
+    let hit = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
     assert!(ct.hit(r.conn.unwrap(), true, r.state, &hit, secs(0)));
     let same = ct.commit(&udp(B, A, 2, 1), &r, &c, secs(0)).unwrap();
     assert_eq!(same, r, "nothing new was said");
@@ -304,7 +304,7 @@ fn hits_keep_a_connection_alive_lazily() {
     let mut ct = small();
     commit(&mut ct, &udp(A, B, 1, 2), &Commit::default(), 0);
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
-    let p = HitPacket::from_l4(17, &[], 8).unwrap();
+    let p = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
     for s in 0..100 {
         assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(s)), "{s}");
         assert_eq!(ct.expire(secs(s), 100), 0);

@@ -146,7 +146,7 @@ impl Walk<'_, '_> {
     fn translate_error(&mut self, rewrite: &NatRewrite) -> Flow {
         self.rec.cacheable = false;
         if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
-            return Err(Stop::Error(Drop::NatFailed));
+            return self.too_much();
         }
         let at = self.rec.translations.len() as u16;
         self.rec.translations.push(*rewrite);

@@ -80,7 +80,7 @@ impl<E: Egress> Hand<'_, E> {
                         .get(at as usize)
                         .is_some_and(|r| translate_error(frame.bytes_mut(), &layers, r));
                     if !done {
-                        self.counters.count_drop(Drop::NatFailed);
+                        self.counters.count_drop(Drop::EditFailed);
                         break;
                     }
                 }

@@ -284,7 +284,8 @@ impl<'w> Walk<'_, 'w> {
         Ok(())
     }
 
-    fn too_much(&mut self) -> Flow {
+    /// The packet's outputs reach a bound: what is recorded leaves, the rest does not.
+    pub(super) fn too_much(&mut self) -> Flow {
         self.rec.cacheable = false;
         self.drop_copy(Drop::OutputCount);
         Err(Stop::Exit)

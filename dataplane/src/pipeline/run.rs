@@ -529,7 +529,8 @@ fn ct_holds(ct: &mut Conntrack, g: &CtGuard, slot: &Slot, frame: &Frame, now: No
     let (l4, end) = (slot.layers.l4 as usize, slot.layers.end as usize);
     let bytes = frame.bytes();
     let Some(segment) = bytes.get(l4..end.min(bytes.len())) else { return false };
-    let Some(mut hit) = HitPacket::from_l4(slot.key.base.ip_proto, segment, segment.len()) else {
+    let base = &slot.key.base;
+    let Some(mut hit) = HitPacket::from_l4(base.ip_proto, base.ip_frag, segment) else {
         return false;
     };
     hit.checksum_ok = slot.checksums_good || l4sum::checksums_ok(bytes, &slot.layers, &slot.key);

@@ -1,5 +1,11 @@
 //! The pipeline as a whole, through its public door: programs in, packets in, packets out.
 
+mod chance;
+mod drops;
 mod kit;
+mod nat;
 mod packets;
+mod robust;
+mod same;
+mod tunnels;
 mod walk;

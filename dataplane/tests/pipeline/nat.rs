@@ -1,1 +1,127 @@
-//! Soon.
+//! Connection tracking and NAT through the whole pipeline, byte for byte.
+
+use crate::kit::*;
+use crate::packets::*;
+use sluice_dataplane::conntrack::NatKind;
+use sluice_dataplane::packet::build::PacketBuilder;
+use sluice_dataplane::packet::field::Field;
+
+const OUTSIDE: [u8; 4] = [203, 0, 113, 1];
+const FAR: [u8; 4] = [8, 8, 8, 8];
+
+/// Source NAT from 1 to 2; only what was asked for comes back.
+fn gateway() -> Vec<Flow> {
+    let commit = ct(1).commit().nat_to(NatKind::Src, OUTSIDE, Some((5000, 5009)));
+    vec![
+        flow(0, 5).is(Field::InPort, 1).is(Field::EthType, 0x0800).does([commit.table(1).go()]),
+        flow(0, 5)
+            .is(Field::InPort, 2)
+            .is(Field::EthType, 0x0800)
+            .does([ct(1).nat().table(2).go()]),
+        flow(1, 1).does([out(2)]),
+        flow(2, 2).masked(Field::CtState, 0x22, 0x22).does([out(1)]),
+        flow(2, 2).masked(Field::CtState, 0x24, 0x24).does([out(1)]),
+    ]
+}
+
+fn ports_of(p: &[u8]) -> (u16, u16) {
+    (u16::from_be_bytes([p[34], p[35]]), u16::from_be_bytes([p[36], p[37]]))
+}
+
+#[test]
+fn source_nat_there_and_back() {
+    let mut s = Switch::sized(&Net::of(gateway()), 64, 64);
+    let there = eth().ipv4(IP_A, FAR).udp(1000, 53).payload(b"query").build();
+    let sent = s.twice(1, &there);
+    let port = ports_of(&sent[0].1).0;
+    assert!((5000..=5009).contains(&port));
+    let expect = eth().ipv4(OUTSIDE, FAR).udp(port, 53).payload(b"query").build();
+    assert_eq!(sent, [(2, expect)]);
+    let back = PacketBuilder::eth(B, A).ipv4(FAR, OUTSIDE).udp(53, port).payload(b"reply").build();
+    let home = PacketBuilder::eth(B, A).ipv4(FAR, IP_A).udp(53, 1000).payload(b"reply").build();
+    assert_eq!(s.twice(2, &back), [(1, home)]);
+    assert_eq!(s.twice(1, &there), sent, "established now, the translation stays");
+    let stranger = PacketBuilder::eth(B, A).ipv4([9, 9, 9, 9], OUTSIDE).udp(53, port).build();
+    assert_eq!(s.twice(2, &stranger), []);
+    assert!(s.hits() >= 2, "{}", s.hits());
+}
+
+#[test]
+fn an_icmp_error_arrives_as_if_there_were_no_nat() {
+    let mut s = Switch::new(&Net::of(gateway()));
+    let there = eth().ipv4(IP_A, FAR).udp(1000, 53).payload(b"query").build();
+    let sent = s.send(1, &there).remove(0).1;
+    let router = [10, 1, 1, 1];
+    let error = |dst, quoted: &[u8]| {
+        PacketBuilder::eth(B, A).ipv4(router, dst).icmp_error(11, 0, [0; 4], quoted).build()
+    };
+    assert_eq!(s.twice(2, &error(OUTSIDE, &sent)), [(1, error(IP_A, &there))]);
+    let about_nothing = eth().ipv4(OUTSIDE, FAR).udp(4, 5).build();
+    assert_eq!(s.twice(2, &error(OUTSIDE, &about_nothing)), []);
+}
+
+#[test]
+fn pings_are_translated_by_identifier_and_the_next_zone_sees_it() {
+    let mut flows = gateway();
+    flows.push(flow(1, 9).does([ct(2).commit().table(3).go()]));
+    flows.push(flow(3, 1).does([out(2)]));
+    let mut s = Switch::new(&Net::of(flows));
+    let there = eth().ipv4(IP_A, FAR).echo_request(7, 1).payload(b"ping").build();
+    let sent = s.twice(1, &there);
+    let id = u16::from_be_bytes([sent[0].1[38], sent[0].1[39]]);
+    assert!((5000..=5009).contains(&id));
+    let expect = eth().ipv4(OUTSIDE, FAR).echo_request(id, 1).payload(b"ping").build();
+    assert_eq!(sent, [(2, expect)]);
+    let zone_2 = s.see().conns.into_iter().find(|c| c.zone == 2).unwrap();
+    assert_eq!(zone_2.orig.sport, id, "tracked as translated");
+    let back = PacketBuilder::eth(B, A).ipv4(FAR, OUTSIDE).echo_reply(id, 1).build();
+    let home = PacketBuilder::eth(B, A).ipv4(FAR, IP_A).echo_reply(7, 1).build();
+    assert_eq!(s.twice(2, &back), [(1, home)]);
+}
+
+#[test]
+fn a_translation_beyond_a_cable_does_not_come_back() {
+    let nat = ct(1).commit().nat_to(NatKind::Src, OUTSIDE, Some((5000, 5000)));
+    let net = Net::of([always([out(CABLE.into()), out(2)])])
+        .flows(1, [always([nat.table(1).go()]), flow(1, 1).does([out(2)])]);
+    let mut s = Switch::new(&net);
+    for p in [
+        eth().ipv4(IP_A, FAR).echo_request(7, 1).payload(b"ping").build(),
+        eth().ipv4(IP_A, FAR).udp(7, 1).payload(b"datagram").build(),
+        eth().ipv4(IP_A, FAR).tcp(7, 1).flags(2).build(),
+    ] {
+        let sent = s.twice(1, &p);
+        assert_eq!(sent[1], (2, p.clone()));
+        assert_ne!(sent[0], (FAR_2, p));
+    }
+}
+
+#[test]
+fn tcp_opens_lives_and_closes_through_nat() {
+    let mut s = Switch::new(&Net::of(gateway()));
+    let there = |flags, seq, ack, data: &[u8]| {
+        eth().ipv4(IP_A, FAR).tcp(1000, 80).flags(flags).seq(seq).ack(ack).payload(data).build()
+    };
+    let port = ports_of(&s.send(1, &there(2, 100, 0, b""))[0].1).0;
+    let back = |flags, seq, ack, data: &[u8]| {
+        let p = PacketBuilder::eth(B, A).ipv4(FAR, OUTSIDE).tcp(80, port);
+        p.flags(flags).seq(seq).ack(ack).payload(data).build()
+    };
+    assert_eq!(s.ports(2, &back(0x12, 500, 101, b"")), [1]);
+    assert_eq!(s.ports(1, &there(0x10, 101, 501, b"")), [2]);
+    for n in 0..20 {
+        assert_eq!(s.ports(1, &there(0x18, 101 + n * 4, 501 + n * 4, b"data")), [2]);
+        assert_eq!(s.ports(2, &back(0x18, 501 + n * 4, 105 + n * 4, b"data")), [1]);
+    }
+    assert!(s.hits() > 30);
+    assert_eq!(s.ports(2, &back(0x18, 99_999_999, 181, b"data")), [], "far out of the window");
+    let mut spoilt = there(0x18, 181, 581, b"data");
+    *spoilt.last_mut().unwrap() ^= 1;
+    assert_eq!(s.ports(1, &spoilt), [2], "untranslated, but this table does not ask");
+    assert_eq!(s.ports(1, &there(0x11, 181, 581, b"")), [2]);
+    assert_eq!(s.ports(2, &back(0x11, 581, 182, b"")), [1]);
+    assert_eq!(s.ports(1, &there(0x10, 182, 582, b"")), [2]);
+    assert_eq!(s.see().conns[0].tcp_state, Some("TIME_WAIT"));
+    s.wait(60_000);
+    assert!(s.see().conns.is_empty());
+}

@@ -1,4 +1,3 @@
-#![allow(dead_code, reason = "the kit serves tests that are still coming")]
 //! The packets that tests send.
 
 use sluice_dataplane::packet::build::PacketBuilder;

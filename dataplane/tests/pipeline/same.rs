@@ -1,1 +1,68 @@
-//! Soon.
+//! Nobody can tell whether there is a cache.
+//!
+//! Random programs, random packets, answers to what was sent, damaged packets, time that passes,
+//! programs that change: after each batch the lane with a cache of a few entries and the lane
+//! without have sent the same bytes; and now and then all else that can be seen is compared.
+
+use crate::chance::{Chance, answer, damage, net, packet};
+use crate::kit::*;
+use proptest::prelude::*;
+
+const BATCHES: u32 = 60;
+
+/// Lives in one run; `SLUICE_LIVES` asks for more.
+fn lives() -> u32 {
+    std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(200)
+}
+
+fn live(seed: u64) -> u64 {
+    let mut c = Chance(seed);
+    let mut s = Switch::sized(&net(&mut c), c.of(&[2, 8, 64]), 512);
+    let mut recent: Vec<(u16, Vec<u8>)> = vec![packet(&mut c)];
+    for _ in 0..BATCHES {
+        match c.below(40) {
+            0 => s.program(&net(&mut c)),
+            1 => s.wait(c.of(&[31_000, 61_000, 301_000, 86_400_000])),
+            2..=5 => s.wait(c.of(&[1, 300, 5_000])),
+            6 => s.housekeep(),
+            _ => {}
+        }
+        let port = c.of(&recent).0;
+        let mut packets = Vec::new();
+        for _ in 0..1 + c.below(8) {
+            let (_, mut p) = if c.one_in(3) { packet(&mut c) } else { c.of(&recent) };
+            if c.one_in(15) {
+                damage(&mut c, &mut p);
+            }
+            packets.push(p);
+        }
+        let (look, headroom) = (c.one_in(6), c.one_in(20).then(|| c.below(60) as u16));
+        let sent = s.batch_seen(port, &packets, headroom, look);
+        for (port, bytes) in sent.into_iter().take(4) {
+            recent.extend(answer(&mut c, &bytes).map(|a| (port, a)));
+        }
+        recent.push(packet(&mut c));
+        recent.extend(packets.into_iter().take(2).map(|p| (port, p)));
+        let old = recent.len().saturating_sub(12);
+        recent.drain(..old);
+    }
+    s.see();
+    s.hits()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, cases: lives(), max_shrink_iters: 0, ..ProptestConfig::default()
+    })]
+    #[test]
+    fn caches_are_invisible(seed: u64) {
+        // Panics print what differs; proptest prints the seed.
+        live(seed);
+    }
+}
+
+#[test]
+fn the_random_life_does_hit_the_cache() {
+    let hits: u64 = (0..20).map(live).sum();
+    assert!(hits > 200, "{hits} hits in 20 lives prove little");
+}

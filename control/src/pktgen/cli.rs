@@ -200,7 +200,8 @@ impl SinkReport {
         if let Some(p) = self.latency_ns {
             let us = |ns: u64| ns as f64 / 1e3;
             text += &format!(
-                "\nlatency: min {:.1} us, median {:.1}, 90% {:.1}, 99% {:.1}, 99.9% {:.1}, max {:.1}",
+                "\nlatency: min {:.1} us, median {:.1}, 90% {:.1}, 99% {:.1}, 99.9% {:.1}, \
+                 max {:.1}",
                 us(p.min),
                 us(p.p50),
                 us(p.p90),

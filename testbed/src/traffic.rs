@@ -43,11 +43,11 @@ impl PingReport {
 /// Runs the stock `ping`. No answer is a report, not an error.
 pub fn ping(ns: &Namespace, dest: IpAddr, options: PingOptions) -> Result<PingReport> {
     let interval = format!("{:.3}", f64::from(options.interval_ms) / 1000.0);
-    let total_s = options.count * options.interval_ms / 1000 + options.wait_s + 1;
     let mut command = Command::new("ping");
     command.env("LC_ALL", "C").args(["-n", "-q", "-i", &interval]);
     command.args(["-c", &options.count.to_string(), "-s", &options.payload_bytes.to_string()]);
-    command.args(["-W", &options.wait_s.to_string(), "-w", &total_s.to_string()]);
+    // Not -w, which would make it send on until enough has been answered.
+    command.args(["-W", &options.wait_s.to_string()]);
     if let Some(id) = options.id {
         command.args(["-e", &id.to_string()]);
     }

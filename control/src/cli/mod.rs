@@ -79,7 +79,7 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::Doctor(doctor) if !doctor.running => return run_doctor(doctor, global, out),
         Command::Check { config } => return check(config, global, out),
         Command::Replay(args) => return run_replay(args, global, out),
-        Command::Pktgen(args) => return run_pktgen(args, global),
+        Command::Pktgen(args) => return run_pktgen(args, global, out),
         Command::Show => Request::Show,
         Command::Bridge => Request::BridgeList,
         Command::Port(port) => port_request(port)?,
@@ -119,9 +119,18 @@ fn run_replay(
     Ok(true)
 }
 
-fn run_pktgen(args: &pktgen::Args, global: &Global) -> Result<bool, Failure> {
-    pktgen::run_command(args, global.json || global.pretty)
-        .map_err(|e| Failure { message: e.to_string(), hint: String::new() })?;
+fn run_pktgen(args: &pktgen::Args, global: &Global, out: &mut String) -> Result<bool, Failure> {
+    let failed = |error: Box<dyn std::error::Error>| Failure {
+        message: error.to_string(),
+        hint: "sluice pktgen --help tells the words; devices need root".into(),
+    };
+    let outcome = pktgen::run_command(args).map_err(failed)?;
+    if global.json || global.pretty {
+        write_json(&outcome, global, out);
+    } else {
+        out.push_str(&outcome.text());
+        out.push('\n');
+    }
     Ok(true)
 }
 

@@ -116,9 +116,18 @@ impl Packets {
     }
 }
 
-/// Runs the command and prints its report on standard output.
-pub fn run_command(args: &Args, json: bool) -> Result<(), Box<dyn Error>> {
-    match &args.command {
+/// What a command has to say.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    Sent(SendReport),
+    Received(SinkReport),
+    Written { packets: u64 },
+}
+
+/// Runs the command to its end.
+pub fn run_command(args: &Args) -> Result<Outcome, Box<dyn Error>> {
+    Ok(match &args.command {
         Command::Send { dev, packets, via, seconds, pcap_out } => {
             let mut stream = packets.stream()?;
             let copy = stream.clone();
@@ -132,7 +141,7 @@ pub fn run_command(args: &Args, json: bool) -> Result<(), Box<dyn Error>> {
             if let Some(path) = pcap_out {
                 write_pcap(path, &mut { copy }, report.sent.min(PCAP_PACKETS_MAX), packets.rate)?;
             }
-            print(json, &report, SendReport::text)
+            Outcome::Sent(report)
         }
         Command::Sink { dev, via, seconds, count, idle } => {
             let mut device = Device::open(dev, *via, true)?;
@@ -140,14 +149,15 @@ pub fn run_command(args: &Args, json: bool) -> Result<(), Box<dyn Error>> {
             let options = SinkOptions { duration: duration(*seconds)?, count: *count, idle };
             // Whoever waits for the sink before sending waits for this line.
             eprintln!("receiving on {dev}");
-            print(json, &receive(&mut device, options)?, SinkReport::text)
+            Outcome::Received(receive(&mut device, options)?)
         }
         Command::Pcap { out, packets } => {
             let mut stream = packets.stream()?;
             let count = packets.count.unwrap_or_else(|| stream.period());
-            Ok(write_pcap(out, &mut stream, count, packets.rate)?)
+            write_pcap(out, &mut stream, count, packets.rate)?;
+            Outcome::Written { packets: count }
         }
-    }
+    })
 }
 
 fn duration(seconds: f64) -> Result<Duration, Box<dyn Error>> {
@@ -155,17 +165,15 @@ fn duration(seconds: f64) -> Result<Duration, Box<dyn Error>> {
     Ok(Duration::try_from_secs_f64(seconds).map_err(wrong)?)
 }
 
-fn print<T: Serialize>(
-    json: bool,
-    report: &T,
-    text: fn(&T) -> String,
-) -> Result<(), Box<dyn Error>> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-    } else {
-        println!("{}", text(report));
+impl Outcome {
+    /// For people.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Sent(report) => report.text(),
+            Self::Received(report) => report.text(),
+            Self::Written { packets } => format!("{packets} packets written"),
+        }
     }
-    Ok(())
 }
 
 impl SendReport {
@@ -200,7 +208,7 @@ impl SinkReport {
         if let Some(p) = self.latency_ns {
             let us = |ns: u64| ns as f64 / 1e3;
             text += &format!(
-                "\nlatency: min {:.1} us, median {:.1}, 90% {:.1}, 99% {:.1}, 99.9% {:.1}, \
+                "\nlatency in us: min {:.1}, median {:.1}, 90% {:.1}, 99% {:.1}, 99.9% {:.1}, \
                  max {:.1}",
                 us(p.min),
                 us(p.p50),

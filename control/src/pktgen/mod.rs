@@ -20,7 +20,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use cli::{Args, run_command};
+pub use cli::{Args, Outcome, run_command};
 pub use device::{Device, DeviceKind};
 pub use histogram::{Histogram, Percentiles};
 pub use run::{SendOptions, SendReport, SinkOptions, receive, send, write_pcap};

@@ -247,7 +247,7 @@ impl Net {
         self
     }
 
-    fn program(&self, version: u64, fdbs: &[Arc<Fdb>; 3]) -> Program {
+    pub fn program(&self, version: u64, fdbs: &[Arc<Fdb>; 3]) -> Program {
         let bridge = |b: usize| BridgeParts {
             name: format!("br{b}"),
             rules: self.flows[b].iter().map(rule).collect(),

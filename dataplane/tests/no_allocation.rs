@@ -1,0 +1,179 @@
+//! A worker neither allocates nor frees: counted by the allocator itself.
+//!
+//! Hits, misses that insert and evict, commits with NAT, tunnels out and in, floods, learning,
+//! expiry, ICMP errors, damaged packets: from the first packet on, not one call.
+
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts")]
+
+#[allow(dead_code, reason = "shared with the pipeline's tests, which use all of it")]
+#[path = "pipeline/kit.rs"]
+mod kit;
+#[allow(dead_code, reason = "shared with the pipeline's tests, which use all of it")]
+#[path = "pipeline/packets.rs"]
+mod packets;
+
+use kit::*;
+use packets::*;
+use sluice_dataplane::action::Action;
+use sluice_dataplane::clock::Now;
+use sluice_dataplane::conntrack::{CtConfig, NatKind};
+use sluice_dataplane::counters::{Counters, Drop, Stat};
+use sluice_dataplane::fdb::Fdb;
+use sluice_dataplane::packet::build::PacketBuilder;
+use sluice_dataplane::packet::field::Field;
+use sluice_dataplane::packet::frame::Frame;
+use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig};
+use sluice_dataplane::port::RxBurst;
+use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
+use sluice_dataplane::xsk::pool::FramePool;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+struct Counting;
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: passes every call on to the system's allocator, unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
+        // SAFETY: the caller's promise is the system allocator's condition.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        CALLS.fetch_add(1, Relaxed);
+        // SAFETY: `at` came from `alloc` above, that is from the system's allocator.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Lets all go.
+struct Void;
+
+impl Egress for Void {
+    fn output(&mut self, _: PortIx, frame: Frame, pool: &mut FramePool) {
+        pool.free(frame);
+    }
+}
+
+fn net() -> Net {
+    let nat = ct(1).commit().nat_to(NatKind::Src, [203, 0, 113, 1], None).table(1).go();
+    let to = set(Field::TunDst, u32::from_be_bytes(PEER_IP).into());
+    let config =
+        TunnelConfig { remote: TunnelRemote::Flow, key: TunnelKey::Flow, ..tunnel_config() };
+    let many = (0..3000).map(|i| out(2 + i % 2));
+    Net::of([
+        flow(0, 9).is(Field::EthType, 0x0800).is(Field::InPort, 1).does([nat]),
+        flow(0, 9)
+            .is(Field::EthType, 0x0800)
+            .is(Field::InPort, 2)
+            .does([ct(1).nat().table(2).go()]),
+        flow(0, 8).is(Field::InPort, 4).is(Field::UdpDst, 7).does([resubmit(0)]),
+        flow(0, 8).is(Field::InPort, 4).is(Field::UdpDst, 8).does(many),
+        flow(0, 7).is(Field::InPort, 4).does([Action::Normal]),
+        flow(0, 6).is(Field::InPort, 3).does([
+            to,
+            mv(Field::UdpSrc, Field::TunId),
+            Action::DecTtl,
+            out(2),
+            Action::PushVlan { tpid: 0x8100 },
+            out(5),
+            out(9),
+            out(77),
+        ]),
+        flow(0, 1).does([out(2)]),
+        flow(1, 1).does([out(2), out(3)]),
+        flow(2, 1).does([out(1)]),
+    ])
+    .flows(1, [always([Action::Normal])])
+    .tunnel(config)
+}
+
+/// One batch of every sort; `n` makes flows differ.
+fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
+    let [a, b] = n.to_be_bytes();
+    let flow_of = |i: u16| v4().udp(1000 + n * 8 + i, 2000).payload(&[1; 20]).build();
+    let back = PacketBuilder::eth(B, A).ipv4(IP_B, [203, 0, 113, 1]);
+    let reply = |i: u16| back.clone().udp(2000, 1000 + n * 8 + i).build();
+    let quoted = v4().ipv4([203, 0, 113, 1], IP_B).udp(1000 + n * 8, 2000).build();
+    let error = back.clone().icmp_error(3, 3, [0; 4], &quoted).build();
+    let syn = v4().tcp(1000 + n, 80).flags(2).build();
+    let station = PacketBuilder::eth([2, 0, 0, 0, a, b], B).ipv4(IP_A, IP_B);
+    let inner = station.clone().udp(1, 2).build();
+    let outer = PacketBuilder::eth(PEER_MAC, NIC_MAC).ipv4(PEER_IP, LOCAL_IP);
+    let arriving = outer.udp(50_000, 6081).geneve(n.into(), &inner).build();
+    let mut broken = of_every_kind();
+    broken.iter_mut().for_each(|p| p.truncate(40 + usize::from(n % 20)));
+    vec![
+        (1, (0..8).map(flow_of).chain([syn]).collect()),
+        (2, (0..8).map(reply).chain([error]).collect()),
+        (3, vec![flow_of(0), flow_of(1), v4().ttl(1).udp(1, 2).build()]),
+        (4, vec![station.clone().udp(n, 9).build(), station.clone().udp(n, 7).build()]),
+        (4, vec![station.udp(n, 8).build()]),
+        (NIC, vec![arriving]),
+        (1, of_every_kind()),
+        (4, broken),
+    ]
+}
+
+#[test]
+fn a_lane_neither_allocates_nor_frees() {
+    let counters = Arc::new(Counters::default());
+    let conntrack = CtConfig { conns_max: 512, seed: 5, ..CtConfig::default() };
+    let config = LaneConfig { microflows: 64, conntrack, seed: 7 };
+    let mut lane = Lane::new(&config, counters.clone());
+    let mut pool = FramePool::private(128).unwrap();
+    let mut burst = RxBurst::new();
+    let fdbs = [1, 2, 3].map(|seed| Arc::new(Fdb::new(seed)));
+    let program = net().program(1, &fdbs);
+    drop(lane.set_program(Arc::new(program), Now::from_secs(1)));
+
+    let rounds: Vec<_> = (0..200).map(batches).collect();
+    let mut now = Now::from_secs(1000);
+    let before = CALLS.load(Relaxed);
+    for _ in 0..7 {
+        for round in &rounds {
+            for (port, packets) in round {
+                for bytes in packets {
+                    let mut frame = pool.alloc().expect("a frame");
+                    assert!(frame.copy_from(bytes));
+                    assert!(burst.push(frame).is_ok());
+                }
+                lane.run(&mut burst, PortIx(*port), now, &mut pool, &mut Void);
+                now = now.plus_ms(3);
+            }
+            lane.housekeep(now, 256);
+            lane.settle(now);
+            lane.drain_events();
+        }
+        now = now.plus_ms(400_000);
+    }
+    let calls = CALLS.load(Relaxed) - before;
+    let stat = |s| counters.stat(s);
+    assert_eq!(calls, 0, "allocations and frees in {} packets", stat(Stat::RxPackets));
+    assert_eq!(pool.available(), pool.total());
+    // The test saw what it is about.
+    for s in [
+        Stat::Tier1Hits,
+        Stat::Tier1Stale,
+        Stat::Tier1Evictions,
+        Stat::Tier3Uncacheable,
+        Stat::TunnelPush,
+        Stat::TunnelPop,
+        Stat::FdbLearned,
+    ] {
+        assert!(stat(s) > 100, "{}: {}", s.name(), stat(s));
+    }
+    assert!(stat(Stat::RxPackets) > 50_000, "{}", stat(Stat::RxPackets));
+    assert!(lane.conntrack().stats().created > 1000);
+    assert!(lane.conntrack().stats().expired > 1000);
+    for d in [Drop::ResubmitDepth, Drop::OutputCount, Drop::NoSuchPort, Drop::TtlExpired] {
+        assert!(counters.dropped(d) > 100, "{}", d.name());
+    }
+}

@@ -1,0 +1,54 @@
+//! Tier 1 hits, from a frame's bytes to the door of the output port.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use sluice_benches::road::{Road, bench, ct, program, rule, set, udp_flows};
+use sluice_dataplane::action::{Action, Ct, Nat};
+use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
+use sluice_dataplane::limits::MICROFLOWS;
+use sluice_dataplane::packet::field::Field;
+
+/// `in_port=1 actions=output:2`, with a rule that makes every flow its own microflow.
+fn forward(flows: u32) -> Road {
+    let rules = vec![
+        rule(0, 2, &[(Field::IpSrc, 1), (Field::UdpSrc, 1)], vec![]),
+        rule(0, 1, &[(Field::InPort, 1)], vec![Action::Output(2)]),
+    ];
+    Road::new(program(rules), &udp_flows(flows), MICROFLOWS)
+}
+
+fn alone(actions: Vec<Action>, flows: u32) -> Road {
+    Road::new(program(vec![rule(0, 1, &[], actions)]), &udp_flows(flows), MICROFLOWS)
+}
+
+fn source_nat(flows: u32) -> Road {
+    let addr = u128::from(u32::from_be_bytes([203, 0, 113, 1]));
+    let spec = NatSpec {
+        kind: NatKind::Src,
+        v6: false,
+        addr_min: addr,
+        addr_max: addr,
+        ports: None,
+        mode: NatMode::Hash,
+    };
+    let commit = Ct { commit: true, table: Some(1), nat: Some(Nat::New(spec)), ..ct() };
+    let rules = vec![
+        rule(0, 1, &[(Field::EthType, 0x0800)], vec![Action::Ct(Box::new(commit))]),
+        rule(1, 1, &[], vec![Action::Output(2)]),
+    ];
+    Road::new(program(rules), &udp_flows(flows), MICROFLOWS)
+}
+
+fn hits(c: &mut Criterion) {
+    bench(c, "tier1/one_entry_1000_flows", alone(vec![Action::Output(2)], 1000));
+    for flows in [1, 1_000, 100_000] {
+        bench(c, &format!("tier1/forward_{flows}"), forward(flows));
+    }
+    let route = vec![set(Field::EthDst, 5), set(Field::EthSrc, 6), Action::DecTtl];
+    let route = route.into_iter().chain([Action::Output(2)]).collect();
+    bench(c, "tier1/route_1000", alone(route, 1000));
+    bench(c, "tier1/snat_1000", source_nat(1000));
+    bench(c, "tier1/geneve_1000", alone(vec![Action::Output(4)], 1000));
+}
+
+criterion_group!(benches, hits);
+criterion_main!(benches);

@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! named_list {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal, $help:literal;)+ }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident = $text:literal, $help:literal;)+
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -31,6 +33,7 @@ macro_rules! named_list {
     };
 }
 
+// tidy: wide table
 named_list! {
     /// Why a packet ended without leaving through a port.
     Drop {
@@ -102,6 +105,8 @@ named_list! {
         Polls = "polls", "Times a worker slept in poll.";
     }
 }
+
+// tidy: end of table
 
 /// One worker's counters. Cache-line aligned so that no two workers share a line.
 #[repr(align(128))]

@@ -79,7 +79,7 @@ pub const RING_ENTRIES: u32 = 1024;
 /// Fill ring entries given to the kernel at once, at least.
 pub const REFILL_FRAMES: u32 = 32;
 
-/// Frames of a worker's pool that fill rings leave alone: batches in hands, TAP reads, flood copies.
+/// Frames of a worker's pool that fill rings leave alone: batches in hands, TAP reads, copies.
 pub const POOL_RESERVE_FRAMES: usize = 8 * BATCH_MAX;
 
 /// Descriptors that one TX wake-up may send, where the kernel lets us say (6.17+).

@@ -2,13 +2,13 @@
 //!
 //! Theory. The verifier wants every packet access preceded by a comparison with the end of the
 //! data, and it follows each value of an offset that is added to a packet pointer. So there are two
-//! ways to read. [`Packet::load`] reads in place, at offsets of which there are few: link header, IP
-//! header, and layer 4 right behind it; that is every packet that matters for speed. [`Packet::fetch`]
+//! ways to read. [`Packet::load`] reads in place, at offsets of which there are few: link, IP
+//! and layer 4 right behind; that is every packet that matters for speed. [`Packet::fetch`]
 //! lets the kernel copy (`bpf_xdp_load_bytes`, Linux 5.18), at offsets computed by walking
 //! extension headers or a quoted packet; for the verifier these are plain numbers, and the walk
 //! costs it thousands of steps instead of more than its million.
 //!
-//! In a program with frags, what lies between `data` and `data_end` is only the first buffer, and a
+//! In a program with frags, what lies between `data` and `data_end` is the first buffer, and a
 //! driver that splits headers may leave little in it. So `load` falls back to `fetch` there, and the
 //! answer never depends on the buffers.
 //!

@@ -82,7 +82,7 @@ fn prereq(field: Field) -> Prereq {
     }
 }
 
-/// Writes a constant. A `set_field` of the VLAN id comes with the "present" bit, which the packet has.
+/// Writes a constant. A `set_field` of the VLAN id comes with the "present" bit.
 fn set(field: Field, value: u128, mask: u128) -> Option<Action> {
     let info = field.info();
     Some(Action::Set(Set { dst: info.whole(), prereq: prereq(field), value, mask }))

@@ -108,7 +108,8 @@ fn files_have_sections_comments_and_lines() {
         (" [br0]", "line 1, column 2: \"[br0]\": expected [bridge NAME]"),
         (
             "[bridge br1]\nin_port=eth0 actions=drop",
-            "line 2, column 9: \"eth0\": unknown port; give a number, a port of this bridge, or a name like LOCAL or IN_PORT",
+            "line 2, column 9: \"eth0\": unknown port; give a number, a port of this bridge, \
+             or a name like LOCAL or IN_PORT",
         ),
         (
             "delete ip",

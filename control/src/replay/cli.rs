@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 /// Runs packets from files through flows, without devices and without root.
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Example: sluice replay --flows f.txt --in p1=a.pcap --out p2 --out-dir /tmp --json"
-)]
+#[command(after_help = "Example: sluice replay --flows f.txt --in p1=a.pcap --out p2 --json")]
 pub struct Args {
     /// Flows, in ovs-ofctl's words; `[bridge NAME]` lines choose the bridge
     #[arg(long)]

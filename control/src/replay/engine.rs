@@ -87,8 +87,8 @@ impl Engine {
         Ok(Self { lane, pool, burst: RxBurst::new(), start_ns: None, last: Now::default() })
     }
 
-    /// Time of the lane: it starts with the first packet at one second, so that ages and counters of
-    /// zero mean "never".
+    /// Time of the lane: it starts with the first packet at one second, so that a time of zero
+    /// means "never".
     fn time(&mut self, ts_ns: u64) -> Now {
         let start = *self.start_ns.get_or_insert(ts_ns);
         Now::from_ns(1_000_000_000 + ts_ns.saturating_sub(start))

@@ -94,7 +94,10 @@ fn open_tap(tap: &config::Tap) -> Result<Device, String> {
 
 fn link<'a>(device: &str, site: &Site<'a>) -> Result<&'a Link, String> {
     site.net.link_by_name(device).ok_or_else(|| {
-        format!("there is no device {device}; create it, or correct `device`; it is taken up when it comes")
+        format!(
+            "there is no device {device}; create it, or correct `device`; \
+             it is taken up when it comes"
+        )
     })
 }
 
@@ -152,7 +155,7 @@ fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
             PortMode::All => SteerMode::All,
             PortMode::Shared => SteerMode::Shared,
         },
-        // Sockets take one buffer a frame; with `frags` a veth's peer would send whole 64 KiB segments.
+        // Sockets take one buffer a frame; with `frags` a veth's peer would send 64 KiB segments.
         frags: false,
         place: match afxdp.xdp {
             XdpMode::Auto => Place::Auto,

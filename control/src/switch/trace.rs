@@ -1,8 +1,8 @@
 //! `sluice trace`: the very walk that packets take, watched and dry.
 //!
 //! It runs in a lane of its own, on the program that is in force and with the bridge's real MAC
-//! table; nothing is learned, committed, counted or sent. What conntrack would find is not looked up
-//! but supposed, as in Open vSwitch: `+trk+new`.
+//! table; nothing is learned, committed, counted or sent. What conntrack would find is not looked
+//! up but supposed, as in Open vSwitch: `+trk+new`.
 
 use super::{Core, synth};
 use crate::api::ApiResult;

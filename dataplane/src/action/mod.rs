@@ -58,7 +58,7 @@ pub enum Action {
     Goto(u8),
     Ct(Box<Ct>),
     CtClear,
-    /// 1 into `dst` if the frame would be longer than `len` bytes (L2 header without VLAN tag), else 0.
+    /// 1 into `dst` if the frame is longer than `len` bytes (VLAN tags not counted), else 0.
     CheckPktLarger {
         len: u16,
         dst: Subfield,

@@ -101,7 +101,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(400)
+        })]
         #[test]
         fn agrees_with_the_linear_reference(
             rules in proptest::collection::vec(rule(), 0..60),

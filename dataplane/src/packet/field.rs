@@ -64,6 +64,7 @@ pub enum Prereq {
     NdAdvert,
 }
 
+// tidy: wide table
 macro_rules! fields {
     ($($id:ident = $name:literal, [$($alias:literal),*], $member:ident $(+ $add:literal)?, $shift:literal, $bits:literal,
         $format:ident, $mask:ident, $prereq:ident, $rw:ident, $primary:ident;)+) => {
@@ -232,6 +233,8 @@ fields! {
     NdSll = "nd_sll", ["NXM_NX_ND_SLL", "OXM_OF_IPV6_ND_SLL"], arp_sha, 0, 48, Mac, Arbitrary, NdSolicit, rw, alias;
     NdTll = "nd_tll", ["NXM_NX_ND_TLL", "OXM_OF_IPV6_ND_TLL"], arp_tha, 0, 48, Mac, Arbitrary, NdAdvert, rw, alias;
 }
+
+// tidy: end of table
 
 /// All ones in the low `bits` bits (0..=128).
 #[inline]
@@ -403,14 +406,20 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(512)
+        })]
         #[test]
-        fn a_range_reads_back_and_leaves_the_rest(ix in 0..FIELDS.len(), lo in 0u8..128, hi in 0u8..128, v: u128, fill: u8) {
+        fn a_range_reads_back_and_leaves_the_rest(
+            ix in 0..FIELDS.len(), lo in 0u8..128, hi in 0u8..128, v: u128, fill: u8,
+        ) {
             let f = &FIELDS[ix];
             let (lo, hi) = (lo % f.bits, hi % f.bits);
             let Some(r) = f.range(lo.min(hi), lo.max(hi)) else { return Ok(()); };
             prop_assume!(r.shift as u16 + r.bits as u16 <= 128);
-            let mut k = <FlowKey as zerocopy::FromBytes>::read_from_bytes(&[fill; 320][..]).unwrap();
+            let filled = [fill; 320];
+            let mut k: FlowKey = zerocopy::transmute!(filled);
             let before = k;
             r.set(&mut k, v);
             prop_assert_eq!(r.get(&k), v & ones(r.bits));

@@ -409,7 +409,7 @@ impl Lane {
         }
     }
 
-    /// Stores the recording under packet `i`'s key. Replaces the stale entry of the same key, if any.
+    /// Stores the recording under packet `i`'s key, in the place of a stale entry of that key.
     fn keep(&mut self, i: usize, now: Now) {
         let Some(slot) = self.batch.get(i) else { return };
         let at = self

@@ -91,7 +91,7 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The time stamp counter; 0 on machines that have none. Its frequency is fixed and is not the core's.
+/// The time stamp counter; 0 on machines that have none. Its frequency is not the core's.
 #[inline]
 pub fn tsc() -> u64 {
     #[cfg(target_arch = "x86_64")]

@@ -36,7 +36,7 @@ pub struct TunnelConfig {
 }
 
 impl TunnelConfig {
-    /// How exactly this port names a packet from `remote` to `local` with `vni`; `None` if it is not its.
+    /// How exactly this port names a packet from `remote` to `local` with `vni`; `None`: not its.
     /// Open vSwitch's order: the more is given, the better.
     pub fn claims(&self, remote: IpAddr, local: IpAddr, vni: u32) -> Option<u32> {
         let remote_given = match self.remote {

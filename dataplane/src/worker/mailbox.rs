@@ -1,8 +1,8 @@
 //! Two bounded rings between control and one worker.
 //!
 //! Whatever a command carries comes back in its reply, so that control both makes and frees it:
-//! programs, ports, the lists that a worker fills. A reply that finds its ring full waits in the worker
-//! for the next round (`pending`), never lost, and no command is taken meanwhile.
+//! programs, ports, the lists that a worker fills. A reply that finds its ring full waits in the
+//! worker for the next round (`pending`), never lost, and no command is taken meanwhile.
 
 use crate::conntrack::ConnInfo;
 use crate::packet::key::PortIx;

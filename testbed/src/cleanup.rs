@@ -7,10 +7,11 @@
 //! them.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -26,6 +27,8 @@ enum Entry {
 
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
+/// Set once the signal thread has begun: from then on nothing new may be started.
+static CLOSING: AtomicBool = AtomicBool::new(false);
 
 fn with_entries<T>(f: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
     f(&mut ENTRIES.lock().unwrap_or_else(PoisonError::into_inner))
@@ -81,12 +84,22 @@ fn install_handler() {
     });
 }
 
+/// Waits for ever if the cleanup has begun: what would be started now, nobody would end.
+pub fn wait_if_closing() {
+    while CLOSING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
 /// Removes everything in the list: processes first (they hold devices), then namespaces.
-pub fn remove_all() {
+fn remove_all() {
+    CLOSING.store(true, Ordering::SeqCst);
     let entries = with_entries(|all| all.clone());
     for entry in &entries {
         if let Entry::Process(pid) = entry {
             terminate(*pid, Duration::from_millis(1500));
+            // So that no zombie is left to whoever inherits it; its owner may have been quicker.
+            let _ = waitpid(Pid::from_raw(*pid), WaitOptions::empty());
         }
     }
     for entry in &entries {

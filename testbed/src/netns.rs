@@ -49,6 +49,7 @@ impl Namespace {
     }
 
     fn with_prefix(prefix: &str, label: &str) -> Result<Self> {
+        cleanup::wait_if_closing();
         STALE.call_once(|| drop(cleanup::remove_stale()));
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}{}-{n}-{label}", std::process::id());

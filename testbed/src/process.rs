@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cleanup::{Ticket, terminate};
+use crate::cleanup::{self, Ticket, terminate};
 use crate::netns::Namespace;
 use crate::{Error, Result};
 
@@ -28,6 +28,7 @@ pub struct Process {
 impl Process {
     /// Starts `command` inside `ns`; both its outputs go to `log`.
     pub fn start(ns: &Namespace, command: &mut Command, log: &Path) -> Result<Self> {
+        cleanup::wait_if_closing();
         let label = command.get_program().to_string_lossy().into_owned();
         let opened = File::options().create(true).append(true).open(log);
         let out = opened.map_err(Error::io(format!("open {}", log.display())))?;

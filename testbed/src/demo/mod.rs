@@ -33,7 +33,7 @@ use scene::Scene;
 
 /// Plays the two-node overlay and checks it.
 #[derive(Clone, Copy, Debug, clap::Parser)]
-#[command(name = "cargo xtask demo --")]
+#[command(name = "cargo xtask demo")]
 pub struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
@@ -53,6 +53,7 @@ pub fn main(options: &Options) -> ExitCode {
             netns::remove_by_name(&name);
             println!("removed {name}");
         }
+        scene::remove_folders();
         return ExitCode::SUCCESS;
     }
     if !crate::is_root() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use crate::cleanup::Ticket;
+use crate::cleanup::{self, Ticket};
 use crate::host::Host;
 use crate::veth::{End, VethOptions, join};
 use crate::{Error, Result};
@@ -121,7 +121,7 @@ impl Scene {
             }
             println!("  {} show", self.sluiced1.shown_command());
             println!("  {} show", self.sluiced2.shown_command());
-            println!("remove all by: cargo xtask demo -- --cleanup");
+            println!("remove all by: cargo xtask demo --cleanup");
         }
         self.sluiced1.keep();
         self.sluiced2.keep();
@@ -157,13 +157,28 @@ pub fn programs_loaded() -> usize {
         .count()
 }
 
+const FOLDER: &str = "sluice-demo-";
+
+/// Removes the folders of demos that have ended.
+pub fn remove_folders() {
+    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(FOLDER).and_then(|pid| pid.parse().ok());
+        if owner.is_some_and(|pid| !cleanup::is_alive(pid)) {
+            // Whoever may not remove it did not make it.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A folder for configurations, sockets and logs.
 #[derive(Debug)]
 pub struct Scratch(pub PathBuf, Option<Ticket>);
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("sluice-demo-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(Error::io(format!("make {}", path.display())))?;
         Ok(Self(path.clone(), Some(Ticket::folder(&path))))
     }

@@ -39,7 +39,7 @@ impl DeviceKind {
 /// An open device.
 #[derive(Debug)]
 pub enum Device {
-    Packet(BurstSocket),
+    Packet(Box<BurstSocket>),
     Xdp(Box<XdpDevice>),
 }
 
@@ -51,7 +51,7 @@ impl Device {
         Ok(match kind {
             DeviceKind::Packet => {
                 let sees = if receives { Sees::Entering } else { Sees::Nothing };
-                Self::Packet(BurstSocket::open(dev, sees, SLOT_BYTES)?)
+                Self::Packet(Box::new(BurstSocket::open(dev, sees, SLOT_BYTES)?))
             }
             DeviceKind::Xdp => Self::Xdp(Box::new(XdpDevice::open(dev, receives)?)),
         })

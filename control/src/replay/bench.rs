@@ -85,6 +85,7 @@ struct Lap {
     packets: u64,
     elapsed: Duration,
     cycles: u64,
+    allocations: u64,
     tiers: Tiers,
     drops: BTreeMap<&'static str, u64>,
 }
@@ -102,7 +103,6 @@ pub(super) fn run(
     }
     let microflows = first.lane.microflows();
     let engines = engines(options, config, first, packets)?;
-    let before = ALLOCATIONS.load(Relaxed);
     let laps: Vec<Lap> = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
             .into_iter()
@@ -114,7 +114,6 @@ pub(super) fn run(
             .collect();
         threads.into_iter().filter_map(|t| t.join().ok()).collect()
     });
-    let allocations = ALLOCATIONS.load(Relaxed) - before;
     let settings = Settings {
         batch: BATCH_MAX,
         microflows,
@@ -123,7 +122,7 @@ pub(super) fn run(
         distinct_packets: packets.len(),
         debug_build: cfg!(debug_assertions),
     };
-    Ok(sum(&laps, allocations, settings))
+    Ok(sum(&laps, settings))
 }
 
 /// An engine and its packets for each worker. The first has played everything already; the others
@@ -166,6 +165,7 @@ fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, seconds: f64) -> Lap {
     e.lane.settle(base);
     let (tiers_before, drops_before) = (tiers(&e), drops(&e));
     let mut packets = 0;
+    let allocations = ALLOCATIONS.load(Relaxed);
     let (start, cycles) = (Instant::now(), tsc());
     let limit = Duration::from_secs_f64(seconds);
     let mut elapsed = Duration::ZERO;
@@ -177,13 +177,14 @@ fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, seconds: f64) -> Lap {
     }
     let cycles = tsc().saturating_sub(cycles);
     let elapsed = start.elapsed();
+    let allocations = ALLOCATIONS.load(Relaxed) - allocations;
     let after = tiers(&e);
     let mut drops = drops(&e);
     drops.iter_mut().for_each(|(k, v)| *v -= drops_before.get(k).copied().unwrap_or(0));
     drops.retain(|_, v| *v > 0);
     let tiers =
         Tiers { tier1: after.tier1 - tiers_before.tier1, tier3: after.tier3 - tiers_before.tier3 };
-    Lap { packets, elapsed, cycles, tiers, drops }
+    Lap { packets, elapsed, cycles, allocations, tiers, drops }
 }
 
 /// All packets once, or until `go_on` says no. Says how many went.
@@ -209,7 +210,7 @@ fn pass(e: &mut Engine, load: &Load, now: Now, go_on: &mut dyn FnMut() -> bool) 
     done
 }
 
-fn sum(laps: &[Lap], allocations: u64, settings: Settings) -> BenchReport {
+fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
     let packets: u64 = laps.iter().map(|l| l.packets).sum();
     let mpps: f64 =
         laps.iter().map(|l| l.packets as f64 / l.elapsed.as_secs_f64().max(1e-9) / 1e6).sum();
@@ -233,7 +234,7 @@ fn sum(laps: &[Lap], allocations: u64, settings: Settings) -> BenchReport {
         workers,
         tiers,
         drops,
-        allocations,
+        allocations: laps.iter().map(|l| l.allocations).max().unwrap_or(0),
         settings,
     }
 }

@@ -25,6 +25,7 @@ use crate::netlink::underlay::Underlay;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::port::pcap::{PcapError, PcapReader, PcapWriter};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
@@ -206,16 +207,15 @@ impl Sink {
         let Some(dir) = &self.dir else { return Ok(()) };
         let file = dir.join(format!("{name}.pcap"));
         let wrong = |error| ReplayError::Pcap { file: file.clone(), error };
-        if !self.files.contains_key(&sent.port.0) {
-            let open = File::create(&file)
-                .map_err(|error| ReplayError::Open { file: file.clone(), error })?;
-            let writer = PcapWriter::new(BufWriter::new(open)).map_err(wrong)?;
-            self.files.insert(sent.port.0, writer);
-        }
-        match self.files.get_mut(&sent.port.0) {
-            Some(w) => w.write(sent.ts_ns, sent.bytes).map_err(wrong),
-            None => Ok(()),
-        }
+        let writer = match self.files.entry(sent.port.0) {
+            Entry::Occupied(have) => have.into_mut(),
+            Entry::Vacant(place) => {
+                let open = File::create(&file)
+                    .map_err(|error| ReplayError::Open { file: file.clone(), error })?;
+                place.insert(PcapWriter::new(BufWriter::new(open)).map_err(wrong)?)
+            }
+        };
+        writer.write(sent.ts_ns, sent.bytes).map_err(wrong)
     }
 
     fn finish(self) -> Result<BTreeMap<String, Out>, ReplayError> {

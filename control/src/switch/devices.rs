@@ -128,7 +128,7 @@ pub fn steering(
     let ends = addresses.iter().flat_map(|addr| {
         tunnel_ports.iter().map(|p| Endpoint { addr: *addr, proto: TunnelProto::Udp(*p) })
     });
-    // An empty range, for what was not reserved.
+    #[expect(clippy::reversed_empty_ranges, reason = "what was not reserved is no number at all")]
     const NOTHING: std::ops::RangeInclusive<u16> = 1..=0;
     let nat = afxdp.nat.iter().map(|n| NatAddress {
         addr: n.address,

@@ -194,8 +194,8 @@ pub fn tunnel_config() -> TunnelConfig {
 impl Default for Net {
     fn default() -> Self {
         let mut ports = vec![None; 14];
-        for n in 1..=4 {
-            ports[n] = Some(port(0, n as u32, PortRole::Device));
+        for (place, n) in ports.iter_mut().zip(0..).skip(1).take(4) {
+            *place = Some(port(0, n, PortRole::Device));
         }
         ports[usize::from(TUNNEL)] = Some(port(0, 5, PortRole::Tunnel(tunnel_config().into())));
         ports[usize::from(CABLE)] = Some(port(0, 9, PortRole::Patch { peer: PortIx(FAR_END) }));

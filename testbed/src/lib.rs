@@ -4,6 +4,7 @@
 //! programs in them, `traffic` drives kernel sockets in them, `capture` watches a device. Nothing
 //! here touches the host's own interfaces.
 
+pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod demo;

@@ -3,6 +3,7 @@
 //! This program stays small and needs nothing installed: it sets up what the others need, then
 //! builds and runs them.
 
+mod bench;
 mod bpf;
 mod ci;
 mod play;
@@ -27,18 +28,18 @@ enum Task {
     /// The project's own checks of its sources
     Tidy,
     /// Compare with other switches, in turn, on this machine
-    Bench(play::Args),
+    Bench(bench::Args),
     /// Build the XDP object that is checked in, or check that it fits its sources
     Bpf(bpf::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
-        Task::Demo(args) => play::run("sluice-demo", &args),
+        Task::Demo(args) => play::run("sluice-demo", &["sluice-control", "sluice-testbed"], &args),
         Task::Test(args) => test::run(&args),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
-        Task::Bench(args) => play::run("sluice-bench", &args),
+        Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),
     };
     match done {

@@ -10,8 +10,8 @@ pub struct Args {
     rest: Vec<String>,
 }
 
-/// Sets up, builds release programs, and runs `program` of the testbed with the remaining words.
-pub fn run(program: &str, args: &Args) -> Result<(), String> {
+/// Sets up, builds release programs of `packages`, and runs `program` with the remaining words.
+pub fn run(program: &str, packages: &[&str], args: &Args) -> Result<(), String> {
     if !is_root() {
         return Err("network namespaces need root: run this as root".into());
     }
@@ -19,7 +19,7 @@ pub fn run(program: &str, args: &Args) -> Result<(), String> {
     if !missing.is_empty() {
         return Err(format!("still missing: {}", missing.join(", ")));
     }
-    let packages = ["--package", "sluice-control", "--package", "sluice-testbed"];
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
     shell::run(cargo().args(["build", "--quiet", "--release", "--bins"]).args(packages))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);

@@ -42,6 +42,10 @@ impl Tally {
             self.failed += count_before(rest, " failed");
             return rest.starts_with("FAILED");
         }
+        // A bench that ran once, as criterion says it.
+        if line == "Success" {
+            self.passed += 1;
+        }
         if let Some(what) = line.trim_start().strip_prefix("skipped: ") {
             self.skipped.push(what.to_owned());
         }
@@ -79,6 +83,8 @@ impl Quiet {
         self.in_successes
             || line.is_empty()
             || line.starts_with("running ")
+            || line.starts_with("Testing ")
+            || line == "Success"
             || line.starts_with("test result: ok")
             || (line.starts_with("test ") && line.ends_with(" ... ok"))
     }

@@ -164,6 +164,14 @@ impl Microflows {
         if differs != 0 || slot.traversal == NONE {
             return false;
         }
+        let one_line = !key.has_l3() && !key.has_tunnel();
+        one_line || self.same_lines(at, key)
+    }
+
+    /// Compares what IPv6 and tunnelled packets have beyond the first line. Not inlined: the
+    /// loop over the common packet stays short.
+    #[inline(never)]
+    fn same_lines(&self, at: usize, key: &PacketKey) -> bool {
         (!key.has_l3() || line_same(self.l3.get(at), l3_words(&key.l3), &self.mask.l3))
             && (!key.has_tunnel()
                 || line_same(self.tunnel.get(at), tunnel_words(&key.tunnel), &self.mask.tunnel))

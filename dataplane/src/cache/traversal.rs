@@ -80,6 +80,35 @@ const _: () = assert!(size_of::<Traversal>() == 128);
 
 const BLANK: Item = Item::Credit([NONE; 4]);
 
+/// Bytes of an ICMP error that later connection tracking looks at: 40 of IPv6, 8 of ICMP, 40 and
+/// 8 of the quoted packet, and room for options and extension headers. Empty if there is none.
+#[derive(Debug)]
+pub struct ErrorCopy {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Default for ErrorCopy {
+    fn default() -> Self {
+        Self { bytes: [0; 256], len: 0 }
+    }
+}
+
+impl ErrorCopy {
+    /// Copies the beginning of `packet`, unless a copy is there already.
+    pub fn take(&mut self, packet: &[u8]) -> &mut [u8] {
+        if self.len == 0 {
+            self.len = packet.len().min(self.bytes.len());
+            self.bytes[..self.len].copy_from_slice(&packet[..self.len]);
+        }
+        &mut self.bytes[..self.len]
+    }
+
+    pub fn bytes(&self) -> Option<&[u8]> {
+        (self.len > 0).then(|| &self.bytes[..self.len])
+    }
+}
+
 /// The result of a walk before it is stored. Lists are cut at the bounds of `limits.rs`, and
 /// `cacheable` says whether they were.
 #[derive(Debug, Default)]
@@ -89,6 +118,8 @@ pub struct Recording {
     pub rules: Vec<u32>,
     /// What `Step::NatIcmpError` refers to.
     pub translations: Vec<NatRewrite>,
+    /// An ICMP error from its IP header on, as the translations so far leave it.
+    pub error: ErrorCopy,
     /// Copies that could not leave; put before the steps at the end of the walk.
     pub drops: Vec<Drop>,
     pub outputs: u16,
@@ -116,6 +147,7 @@ impl Recording {
         self.steps.clear();
         self.rules.clear();
         self.translations.clear();
+        self.error.len = 0;
         self.drops.clear();
         self.outputs = 0;
         self.len_min = 0;

@@ -10,7 +10,9 @@ use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::traversal::{CtGuard, Item};
-use crate::conntrack::{Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, ct_state};
+use crate::conntrack::{
+    Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, ct_state, rewrite_icmp_error,
+};
 use crate::counters::{Drop, Stat};
 use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
 use crate::packet::field::Field;
@@ -55,11 +57,11 @@ impl Walk<'_, '_> {
 
     fn ct_packet(&self, zone: u16) -> CtPacket {
         let p = &self.packet;
-        let l4 = match p.layers.l4 {
-            0 => &[][..],
-            at => {
-                p.bytes.get(at as usize..(p.layers.end as usize).min(p.bytes.len())).unwrap_or(&[])
-            }
+        let (l3, l4_at) = (usize::from(p.layers.l3), usize::from(p.layers.l4));
+        let l4 = match (p.layers.l4, self.rec.error.bytes()) {
+            (0, _) => &[],
+            (_, Some(translated)) => translated.get(l4_at - l3..).unwrap_or(&[]),
+            _ => p.bytes.get(l4_at..usize::from(p.layers.end).min(p.bytes.len())).unwrap_or(&[]),
         };
         let mut packet = CtPacket::from_key(&self.key, l4, zone);
         packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, p.layers, p.key);
@@ -142,7 +144,8 @@ impl Walk<'_, '_> {
         Ok(rewrite.ct_state)
     }
 
-    /// An ICMP error is translated inside and outside in one step, on the bytes.
+    /// An ICMP error is translated inside and outside in one step, on the bytes; and on a copy, by
+    /// which the next `ct` sees what it quotes then.
     fn translate_error(&mut self, rewrite: &NatRewrite) -> Flow {
         self.rec.cacheable = false;
         if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
@@ -151,6 +154,10 @@ impl Walk<'_, '_> {
         let at = self.rec.translations.len() as u16;
         self.rec.translations.push(*rewrite);
         self.rec.steps.push(Step::NatIcmpError(at));
+        let (l3, l4) = (usize::from(self.packet.layers.l3), usize::from(self.packet.layers.l4));
+        let copy = self.rec.error.take(self.packet.bytes.get(l3..).unwrap_or(&[]));
+        // A copy that is cut too early stays as it is: the next `ct` calls it invalid.
+        let _ = rewrite_icmp_error(copy, l4.saturating_sub(l3), rewrite);
         let v6 = self.key.eth_type == 0x86dd;
         put_addresses(&mut self.key, rewrite, v6);
         put_addresses(&mut self.base, rewrite, v6);

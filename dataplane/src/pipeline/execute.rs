@@ -33,12 +33,20 @@ fn put_on(template: &EncapTemplate, frame: &mut Frame, entropy: u16) -> bool {
     template.push(room, inner, entropy)
 }
 
+/// What a batch has sent so far; counted once at its end.
+#[derive(Default)]
+pub(super) struct Sent {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
 /// What executing steps needs. It borrows apart from the lane, so that steps can be read from the
 /// cache while they run.
 pub(super) struct Hand<'a, E> {
     pub translations: &'a [NatRewrite],
     pub templates: &'a Templates,
     pub counters: &'a Counters,
+    pub sent: &'a mut Sent,
     pub pool: &'a mut FramePool,
     pub egress: &'a mut E,
 }
@@ -97,8 +105,8 @@ impl<E: Egress> Hand<'_, E> {
 
     #[inline]
     fn send(&mut self, port: PortIx, frame: Frame) {
-        self.counters.add(Stat::TxPackets, 1);
-        self.counters.add(Stat::TxBytes, frame.len() as u64);
+        self.sent.packets += 1;
+        self.sent.bytes += frame.len() as u64;
         self.egress.output(port, frame, self.pool);
     }
 

@@ -13,6 +13,7 @@ mod arrive;
 mod commit;
 mod connect;
 mod execute;
+mod guards;
 pub mod keymask;
 mod leave;
 pub mod miss;
@@ -21,6 +22,7 @@ pub mod program;
 pub mod run;
 pub mod trace;
 pub mod underlay;
+mod upkeep;
 mod verbs;
 
 pub use program::{Bridge, Port, PortRole, Program, Rule, RuleStats, TableSpec};

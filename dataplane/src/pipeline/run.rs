@@ -10,16 +10,17 @@
 //! what was found before is looked up again.
 
 use super::arrive;
-use super::execute::Hand;
+use super::execute::{Hand, Sent};
+use super::guards;
 use super::miss::{Event, Subject, Templates, World, walk};
 use super::program::Program;
-use super::trace::{Observer, Silent};
-use crate::action::step::Step;
+use super::trace::Silent;
+use super::upkeep::{credit, vacate};
 use crate::cache::microflow::{Masked, NONE};
-use crate::cache::traversal::{CtGuard, FdbGuard, Item, Recording, Traversals, WHOLE_FDB};
+use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Microflows};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtConfig, HitPacket};
+use crate::conntrack::{Conntrack, CtConfig};
 use crate::counters::{Counters, Drop, Stat};
 use crate::limits::{BATCH_MAX, EVENTS_MAX};
 use crate::packet::frame::Frame;
@@ -48,7 +49,7 @@ pub struct LaneConfig {
 
 /// One packet between the stages.
 pub(super) struct Slot {
-    frame: Option<Frame>,
+    pub(super) frame: Option<Frame>,
     pub(super) key: PacketKey,
     pub(super) layers: Layers,
     masked: Masked,
@@ -60,21 +61,21 @@ pub(super) struct Slot {
 
 /// All that a worker needs to judge packets: hot first, cold after.
 pub struct Lane {
-    batch: Box<[Slot]>,
-    cache: Microflows,
-    traversals: Traversals,
-    epoch: u32,
-    cache_on: bool,
-    program: Arc<Program>,
-    counters: Arc<Counters>,
-    conntrack: Conntrack,
-    templates: Templates,
+    pub(super) batch: Box<[Slot]>,
+    pub(super) cache: Microflows,
+    pub(super) traversals: Traversals,
+    pub(super) epoch: u32,
+    pub(super) cache_on: bool,
+    pub(super) program: Arc<Program>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) conntrack: Conntrack,
+    pub(super) templates: Templates,
     /// Slots of the cache that owe counts to rules.
-    owing: Vec<u32>,
-    recording: Recording,
-    events: Vec<Event>,
-    fdb_cursor: u32,
-    sweep_cursor: u32,
+    pub(super) owing: Vec<u32>,
+    pub(super) recording: Recording,
+    pub(super) events: Vec<Event>,
+    pub(super) fdb_cursor: u32,
+    pub(super) sweep_cursor: u32,
 }
 
 /// Tunnel headers that one program's walks may need at a time.
@@ -277,6 +278,7 @@ impl Lane {
     fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
         let mut walked = false;
         let (mut hits, mut stale, mut walks) = (0, 0, 0);
+        let mut sent = Sent::default();
         for i in 0..n {
             if self.cache_on {
                 if walked && let Some(slot) = self.batch.get_mut(i) {
@@ -285,7 +287,7 @@ impl Lane {
                         self.cache.find(slot.bucket, &slot.key, &slot.masked).unwrap_or(NONE);
                 }
                 if self.batch.get(i).is_some_and(|s| s.hit != NONE) {
-                    match self.serve(i, now, pool, egress) {
+                    match self.serve(i, now, &mut sent, pool, egress) {
                         Hit::Served => {
                             hits += 1;
                             continue;
@@ -296,8 +298,10 @@ impl Lane {
             }
             walks += 1;
             walked = true;
-            self.miss(i, now, pool, egress);
+            self.miss(i, now, &mut sent, pool, egress);
         }
+        self.counters.add(Stat::TxPackets, sent.packets);
+        self.counters.add(Stat::TxBytes, sent.bytes);
         self.counters.add(Stat::Tier1Hits, hits);
         self.counters.add(Stat::Tier1Stale, stale);
         self.counters.add(Stat::Tier3Walks, walks);
@@ -309,36 +313,25 @@ impl Lane {
         &mut self,
         i: usize,
         now: Now,
+        sent: &mut Sent,
         pool: &mut FramePool,
         egress: &mut E,
     ) -> Hit {
         let Some(slot) = self.batch.get_mut(i) else { return Hit::Stale };
-        let Some(frame) = slot.frame.take() else { return Hit::Served };
-        let Some(entry) = self.cache.slot_mut(slot.hit) else {
-            slot.frame = Some(frame);
-            return Hit::Stale;
-        };
+        let Some(entry) = self.cache.slot_mut(slot.hit) else { return Hit::Stale };
         let traversal = entry.traversal;
-        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else {
-            slot.frame = Some(frame);
-            return Hit::Stale;
-        };
-        let len = frame.len();
-        let in_range = len >= head.len_min as usize && len <= head.len_max as usize;
+        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return Hit::Stale };
+        let len = slot.frame.as_ref().map_or(0, Frame::len);
+        let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
         let mut items = self.traversals.items(traversal);
-        let mut holds = head.epoch == self.epoch && in_range;
-        for _ in 0..head.guards {
-            holds = holds
-                && match items.next() {
-                    Some(Item::Ct(g)) => ct_holds(&mut self.conntrack, &g, slot, &frame, now),
-                    Some(Item::Fdb(g)) => fdb_holds(&self.program, &g, now),
-                    _ => false,
-                };
-        }
-        if !holds {
-            slot.frame = Some(frame);
+        let guards = items.by_ref().take(head.guards as usize);
+        if head.epoch != self.epoch
+            || !fits
+            || !guards::hold(guards, &mut self.conntrack, &self.program, slot, now)
+        {
             return Hit::Stale;
         }
+        let Some(frame) = slot.frame.take() else { return Hit::Stale };
         entry.used = (now.ns >> 20) as u32;
         entry.packets = entry.packets.wrapping_add(1);
         entry.bytes = entry.bytes.wrapping_add(len as u32);
@@ -354,6 +347,7 @@ impl Lane {
             translations: &[],
             templates: &self.templates,
             counters: &self.counters,
+            sent,
             pool,
             egress,
         };
@@ -368,7 +362,14 @@ impl Lane {
     /// Walks the tables for a packet, sends it, and keeps the traversal.
     #[cold]
     #[inline(never)]
-    fn miss<E: Egress>(&mut self, i: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+    fn miss<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
         let Some(slot) = self.batch.get_mut(i) else { return };
         let Some(frame) = slot.frame.take() else { return };
         let mut world = World {
@@ -397,6 +398,7 @@ impl Lane {
             translations: &self.recording.translations,
             templates: &self.templates,
             counters: &self.counters,
+            sent,
             pool,
             egress,
         };
@@ -412,11 +414,12 @@ impl Lane {
     /// Stores the recording under packet `i`'s key, in the place of a stale entry of that key.
     fn keep(&mut self, i: usize, now: Now) {
         let Some(slot) = self.batch.get(i) else { return };
-        let at = self
-            .cache
-            .find(slot.bucket, &slot.key, &slot.masked)
-            .unwrap_or_else(|| self.cache.victim(slot.bucket));
-        Self::vacate(&mut self.cache, &mut self.traversals, &self.program, &self.counters, at, now);
+        let own = self.cache.find(slot.bucket, &slot.key, &slot.masked);
+        let replaces = own.is_some();
+        let at = own.unwrap_or_else(|| self.cache.victim(slot.bucket));
+        if vacate(&mut self.cache, &mut self.traversals, &self.program, at, now) && !replaces {
+            self.counters.add(Stat::Tier1Evictions, 1);
+        }
         let Some(traversal) = self.traversals.store(&self.recording, self.epoch) else {
             self.counters.add(Stat::Tier3Uncacheable, 1);
             return;
@@ -424,123 +427,4 @@ impl Lane {
         self.cache.fill(at, &slot.key, &slot.masked, traversal, (now.ns >> 20) as u32);
         self.counters.add(Stat::Tier1Inserts, 1);
     }
-
-    /// Credits and releases what a cache slot holds.
-    fn vacate(
-        cache: &mut Microflows,
-        traversals: &mut Traversals,
-        program: &Program,
-        counters: &Counters,
-        at: u32,
-        now: Now,
-    ) {
-        let Some(entry) = cache.slot_mut(at) else { return };
-        if entry.traversal == NONE {
-            return;
-        }
-        let (p, b) = (entry.packets, entry.bytes);
-        (entry.packets, entry.bytes) = (0, 0);
-        let traversal = std::mem::replace(&mut entry.traversal, NONE);
-        if p > 0 {
-            credit(traversals, program, traversal, (p, b), now);
-        }
-        counters.add(Stat::Tier1Evictions, 1);
-        traversals.release(traversal);
-    }
-
-    /// Credits all that cache hits owe to rules. Called before a dump, before a program change, and
-    /// by housekeeping, so that counters lag by half a second at most.
-    pub fn settle(&mut self, now: Now) {
-        for at in self.owing.drain(..) {
-            let Some(entry) = self.cache.slot_mut(at) else { continue };
-            entry.owes = false;
-            let (p, b) = (entry.packets, entry.bytes);
-            (entry.packets, entry.bytes) = (0, 0);
-            if p > 0 && entry.traversal != NONE {
-                let traversal = entry.traversal;
-                credit(&self.traversals, &self.program, traversal, (p, b), now);
-            }
-        }
-    }
-
-    /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees
-    /// entries of past epochs.
-    pub fn housekeep(&mut self, now: Now, budget: usize) {
-        self.conntrack.expire(now, budget);
-        for b in &self.program.bridges {
-            let mut cursor = self.fdb_cursor;
-            b.fdb.expire(&mut cursor, budget, now);
-        }
-        self.fdb_cursor = self.fdb_cursor.wrapping_add(budget as u32);
-        let slots = self.cache.capacity() as u32;
-        for _ in 0..budget {
-            let at = self.sweep_cursor % slots;
-            self.sweep_cursor = self.sweep_cursor.wrapping_add(1);
-            let held = self.cache.slot(at).map_or(NONE, |s| s.traversal);
-            let stale = self.traversals.get(held).is_some_and(|t| t.head.epoch != self.epoch);
-            if held != NONE && stale {
-                let program = self.program.clone();
-                let (c, t) = (&mut self.cache, &mut self.traversals);
-                Self::vacate(c, t, &program, &self.counters, at, now);
-            }
-        }
-    }
-
-    /// Explains what would become of a frame; changes nothing.
-    pub fn explain(
-        &mut self,
-        bytes: &[u8],
-        in_port: PortIx,
-        now: Now,
-        seen: &mut dyn Observer,
-    ) -> Result<Vec<Step>, Drop> {
-        let (mut key, mut layers) = (PacketKey::default(), Layers::default());
-        parse::parse(bytes, in_port, &mut key, &mut layers)?;
-        let mut world = World {
-            program: &self.program,
-            conntrack: &mut self.conntrack,
-            counters: &self.counters,
-            templates: &mut self.templates,
-            events: &mut self.events,
-            now,
-        };
-        let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good: true };
-        walk(&mut world, subject, &mut self.recording, seen, true);
-        Ok(self.recording.steps.clone())
-    }
-}
-
-/// Adds counts to the rules of a traversal.
-fn credit(all: &Traversals, program: &Program, traversal: u32, counts: (u32, u32), now: Now) {
-    let Some(head) = all.get(traversal).map(|t| t.head) else { return };
-    let skip = head.guards as usize + head.steps as usize;
-    for item in all.items(traversal).skip(skip).take(head.credits as usize) {
-        let Item::Credit(rules) = item else { continue };
-        for rule in rules {
-            if let Some(r) = program.rules.get(rule as usize) {
-                r.stats.add(u64::from(counts.0), u64::from(counts.1), now.ns);
-            }
-        }
-    }
-}
-
-#[inline]
-fn ct_holds(ct: &mut Conntrack, g: &CtGuard, slot: &Slot, frame: &Frame, now: Now) -> bool {
-    let (l4, end) = (slot.layers.l4 as usize, slot.layers.end as usize);
-    let bytes = frame.bytes();
-    let Some(segment) = bytes.get(l4..end.min(bytes.len())) else { return false };
-    let base = &slot.key.base;
-    let Some(mut hit) = HitPacket::from_l4(base.ip_proto, base.ip_frag, segment) else {
-        return false;
-    };
-    hit.checksum_ok = slot.checksums_good || l4sum::checksums_ok(bytes, &slot.layers, &slot.key);
-    ct.hit(g.conn, g.reply, g.state, &hit, now)
-}
-
-fn fdb_holds(program: &Program, g: &FdbGuard, now: Now) -> bool {
-    let Some(b) = program.bridges.get(g.bridge as usize) else { return false };
-    if g.slot == WHOLE_FDB {
-        return b.fdb.generation() == g.value;
-    }
-    b.fdb.still(g.slot, g.value, g.touch, now)
 }

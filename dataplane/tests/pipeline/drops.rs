@@ -127,7 +127,7 @@ fn every_reason_can_be_had() {
         let mut s = Switch::sized(&c.net, 4, c.frames);
         // Twice: out of the walk, and out of the cache if it may be kept.
         for n in 1..=2 {
-            s.batch_with(c.port, &[c.packet.clone()], c.headroom);
+            s.batch_with(c.port, std::slice::from_ref(&c.packet), c.headroom);
             assert!(s.dropped(*reason) >= n, "{}: {:?}", reason.name(), s.see().drops);
         }
     }

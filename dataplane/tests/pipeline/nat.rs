@@ -61,6 +61,27 @@ fn an_icmp_error_arrives_as_if_there_were_no_nat() {
 }
 
 #[test]
+fn an_error_is_translated_in_one_zone_after_the_other() {
+    let snat = |zone, to| ct(zone).commit().nat_to(NatKind::Src, to, Some((5000, 5000)));
+    let between = [10, 7, 7, 7];
+    let mut s = Switch::new(&Net::of([
+        flow(0, 5).is(Field::InPort, 1).does([snat(1, between).table(1).go()]),
+        flow(1, 1).does([snat(2, OUTSIDE).table(2).go()]),
+        flow(2, 1).does([out(2)]),
+        flow(0, 4).does([ct(2).nat().table(3).go()]),
+        flow(3, 1).is(Field::CtState, 0xa4 | 8).does([ct(1).nat().table(4).go()]),
+        flow(4, 1).is(Field::CtState, 0xa4 | 8).does([out(1)]),
+    ]));
+    let there = eth().ipv4(IP_A, FAR).udp(1000, 53).payload(b"query").build();
+    let sent = s.send(1, &there).remove(0).1;
+    assert_eq!(sent[26..30], OUTSIDE);
+    let error = |dst, quoted: &[u8]| {
+        PacketBuilder::eth(B, A).ipv4([10, 1, 1, 1], dst).icmp_error(11, 0, [0; 4], quoted).build()
+    };
+    assert_eq!(s.twice(2, &error(OUTSIDE, &sent)), [(1, error(IP_A, &there))]);
+}
+
+#[test]
 fn pings_are_translated_by_identifier_and_the_next_zone_sees_it() {
     let mut flows = gateway();
     flows.push(flow(1, 9).does([ct(2).commit().table(3).go()]));

@@ -1,0 +1,121 @@
+//! What a lane does between batches: crediting rules, ageing, freeing stale entries; and `explain`.
+//!
+//! Hits count on their cache entry, not on the rules: one line is dirty instead of one for each rule
+//! of the walk. What is owed so is credited when the entry goes, before the program changes, and
+//! by `settle`.
+
+use super::miss::{Subject, World, walk};
+use super::program::Program;
+use super::run::Lane;
+use super::trace::Observer;
+use crate::action::step::Step;
+use crate::cache::Microflows;
+use crate::cache::microflow::NONE;
+use crate::cache::traversal::{Item, Traversals};
+use crate::clock::Now;
+use crate::counters::Drop;
+use crate::packet::key::{PacketKey, PortIx};
+use crate::packet::parse::{self, Layers};
+
+impl Lane {
+    /// Credits all that cache hits owe to rules. Called before a dump, before a program change, and
+    /// by housekeeping, so that counters lag by half a second at most.
+    pub fn settle(&mut self, now: Now) {
+        for at in self.owing.drain(..) {
+            let Some(entry) = self.cache.slot_mut(at) else { continue };
+            entry.owes = false;
+            let (p, b) = (entry.packets, entry.bytes);
+            (entry.packets, entry.bytes) = (0, 0);
+            if p > 0 && entry.traversal != NONE {
+                let traversal = entry.traversal;
+                credit(&self.traversals, &self.program, traversal, (p, b), now);
+            }
+        }
+    }
+
+    /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees
+    /// entries of past epochs.
+    pub fn housekeep(&mut self, now: Now, budget: usize) {
+        self.conntrack.expire(now, budget);
+        for b in &self.program.bridges {
+            let mut cursor = self.fdb_cursor;
+            b.fdb.expire(&mut cursor, budget, now);
+        }
+        self.fdb_cursor = self.fdb_cursor.wrapping_add(budget as u32);
+        let slots = self.cache.capacity() as u32;
+        for _ in 0..budget {
+            let at = self.sweep_cursor % slots;
+            self.sweep_cursor = self.sweep_cursor.wrapping_add(1);
+            let held = self.cache.slot(at).map_or(NONE, |s| s.traversal);
+            let stale = self.traversals.get(held).is_some_and(|t| t.head.epoch != self.epoch);
+            if held != NONE && stale {
+                vacate(&mut self.cache, &mut self.traversals, &self.program, at, now);
+            }
+        }
+    }
+
+    /// Explains what would become of a frame; changes nothing.
+    pub fn explain(
+        &mut self,
+        bytes: &[u8],
+        in_port: PortIx,
+        now: Now,
+        seen: &mut dyn Observer,
+    ) -> Result<Vec<Step>, Drop> {
+        let (mut key, mut layers) = (PacketKey::default(), Layers::default());
+        parse::parse(bytes, in_port, &mut key, &mut layers)?;
+        let mut world = World {
+            program: &self.program,
+            conntrack: &mut self.conntrack,
+            counters: &self.counters,
+            templates: &mut self.templates,
+            events: &mut self.events,
+            now,
+        };
+        let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good: true };
+        walk(&mut world, subject, &mut self.recording, seen, true);
+        Ok(self.recording.steps.clone())
+    }
+}
+
+/// Credits and releases what a cache slot holds. Says whether it held anything.
+pub(super) fn vacate(
+    cache: &mut Microflows,
+    traversals: &mut Traversals,
+    program: &Program,
+    at: u32,
+    now: Now,
+) -> bool {
+    let Some(entry) = cache.slot_mut(at) else { return false };
+    if entry.traversal == NONE {
+        return false;
+    }
+    let (p, b) = (entry.packets, entry.bytes);
+    (entry.packets, entry.bytes) = (0, 0);
+    let traversal = std::mem::replace(&mut entry.traversal, NONE);
+    if p > 0 {
+        credit(traversals, program, traversal, (p, b), now);
+    }
+    traversals.release(traversal);
+    true
+}
+
+/// Adds counts to the rules of a traversal.
+pub(super) fn credit(
+    all: &Traversals,
+    program: &Program,
+    traversal: u32,
+    counts: (u32, u32),
+    now: Now,
+) {
+    let Some(head) = all.get(traversal).map(|t| t.head) else { return };
+    let skip = head.guards as usize + head.steps as usize;
+    for item in all.items(traversal).skip(skip).take(head.credits as usize) {
+        let Item::Credit(rules) = item else { continue };
+        for rule in rules {
+            if let Some(r) = program.rules.get(rule as usize) {
+                r.stats.add(u64::from(counts.0), u64::from(counts.1), now.ns);
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@
 //! costs it thousands of steps instead of more than its million.
 //!
 //! In a program with frags, what lies between `data` and `data_end` is the first buffer, and a
-//! driver that splits headers may leave little in it. So `load` falls back to `fetch` there, and the
+//! driver that splits headers may leave little in it. So `load` falls back to `fetch`, and the
 //! answer never depends on the buffers.
 //!
 //! Sources: IEEE 802.1Q (tags), RFC 791 (IPv4), RFC 8200 section 4 (extension headers),

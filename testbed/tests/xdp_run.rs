@@ -96,9 +96,11 @@ impl Rig {
         let mut context = [0u32; 6];
         context[1] = linear.unwrap_or(frame.len()) as u32;
         let mut context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut input = ProgramInput::default();
-        input.data_in = Some(frame);
-        input.context_in = linear.map(|_| &mut context[..]);
+        let input = ProgramInput {
+            data_in: Some(frame),
+            context_in: linear.map(|_| &mut context[..]),
+            ..ProgramInput::default()
+        };
         let output = program.test_run(input).map_err(|err| err.to_string())?;
         let after = self.counts();
         let moved = |index: &usize| after[*index] != before[*index];

@@ -124,8 +124,8 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Whether the frame with `extra` bytes in front is at most `room` long; lengths that decide the
-    /// same way share the traversal.
+    /// Whether the frame with `extra` bytes in front is at most `room` long. Lengths that decide
+    /// alike share the traversal.
     fn fits(&mut self, extra: usize, room: u16) -> bool {
         let came_tagged = self.packet.key.base.vlan_tci != [0, 0];
         let leaves_tagged = self.key.vlan_tci & VLAN_PRESENT != 0;

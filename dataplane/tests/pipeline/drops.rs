@@ -47,19 +47,20 @@ fn in_a_circle(t: u8, times: usize) -> Vec<Flow> {
     (0..t).map(|t| flow(t, 1).does((0..times).map(|_| resubmit(t + 1)))).collect()
 }
 
+fn with_down(p: u16) -> Net {
+    let mut net = Net::of([always([out(2)])]);
+    net.port(p).up = false;
+    net
+}
+
 fn produce(reason: Drop) -> Option<Case> {
-    let down = |p: u16| {
-        let mut net = Net::of([always([out(2)])]);
-        net.port(p).up = false;
-        net
-    };
     Some(match reason {
         Drop::NoActions => acts([]),
         Drop::NoMatch => case(Net::default(), 1, udp()),
         Drop::NoOutput => acts([set(Field::Reg0, 1)]),
         Drop::SameInPort => acts([out(1)]),
         Drop::NoSuchPort => acts([out(77)]),
-        Drop::PortDown => case(down(2), 1, udp()),
+        Drop::PortDown => case(with_down(2), 1, udp()),
         Drop::PortBlocked => case(Net::default(), 0, udp()),
         Drop::FramePoolEmpty => Case { frames: 1, ..acts([out(2), out(3)]) },
         Drop::ParseTruncated => case(Net::default(), 1, vec![0; 13]),

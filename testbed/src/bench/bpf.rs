@@ -9,7 +9,7 @@
 //! Source: Documentation/bpf/bpf_prog_run.rst and include/uapi/linux/bpf.h of Linux 6.18.
 //!
 //! # Boundary of the unsafe code
-//! Inside: bpf(2). Its argument blocks live on the stack of the call, and the pointers in them are to
+//! Inside: bpf(2). Its argument blocks live on the stack of the call, and their pointers are to
 //! slices that the caller lends for its length. A descriptor that comes back is owned at once.
 
 #![allow(unsafe_code, reason = "island: bpf(2)")]

@@ -4,7 +4,7 @@
 //!   gen0 --[veth]-- p1  forwarder  p2 --[veth]-- sink0
 //!   core 0               core 1
 //! ```
-//! Every window gets fresh namespaces and devices, so that no forwarder inherits another's settings.
+//! Every window gets fresh namespaces and devices: no forwarder inherits another's settings.
 //! Frames that a forwarder sends are sk_buffs and reach the sink's stack, which drops them: their
 //! destination address is nobody's. The sink counts what its device received.
 //!

@@ -171,6 +171,9 @@ fn print_table(columns: &[Column]) {
         let name = format!("{} {}", column.which.letter(), column.which.name());
         match Spread::of(&column.mpps) {
             Some(spread) => println!("{name:<30} {spread}  {}", column.modes()),
+            None if column.failures.is_empty() => {
+                println!("{name:<30} (no round in which all delivered)");
+            }
             None => println!("{name:<30} {}", column.failures.join("; ")),
         }
     }

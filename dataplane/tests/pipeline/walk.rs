@@ -380,3 +380,42 @@ fn mark_and_label_last_and_show_on_later_packets() {
     s.wait(70_000);
     assert_eq!(s.ports(1, &udp()), [2], "it timed out");
 }
+
+#[test]
+fn a_mark_that_another_flow_changes_is_seen_at_once() {
+    let mut s = Switch::sized(
+        &Net::of([
+            flow(0, 2)
+                .is(Field::InPort, 4)
+                .does([ct(1).commit().exec([set(Field::CtMark, 5)]).go()]),
+            always([ct(1).commit().table(1).go()]),
+            flow(1, 2).is(Field::CtMark, 5).does([out(3)]),
+            flow(1, 1).does([out(2)]),
+        ]),
+        64,
+        64,
+    );
+    for _ in 0..4 {
+        assert_eq!(s.ports(1, &udp()), [2]);
+    }
+    let hits = s.hits();
+    assert!(hits > 0);
+    s.send(4, &udp());
+    assert_eq!(s.ports(1, &udp()), [3]);
+}
+
+#[test]
+fn a_part_of_a_field_is_written_and_the_rest_kept() {
+    let low = Field::IpDst.info().range(0, 7).unwrap();
+    let part = Action::Set(sluice_dataplane::action::Set {
+        dst: low,
+        prereq: Field::IpDst.info().prereq,
+        value: 9,
+        mask: 0xff,
+    });
+    let mut s = switch([always([part, out(2)])]);
+    for n in [0u8, 1, 2, 1] {
+        let to = |low| eth().ipv4(IP_A, [10, n, n, low]).udp(1, 2).build();
+        assert_eq!(s.send(1, &to(3)), [(2, to(9))]);
+    }
+}

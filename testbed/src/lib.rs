@@ -11,6 +11,7 @@ pub mod demo;
 pub mod host;
 pub mod netns;
 pub mod process;
+pub mod sluiced;
 pub mod traffic;
 pub mod vector;
 pub mod veth;

@@ -292,6 +292,9 @@ pub struct PortInfo {
     pub status: String,
     /// The rest of its configuration, by key.
     pub options: BTreeMap<String, String>,
+    /// Frames lent to the kernel or waiting in rings; with `frames_free`, all there are.
+    #[serde(default)]
+    pub frames_held: u64,
     pub counters: PortCounters,
 }
 

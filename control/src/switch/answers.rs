@@ -23,6 +23,12 @@ pub fn port(core: &Core, bridge: &str, state: &PortState, seen: &PortsAnswer) ->
     let has_device = !matches!(state.config.kind, PortType::Geneve(_) | PortType::Patch { .. });
     let why_closed = core.closed.get(&state.ix.0).cloned();
     let device = state.device.as_ref();
+    let up = if has_device { report.is_some_and(|r| r.up) } else { true };
+    let status = match opened {
+        Some(opened) if up => opened.status.clone(),
+        Some(opened) => format!("{}; the link is set down", opened.status),
+        None => why_closed.unwrap_or_default(),
+    };
     PortInfo {
         bridge: bridge.to_owned(),
         name: state.config.name.clone(),
@@ -33,9 +39,10 @@ pub fn port(core: &Core, bridge: &str, state: &PortState, seen: &PortsAnswer) ->
         mac: device.map(|d| MacAddr(d.mac).to_string()),
         mtu_bytes: device.map(|d| d.mtu),
         queues: opened.map_or(0, |o| o.queues),
-        up: if has_device { report.is_some_and(|r| r.up) } else { true },
-        status: opened.map(|o| o.status.clone()).or(why_closed).unwrap_or_default(),
+        up,
+        status,
         options: options(&state.config.kind),
+        frames_held: report.map_or(0, |r| r.frames_held as u64),
         counters: report.map(|r| r.stats.into()).unwrap_or_default(),
     }
 }

@@ -1,10 +1,10 @@
 //! Opening the device behind a port, and what must be kept while it is open.
 
 use crate::attach::{
-    Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto,
+    AttachError, Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto,
 };
 use crate::config::{self, Afxdp, Internal, MacAddr, PortMode, PortType, XdpMode};
-use crate::netlink::{Link, Socket, Underlay, configure_internal, ethtool};
+use crate::netlink::{Link, Socket, Underlay, configure_internal, ethtool, netns};
 use sluice_dataplane::port::packet::PacketPort;
 use sluice_dataplane::port::tap::{TapConfig, TapPort};
 use sluice_dataplane::port::xsk::{XskPort, XskPortConfig};
@@ -27,6 +27,31 @@ pub struct Opened {
 /// A device and the port on it.
 pub type Device = (Box<AnyPort>, Opened);
 
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else's program is on it. No waiting helps: a person must decide.
+    #[error("{0}")]
+    Taken(AttachError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl OpenError {
+    fn new(error: impl ToString) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<AttachError> for OpenError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Foreign { .. } => Self::Taken(error),
+            other => Self::new(other),
+        }
+    }
+}
+
 /// What opening needs to know.
 pub struct Site<'a> {
     pub umem: &'a Arc<Umem>,
@@ -36,7 +61,7 @@ pub struct Site<'a> {
 }
 
 /// Opens the device of a port; `None` for ports that have none.
-pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, String> {
+pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, OpenError> {
     Ok(Some(match &port.kind {
         PortType::Geneve(_) | PortType::Patch { .. } => return Ok(None),
         PortType::Memory => (
@@ -56,7 +81,11 @@ pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, Stri
     }))
 }
 
-fn open_internal(internal: &Internal) -> Result<Device, String> {
+fn open_internal(internal: &Internal) -> Result<Device, OpenError> {
+    // Asked first: a device that is made and taken back at every try is news to everybody.
+    if let Some(path) = &internal.netns {
+        netns::open(path).map_err(OpenError::new)?;
+    }
     let config = TapConfig {
         name: internal.device.clone(),
         mac: None,
@@ -64,9 +93,9 @@ fn open_internal(internal: &Internal) -> Result<Device, String> {
         up: false,
         kind: PortKind::Internal,
     };
-    let tap = TapPort::create(&config).map_err(|e| e.to_string())?;
+    let tap = TapPort::create(&config).map_err(OpenError::new)?;
     let ifindex = tap.if_index();
-    configure_internal(ifindex, internal).map_err(|e| e.to_string())?;
+    configure_internal(ifindex, internal).map_err(OpenError::new)?;
     let place = internal.netns.as_ref().map(|n| format!(" in {}", n.display()));
     let status = format!("tap{}", place.unwrap_or_default());
     Ok((
@@ -75,7 +104,7 @@ fn open_internal(internal: &Internal) -> Result<Device, String> {
     ))
 }
 
-fn open_tap(tap: &config::Tap) -> Result<Device, String> {
+fn open_tap(tap: &config::Tap) -> Result<Device, OpenError> {
     let config = TapConfig {
         name: tap.device.clone(),
         mac: tap.mac.map(|m: MacAddr| m.0),
@@ -83,7 +112,7 @@ fn open_tap(tap: &config::Tap) -> Result<Device, String> {
         up: true,
         kind: PortKind::Tap,
     };
-    let tap = TapPort::create(&config).map_err(|e| e.to_string())?;
+    let tap = TapPort::create(&config).map_err(OpenError::new)?;
     let ifindex = Some(tap.if_index());
     let status = "tap".to_owned();
     Ok((
@@ -92,19 +121,20 @@ fn open_tap(tap: &config::Tap) -> Result<Device, String> {
     ))
 }
 
-fn link<'a>(device: &str, site: &Site<'a>) -> Result<&'a Link, String> {
+fn link<'a>(device: &str, site: &Site<'a>) -> Result<&'a Link, OpenError> {
     site.net.link_by_name(device).ok_or_else(|| {
-        format!(
+        OpenError::Other(format!(
             "there is no device {device}; create it, or correct `device`; \
              it is taken up when it comes"
-        )
+        ))
     })
 }
 
-fn open_packet(device: &str, site: &Site<'_>) -> Result<Device, String> {
+fn open_packet(device: &str, site: &Site<'_>) -> Result<Device, OpenError> {
     let link = link(device, site)?;
-    let port = PacketPort::open(link.ifindex)
-        .map_err(|e| format!("cannot open an AF_PACKET socket on {device}: {e}"))?;
+    let port = PacketPort::open(link.ifindex).map_err(|e| {
+        OpenError::Other(format!("cannot open an AF_PACKET socket on {device}: {e}"))
+    })?;
     let status = "AF_PACKET".to_owned();
     let ifindex = Some(link.ifindex);
     Ok((
@@ -143,11 +173,11 @@ pub fn steering(
     (ends.collect(), nat.collect())
 }
 
-fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
+fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, OpenError> {
     let link = link(&afxdp.device, site)?;
     if afxdp.mode == PortMode::All && !link.admin_up {
         let up = Socket::open().and_then(|mut s| s.set_up(link.ifindex, true));
-        up.map_err(|e| format!("cannot set {} up: {e}", afxdp.device))?;
+        up.map_err(|e| OpenError::Other(format!("cannot set {} up: {e}", afxdp.device)))?;
     }
     let (endpoints, nat) = steering(afxdp, link, site.net, site.tunnel_ports);
     let steer_config = SteerConfig {
@@ -165,7 +195,7 @@ fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
         endpoints,
         nat,
     };
-    let mut steer = Steer::attach(link.ifindex, &steer_config).map_err(|e| e.to_string())?;
+    let mut steer = Steer::attach(link.ifindex, &steer_config)?;
     let queues = match afxdp.queues {
         // A driver that cannot say how many it uses has one.
         0 => ethtool::rx_queues(&afxdp.device).unwrap_or(1).max(1),
@@ -173,9 +203,9 @@ fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, String> {
     };
     let mut config = XskPortConfig::new(link.ifindex, (0..queues).collect());
     config.wish = BindWish::Best;
-    let port = XskPort::open(&config, site.umem).map_err(|e| e.to_string())?;
+    let port = XskPort::open(&config, site.umem).map_err(OpenError::new)?;
     for (queue, socket) in port.sockets() {
-        steer.set_socket(queue, socket).map_err(|e| e.to_string())?;
+        steer.set_socket(queue, socket)?;
     }
     let zero = port.bind_modes().iter().all(|m| m.1 == BindMode::ZeroCopy);
     let status = format!("{} {}", steer.mode().name(), if zero { "zero-copy" } else { "copy" });

@@ -20,7 +20,7 @@ use crate::daemon::{Failure, Ground};
 use crate::model::Model;
 use crate::netlink::Resolver;
 use crate::replay::lane_config;
-use devices::{Opened, Site};
+use devices::{OpenError, Opened, Site};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::sys::wait::cpus_allowed;
@@ -120,7 +120,10 @@ impl Core {
             start,
             net_generation,
         };
-        core.open_all();
+        if let Err(error) = core.open_first() {
+            core.shut_down();
+            return Err(error);
+        }
         core.publish()?;
         Ok(core)
     }
@@ -150,47 +153,65 @@ impl Core {
         ports
     }
 
-    /// Tries every port that is not open.
-    fn open_all(&mut self) -> bool {
-        let waiting: Vec<PortIx> = self
-            .model
-            .ports()
-            .filter(|(_, p)| !self.open.contains_key(&p.ix.0))
-            .map(|(_, p)| p.ix)
-            .collect();
-        waiting.into_iter().fold(false, |any, ix| self.open_port(ix) | any)
+    /// Ports that are not open.
+    fn waiting(&self) -> Vec<PortIx> {
+        let ports = self.model.ports().map(|(_, p)| p.ix);
+        ports.filter(|ix| !self.open.contains_key(&ix.0)).collect()
     }
 
-    /// Opens a port's device and gives it to the worker. Says whether something changed.
+    /// Opens what can be opened at the start. A device that is not there yet is waited for; one
+    /// that somebody else has taken ends the start.
+    fn open_first(&mut self) -> Result<(), Failure> {
+        for ix in self.waiting() {
+            match self.try_open(ix) {
+                Ok(_) => {}
+                Err(OpenError::Taken(error)) => {
+                    let name = self.model.port_mut(ix).map(|p| p.config.name.clone());
+                    return Err(format!("port {}: {error}", name.unwrap_or_default()).into());
+                }
+                Err(other) => self.note_closed(ix, other.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries every port that is not open.
+    fn open_all(&mut self) -> bool {
+        self.waiting().into_iter().fold(false, |any, ix| self.open_port(ix) | any)
+    }
+
+    /// Tries one port. Says whether something changed.
     fn open_port(&mut self, ix: PortIx) -> bool {
-        let Some(config) = self.model.port_mut(ix).map(|p| p.config.clone()) else { return false };
+        self.try_open(ix).unwrap_or_else(|error| {
+            self.note_closed(ix, error.to_string());
+            false
+        })
+    }
+
+    /// Remembers why a port is closed. Said once, not at every retry.
+    fn note_closed(&mut self, ix: PortIx, why: String) {
+        if self.closed.get(&ix.0) != Some(&why) {
+            let name = self.model.port_mut(ix).map(|p| p.config.name.clone());
+            tracing::warn!(port = name.unwrap_or_default(), "down: {why}");
+            self.closed.insert(ix.0, why);
+        }
+    }
+
+    /// Opens a port's device and gives it to the worker. Says whether there was one to open.
+    fn try_open(&mut self, ix: PortIx) -> Result<bool, OpenError> {
+        let config = self.model.port_mut(ix).map(|p| p.config.clone());
+        let Some(config) = config else { return Ok(false) };
         let tunnel_ports = self.tunnel_ports();
         let net = self.ground.underlay.current();
         let site = Site { umem: &self.umem, net: &net, tunnel_ports: &tunnel_ports };
-        let opened = devices::open(&config, &site).and_then(|device| {
-            let Some((port, opened)) = device else { return Ok(None) };
-            self.worker.add_port(ix, port).map_err(|e| e.to_string())?;
-            Ok(Some(opened))
-        });
-        match opened {
-            Ok(None) => false,
-            Ok(Some(opened)) => {
-                tracing::info!(port = %config.name, "open: {}", opened.status);
-                self.closed.remove(&ix.0);
-                self.open.insert(ix.0, opened);
-                self.set_up(ix, true);
-                self.warn_of_frames();
-                true
-            }
-            Err(why) => {
-                // Said once, not at every retry.
-                if self.closed.get(&ix.0) != Some(&why) {
-                    tracing::warn!(port = %config.name, "down: {why}");
-                    self.closed.insert(ix.0, why);
-                }
-                false
-            }
-        }
+        let Some((port, opened)) = devices::open(&config, &site)? else { return Ok(false) };
+        self.worker.add_port(ix, port).map_err(|e| OpenError::Other(e.to_string()))?;
+        tracing::info!(port = %config.name, "open: {}", opened.status);
+        self.closed.remove(&ix.0);
+        self.open.insert(ix.0, opened);
+        self.set_up(ix, true);
+        self.warn_of_frames();
+        Ok(true)
     }
 
     fn set_up(&mut self, ix: PortIx, up: bool) {

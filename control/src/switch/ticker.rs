@@ -1,9 +1,9 @@
 //! The thread that carries news between kernel, model and worker.
 
 use super::Core;
-use crate::config::{PortType, TunnelRemote};
-use sluice_dataplane::packet::key::PortIx;
+use crate::config::{self, PortType, TunnelRemote};
 use sluice_dataplane::pipeline::miss::Event;
+use sluice_dataplane::worker::PortReport;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,14 +58,17 @@ impl Core {
         let Ok(answer) = self.worker.ports() else { return false };
         let net = self.ground.underlay.current();
         let mut changed = false;
-        for report in answer.list {
+        for report in &answer.list {
             let ix = report.port;
-            let here = self.open.get(&ix.0).is_some_and(|o| is_here(self, ix, o.ifindex, &net));
+            let here = self.open.get(&ix.0).is_some_and(|o| is_here(self, report, o.ifindex, &net));
             if !here {
                 changed = true;
                 let name = self.model.port_mut(ix).map(|p| p.config.name.clone());
-                tracing::warn!(port = name.unwrap_or_default(), "down: its device is gone");
-                self.close_port(ix, "the device is gone; the port comes back with it");
+                let config = self.model.port_mut(ix).map(|p| p.config.clone());
+                let device = config.as_ref().and_then(config::Port::device).unwrap_or_default();
+                let why = format!("device {device} is gone; the port comes back with it");
+                tracing::warn!(port = name.unwrap_or_default(), "down: {why}");
+                self.close_port(ix, &why);
                 continue;
             }
             let was = self.model.port_mut(ix).is_some_and(|p| p.up);
@@ -142,12 +145,18 @@ impl Core {
     }
 }
 
-/// Whether a port's device still exists where it was. A device moved to another namespace is ours
-/// as long as its descriptor works, so only those of this namespace are looked for.
-fn is_here(core: &Core, ix: PortIx, ifindex: Option<u32>, net: &crate::netlink::Underlay) -> bool {
-    let kind = core.model.ports().find(|(_, p)| p.ix == ix).map(|(_, p)| p.config.kind.clone());
-    match (kind, ifindex) {
+/// Whether a port's device still exists. One that we made may be in another namespace; it is there
+/// as long as its descriptor works, and only a deleted one is ever down.
+fn is_here(
+    core: &Core,
+    report: &PortReport,
+    ifindex: Option<u32>,
+    net: &crate::netlink::Underlay,
+) -> bool {
+    let port = core.model.ports().map(|(_, p)| p).find(|p| p.ix == report.port);
+    match (port.map(|p| &p.config.kind), ifindex) {
         (Some(PortType::Afxdp(_) | PortType::Packet { .. }), Some(i)) => net.link(i).is_some(),
+        (Some(PortType::Internal(_) | PortType::Tap(_)), _) => report.up,
         _ => true,
     }
 }

@@ -203,7 +203,10 @@ impl Lane {
         pool: &mut FramePool,
     ) -> usize {
         let Some(port) = program.port(in_port) else {
+            // Its port is here before the program that knows it.
             for frame in frames {
+                counters.add(Stat::RxPackets, 1);
+                counters.add(Stat::RxBytes, frame.len() as u64);
                 counters.count_drop(Drop::PortBlocked);
                 pool.free(frame);
             }

@@ -19,6 +19,14 @@ struct Place {
     frame_max_bytes: u32,
     touched: bool,
     up: bool,
+    /// What the port refused to send, of that what the drop counters know already.
+    refused: Refused,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Refused {
+    ring_full: u64,
+    failed: u64,
 }
 
 pub(super) struct Ports {
@@ -32,7 +40,13 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
-        let place = || Place { port: None, frame_max_bytes: u32::MAX, touched: false, up: false };
+        let place = || Place {
+            port: None,
+            frame_max_bytes: u32::MAX,
+            touched: false,
+            up: false,
+            refused: Refused::default(),
+        };
         Self {
             places: (0..PORTS_MAX).map(|_| place()).collect(),
             active: Vec::with_capacity(PORTS_MAX),
@@ -48,6 +62,7 @@ impl Ports {
     pub(super) fn add(&mut self, ix: PortIx, port: Box<AnyPort>) -> Option<Box<AnyPort>> {
         let Some(place) = self.places.get_mut(ix.0 as usize) else { return Some(port) };
         place.up = port.is_up();
+        place.refused = Refused::default();
         let old = place.port.replace(port);
         if old.is_none() {
             self.active.push(ix);
@@ -59,6 +74,7 @@ impl Ports {
         let place = self.places.get_mut(ix.0 as usize)?;
         let mut port = place.port.take()?;
         port.close(pool);
+        count_refused(&self.counters, &mut place.refused, &port);
         self.active.retain(|p| *p != ix);
         Some(port)
     }
@@ -104,6 +120,7 @@ impl Ports {
             let Some(port) = &mut place.port else { continue };
             port.check(pool);
             port.flush(pool);
+            count_refused(&self.counters, &mut place.refused, port);
             changed |= place.up != port.is_up();
             place.up = port.is_up();
         }
@@ -137,6 +154,14 @@ impl Ports {
             place.frame_max_bytes = if mtu == 0 { u32::MAX } else { u32::from(mtu) + L2_BYTES };
         }
     }
+}
+
+/// Ports count for themselves what they refuse; here it becomes drops with a reason.
+fn count_refused(counters: &Counters, known: &mut Refused, port: &AnyPort) {
+    let stats = port.stats();
+    counters.count_drops(Drop::TxRingFull, stats.tx_ring_full.saturating_sub(known.ring_full));
+    counters.count_drops(Drop::TxFailed, stats.tx_errors.saturating_sub(known.failed));
+    *known = Refused { ring_full: stats.tx_ring_full, failed: stats.tx_errors };
 }
 
 impl Egress for Ports {

@@ -1,0 +1,13 @@
+//! `sluiced` live: real devices, real stacks, the real control socket.
+//!
+//! Each test has namespaces, a folder and daemons of its own, so that all may run at once. What a
+//! test makes goes with it, whether it passes or not.
+
+mod containers;
+mod flows;
+mod kit;
+mod lifecycle;
+mod nat;
+mod overlay;
+mod ports;
+mod refused;

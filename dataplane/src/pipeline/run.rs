@@ -20,7 +20,7 @@ use crate::cache::microflow::{Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Microflows};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtConfig};
+use crate::conntrack::{Conntrack, CtConfig, CtStats};
 use crate::counters::{Counters, Drop, Stat};
 use crate::limits::{BATCH_MAX, EVENTS_MAX};
 use crate::packet::frame::Frame;
@@ -76,6 +76,8 @@ pub struct Lane {
     pub(super) events: Vec<Event>,
     pub(super) fdb_cursor: u32,
     pub(super) sweep_cursor: u32,
+    /// Conntrack's counts that are in `counters` already.
+    pub(super) ct_seen: CtStats,
 }
 
 /// Tunnel headers that one program's walks may need at a time.
@@ -119,6 +121,7 @@ impl Lane {
             events: Vec::with_capacity(EVENTS_MAX),
             fdb_cursor: 0,
             sweep_cursor: 0,
+            ct_seen: CtStats::default(),
         }
     }
 

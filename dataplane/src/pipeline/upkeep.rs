@@ -13,7 +13,7 @@ use crate::cache::Microflows;
 use crate::cache::microflow::NONE;
 use crate::cache::traversal::{Item, Traversals};
 use crate::clock::Now;
-use crate::counters::Drop;
+use crate::counters::{Drop, Stat};
 use crate::packet::key::{PacketKey, PortIx};
 use crate::packet::parse::{self, Layers};
 
@@ -21,6 +21,7 @@ impl Lane {
     /// Credits all that cache hits owe to rules. Called before a dump, before a program change, and
     /// by housekeeping, so that counters lag by half a second at most.
     pub fn settle(&mut self, now: Now) {
+        self.carry_conntrack();
         for at in self.owing.drain(..) {
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             entry.owes = false;
@@ -31,6 +32,15 @@ impl Lane {
                 credit(&self.traversals, &self.program, traversal, (p, b), now);
             }
         }
+    }
+
+    /// Brings what conntrack has counted since the last time into the worker's counters.
+    fn carry_conntrack(&mut self) {
+        let (now, seen) = (self.conntrack.stats(), self.ct_seen);
+        self.counters.add(Stat::CtCreated, now.created - seen.created);
+        self.counters.add(Stat::CtExpired, now.expired - seen.expired);
+        self.counters.add(Stat::CtInvalid, now.invalid - seen.invalid);
+        self.ct_seen = now;
     }
 
     /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::shell::{cargo, run as shell_run};
-use crate::{bpf, setup, test, tidy};
+use crate::{setup, test, tidy};
 
 type Step = (&'static str, fn() -> Result<(), String>);
 
@@ -14,7 +14,6 @@ const STEPS: &[Step] = &[
     ("setup", || setup::ensure().map(drop)),
     ("format", || shell_run(cargo().args(["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
-    ("bpf --check", bpf::check_in_place),
     ("clippy", || {
         let all = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
         shell_run(cargo().args(all))

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::setup;
+use crate::{bpf, setup};
 use crate::shell::{cargo, is_root};
 
 #[derive(clap::Args)]
@@ -92,6 +92,13 @@ impl Quiet {
 
 pub fn run(args: &Args) -> Result<(), String> {
     let missing = setup::ensure()?;
+    let is_whole = args.package.is_none() && args.filter.is_none();
+    let object = if is_whole { bpf::rebuild_and_compare() } else { Ok(()) };
+    let tests = run_tests(args, &missing);
+    object.map_err(|why| format!("the XDP object: {why}")).and(tests)
+}
+
+fn run_tests(args: &Args, missing: &[String]) -> Result<(), String> {
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);
     match &args.package {
@@ -115,7 +122,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     if !is_root() {
         println!("without root, tests that need network namespaces or devices were skipped");
     }
-    for thing in &missing {
+    for thing in missing {
         println!("missing: {thing}");
     }
     for what in &tally.skipped {

@@ -48,8 +48,8 @@ pub struct Args {
     log: bool,
 }
 
-/// What `bpf --check` does, with a toolchain installed for it where we may: the tests want to see the
-/// bytes built anew, not only their digest.
+/// What `bpf --check` does, with a toolchain installed for it where we may: the tests want to see
+/// the bytes built anew, not only their digest.
 pub fn rebuild_and_compare() -> Result<(), String> {
     let root = root();
     if Toolchain::find(&root).is_err()

@@ -6,8 +6,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::{bpf, setup};
 use crate::shell::{cargo, is_root};
+use crate::{bpf, setup};
 
 #[derive(clap::Args)]
 pub struct Args {

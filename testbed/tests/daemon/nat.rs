@@ -38,7 +38,8 @@ impl Uplink {
              netns = \"{}\"\nmac = \"{MAC_C1}\"\naddress = [\"192.0.2.1/24\"]\n\
              [[bridge.port]]\nname = \"up\"\ntype = \"afxdp\"\nmode = \"shared\"\n\
              device = \"up0\"\n\
-             nat = [{{ address = \"{OUT}\", ports = [40000, 49999], icmp_ids = [40000, 49999] }}]\n",
+             nat = [{{ address = \"{OUT}\", ports = [40000, 49999], \
+             icmp_ids = [40000, 49999] }}]\n",
             c1.ns.path().display()
         );
         let daemon = Daemon::start(&node.ns, &config, &flows()).unwrap();
@@ -61,7 +62,8 @@ fn flows() -> String {
     format!(
         "table=0,ip,in_port=c1 actions=ct(table=1,zone=1,nat)\n\
          table=0,ip,in_port=up actions=ct(table=3,zone=1,nat)\n\
-         table=1,ct_state=+new+trk,ip actions=ct(commit,table=2,zone=1,nat(src={OUT}:40000-49999))\n\
+         table=1,ct_state=+new+trk,ip \
+         actions=ct(commit,table=2,zone=1,nat(src={OUT}:40000-49999))\n\
          table=1,ct_state=-new+trk-inv,ip actions=goto_table:2\n\
          table=2,ip actions={away}\n\
          table=3,ct_state=+trk+rpl-inv,ip,nw_dst=192.0.2.0/24 actions={home}\n\

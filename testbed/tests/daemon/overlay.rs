@@ -35,8 +35,10 @@ fn config(container: &str, remote: &str) -> String {
     format!(
         "[[bridge]]\nname = \"br0\"\nflow_file = \"flows\"\n\
          [[bridge.port]]\nname = \"c\"\n{container}\n\
-         [[bridge.port]]\nname = \"tun1\"\ntype = \"geneve\"\nremote_ip = \"{remote}\"\nkey = {VNI}\n\
-         [[bridge.port]]\nname = \"under\"\ntype = \"afxdp\"\nmode = \"shared\"\ndevice = \"under0\"\n"
+         [[bridge.port]]\nname = \"tun1\"\ntype = \"geneve\"\n\
+         remote_ip = \"{remote}\"\nkey = {VNI}\n\
+         [[bridge.port]]\nname = \"under\"\ntype = \"afxdp\"\n\
+         mode = \"shared\"\ndevice = \"under0\"\n"
     )
 }
 

@@ -1,8 +1,8 @@
 //! What a lane does between batches: crediting rules, ageing, freeing stale entries; and `explain`.
 //!
 //! Hits count on their cache entry, not on the rules: one line is dirty instead of one for each
-//! rule of the walk. What is owed so is credited when the entry goes, before the program changes, and
-//! by `settle`.
+//! rule of the walk. What is owed so is credited when the entry goes, before the program changes,
+//! and by `settle`.
 
 use super::miss::{Subject, World, walk};
 use super::program::Program;

@@ -99,7 +99,7 @@ fn watch(
         let at_ns = now.as_nanos().try_into().unwrap_or(u64::MAX);
         let room = PACKETS_MAX - kept.len();
         let wanted = socket.packets().filter(|p| keep(p)).take(room);
-        kept.extend(wanted.map(|p| Captured { at_ns, bytes: p.to_vec() }));
+        kept.extend(wanted.map(|p| Captured { at_ns, bytes: p.into_owned() }));
         if last && got == 0 {
             return Ok(kept);
         }

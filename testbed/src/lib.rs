@@ -11,6 +11,7 @@ pub mod demo;
 pub mod host;
 pub mod netns;
 pub mod process;
+pub mod scratch;
 pub mod sluiced;
 pub mod traffic;
 pub mod vector;

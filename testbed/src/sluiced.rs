@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sluice_control::api::types::{
@@ -20,40 +19,13 @@ use sluice_control::api::{Client, ClientError};
 
 use crate::netns::Namespace;
 use crate::process::{Process, wait_until};
+use crate::scratch::Scratch;
 use crate::{Error, Result};
 
 /// How long a daemon may take until it answers, or ends.
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// A folder that goes with its owner.
-#[derive(Debug)]
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new(label: &str) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("slu-{}-{n}-{label}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).map_err(Error::io(format!("make {}", path.display())))?;
-        Ok(Self(path))
-    }
-
-    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).map_err(Error::io(format!("write {}", path.display())))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed here is in the system's folder for such things.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The program `sluiced`, built if need be.
 pub fn program() -> Result<&'static Path> {
@@ -113,7 +85,7 @@ impl Daemon {
 
     fn prepare(ns: &Namespace, config: &str, flows: &str) -> Result<Self> {
         let dir = Scratch::new("sluiced")?;
-        let socket = dir.0.join("s.sock");
+        let socket = dir.path().join("s.sock");
         let head = format!("[daemon]\ncontrol_socket = \"{}\"\n", socket.display());
         dir.write("sluiced.toml", &(head + config))?;
         dir.write("flows", flows)?;
@@ -128,7 +100,7 @@ impl Daemon {
 
     /// A start, with what is there, that must be refused.
     pub fn refused_again(&mut self, ns: &Namespace) -> Result<Refusal> {
-        let log = self.dir.0.join("refused.log");
+        let log = self.dir.path().join("refused.log");
         let mut process = Process::start(ns, &mut self.command()?, &log)?;
         let status = process.wait(START_LIMIT)?;
         Ok(Refusal { code: status.code(), stderr: process.output() })
@@ -136,7 +108,7 @@ impl Daemon {
 
     fn command(&self) -> Result<Command> {
         let mut command = Command::new(program()?);
-        command.arg("--config").arg(self.dir.0.join("sluiced.toml"));
+        command.arg("--config").arg(self.dir.path().join("sluiced.toml"));
         Ok(command)
     }
 
@@ -160,15 +132,15 @@ impl Daemon {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.dir.0.join("s.sock")
+        self.dir.path().join("s.sock")
     }
 
     pub fn dir(&self) -> &Path {
-        &self.dir.0
+        self.dir.path()
     }
 
     fn log_path(&self) -> PathBuf {
-        self.dir.0.join("sluiced.log")
+        self.dir.path().join("sluiced.log")
     }
 
     /// All it has logged.

@@ -1,14 +1,15 @@
-//! The vectors over replay, with caches and without: what comes out must not differ.
+//! The vectors over replay, with caches and without, and over real devices: what comes out must
+//! not differ.
 
 use std::path::{Path, PathBuf};
 
-use sluice_testbed::vector::{Replay, run_all};
+use sluice_testbed::vector::{Backend, Live, Replay, run_all};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
 }
 
-fn all_pass(mut backend: Replay) {
+fn all_pass(mut backend: impl Backend) {
     match run_all(&folder(), &mut backend) {
         Ok(count) => assert!(count > 0),
         Err(report) => panic!("{report}"),
@@ -23,4 +24,11 @@ fn with_caches() {
 #[test]
 fn without_caches() {
     all_pass(Replay { microflows: Some(0) });
+}
+
+#[test]
+fn on_veth() {
+    if sluice_testbed::root_or_skip("vectors on veth") {
+        all_pass(Live);
+    }
 }

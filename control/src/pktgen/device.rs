@@ -75,7 +75,7 @@ impl Device {
         match self {
             Self::Packet(socket) => {
                 let count = socket.receive_burst(timeout)?;
-                socket.packets().for_each(take);
+                socket.packets().for_each(|packet| take(&packet));
                 Ok(count)
             }
             Self::Xdp(device) => device.receive_burst(timeout, take),

@@ -4,6 +4,7 @@
 //! Packets that an AF_XDP socket sends or takes are seen at the far end of a veth only: the
 //! copy-mode transmit path passes no packet taps, and XDP runs before them.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -63,17 +64,29 @@ impl BurstSocket {
         Ok(self.count)
     }
 
-    /// The packets of the last `receive_burst`, in order of arrival, without a VLAN tag that the
-    /// kernel took out.
-    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
+    /// The packets of the last `receive_burst`, in order of arrival. A VLAN tag that the kernel
+    /// took out is back in its place.
+    pub fn packets(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         let slots = self.slots.chunks_exact(self.slot_bytes).zip(&self.infos).take(self.count);
-        slots.map(|(slot, info)| slot.get(..info.len_bytes).unwrap_or(slot))
+        slots.map(|(slot, info)| {
+            let packet = slot.get(..info.len_bytes).unwrap_or(slot);
+            match info.vlan {
+                Some((tpid, tci)) => Cow::Owned(with_tag(packet, tpid, tci)),
+                None => Cow::Borrowed(packet),
+            }
+        })
     }
 
     /// Packets that came while the queue was full, since the last call.
     pub fn take_drops(&self) -> io::Result<u64> {
         self.socket.take_drops()
     }
+}
+
+/// The tag goes behind both addresses.
+fn with_tag(packet: &[u8], tpid: u16, tci: u16) -> Vec<u8> {
+    let (macs, rest) = packet.split_at(packet.len().min(12));
+    [macs, &tpid.to_be_bytes(), &tci.to_be_bytes(), rest].concat()
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -84,6 +97,14 @@ fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_goes_back_behind_the_addresses() {
+        let packet: Vec<u8> = (0..20).collect();
+        let tagged = with_tag(&packet, 0x88a8, 0x2064);
+        assert_eq!(tagged[..16], [&packet[..12], &[0x88, 0xa8, 0x20, 0x64]].concat());
+        assert_eq!(tagged[16..], packet[12..]);
+    }
 
     #[test]
     fn a_missing_device_is_named() {

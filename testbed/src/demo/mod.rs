@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::netns::Namespace;
 use crate::process::wait_until;
 use crate::traffic::{PingOptions, PingReport, ping};
-use crate::{Error, Result, cleanup, netns};
+use crate::{Error, Result, cleanup, netns, scratch};
 
 use report::Report;
 use scene::Scene;
@@ -53,7 +53,7 @@ pub fn main(options: &Options) -> ExitCode {
             netns::remove_by_name(&name);
             println!("removed {name}");
         }
-        scene::remove_folders();
+        scratch::remove_stale();
         return ExitCode::SUCCESS;
     }
     if !crate::is_root() {

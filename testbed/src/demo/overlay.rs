@@ -85,7 +85,7 @@ fn capture(scene: &Scene) -> Result<String> {
     let running = Capture::start(&scene.wire.ns, WIRE_TO_NODE1, is_geneve)?;
     let sent = ping(&scene.ns1.ns, NS3, PingOptions { count: 4, ..TEN })?;
     let seen = running.stop()?;
-    crate::capture::write_pcap(&scene.dir.0.join("underlay.pcap"), &seen)?;
+    crate::capture::write_pcap(&scene.dir.path().join("underlay.pcap"), &seen)?;
     let texts: Vec<String> = seen.iter().map(|packet| describe(&packet.bytes)).collect();
     let there =
         format!("/geneve(vni=7)/eth(src={NS1_MAC},dst={NS3_MAC})/ipv4(src={NS1},dst={NS3},");
@@ -146,7 +146,7 @@ fn run_generator(scene: &Scene, pace: &[&str], loss_max: f64) -> Result<String> 
 /// Runs the sender and the sink as a user would; their reports.
 fn generate(scene: &Scene, pace: &[&str]) -> Result<(Value, Value)> {
     let sluice = scene.programs.join("sluice");
-    let log = scene.dir.0.join("pktgen-sink.log");
+    let log = scene.dir.path().join("pktgen-sink.log");
     // A log is appended to; this one is the answer of one run.
     let _ = std::fs::remove_file(&log);
     let mut sink = Command::new(&sluice);

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use crate::cleanup::{self, Ticket};
 use crate::host::Host;
+use crate::scratch::Scratch;
 use crate::veth::{End, VethOptions, join};
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ impl Scene {
         let (node1, node2) = (host("node1")?, host("node2")?);
         let (wire, inet) = (host("wire")?, host("inet")?);
         let (ns1, ns2, ns3) = (host("ns1")?, host("ns2")?, host("ns3")?);
-        let dir = Scratch::new()?;
+        let dir = Scratch::new("demo")?;
         let own = std::env::current_exe().map_err(Error::io("find this program"))?;
         let programs = own.parent().map(Path::to_owned).unwrap_or_default();
 
@@ -75,8 +75,8 @@ impl Scene {
         // ns1 gets its device from sluiced.
         let ns1_path = format!("netns = \"{}\"", ns1.ns.name());
         let names = [("netns = \"ns1\"", ns1_path.as_str())];
-        let sluiced1 = Daemon::prepare("node1", &dir.0, &programs, &names)?;
-        let sluiced2 = Daemon::prepare("node2", &dir.0, &programs, &[])?;
+        let sluiced1 = Daemon::prepare("node1", dir.path(), &programs, &names)?;
+        let sluiced2 = Daemon::prepare("node2", dir.path(), &programs, &[])?;
         let hosts = (node1, node2, wire, inet, ns1, ns2, ns3);
         let (node1, node2, wire, inet, ns1, ns2, ns3) = hosts;
         Ok(Self { sluiced1, sluiced2, node1, node2, wire, inet, ns1, ns2, ns3, programs, dir })
@@ -155,44 +155,4 @@ pub fn programs_loaded() -> usize {
     programs
         .filter(|program| program.name_as_str().is_some_and(|name| name.starts_with("steer")))
         .count()
-}
-
-const FOLDER: &str = "sluice-demo-";
-
-/// Removes the folders of demos that have ended.
-pub fn remove_folders() {
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(FOLDER).and_then(|pid| pid.parse().ok());
-        if owner.is_some_and(|pid| !cleanup::is_alive(pid)) {
-            // Whoever may not remove it did not make it.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// A folder for configurations, sockets and logs.
-#[derive(Debug)]
-pub struct Scratch(pub PathBuf, Option<Ticket>);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(Error::io(format!("make {}", path.display())))?;
-        Ok(Self(path.clone(), Some(Ticket::folder(&path))))
-    }
-
-    fn keep(&mut self) {
-        self.1 = None;
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if self.1.take().is_some() {
-            // Leaving a folder in the system's place for temporary files is no failure.
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 }

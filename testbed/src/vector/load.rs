@@ -62,7 +62,10 @@ pub fn load(dir: &Path) -> Result<Vector, InputError> {
         expected.out.entry(line.port).or_default().push(line.bytes);
     }
     expected.counters = counters(&dir.join("counters.txt"))?;
-    Ok(Vector { name, why, flows, switch, input, expected })
+    // A missing file is the rule.
+    let replay_only = std::fs::read_to_string(dir.join("replay-only.txt")).ok();
+    let replay_only = replay_only.map(|text| text.trim().to_owned());
+    Ok(Vector { name, why, flows, switch, input, replay_only, expected })
 }
 
 fn read(file: &Path) -> Result<String, InputError> {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sluice_control::replay::{Options, Report, run};
 use sluice_dataplane::port::pcap::{PcapReader, PcapWriter};
 
 use super::{Backend, Outcome, PortPackets, Vector};
+use crate::scratch::Scratch;
 
 /// Counters that say how a packet was served, not what became of it: they differ from one setting
 /// of the caches to the next, and nothing else may.
@@ -41,8 +42,8 @@ impl Backend for Replay {
     }
 
     fn run(&mut self, vector: &Vector) -> Result<Outcome, String> {
-        let dir = Scratch::new(&vector.name).map_err(|e| format!("scratch folder: {e}"))?;
-        self.run_in(&dir.0, vector).map_err(|e| e.to_string())
+        let dir = Scratch::new(&vector.name).map_err(|e| e.to_string())?;
+        self.run_in(dir.path(), vector).map_err(|e| e.to_string())
     }
 }
 
@@ -108,26 +109,4 @@ fn counters(report: &Report) -> BTreeMap<String, u64> {
         all.insert(format!("flow {} {}", flow.bridge, flow.flow), flow.n_packets);
     }
     all
-}
-
-/// A folder that goes with the run.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> std::io::Result<Self> {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("slu-replay-{}-{n}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed here is in the system's folder for such things.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -218,7 +218,15 @@ impl Daemon {
 
     /// Flows of `br0`.
     pub fn flows(&self, filter: &str) -> std::result::Result<Vec<FlowInfo>, ApiError> {
-        let (bridge, filter) = ("br0".to_owned(), filter.to_owned());
+        self.flows_of("br0", filter)
+    }
+
+    pub fn flows_of(
+        &self,
+        bridge: &str,
+        filter: &str,
+    ) -> std::result::Result<Vec<FlowInfo>, ApiError> {
+        let (bridge, filter) = (bridge.to_owned(), filter.to_owned());
         match self.call(Request::FlowDump { bridge, filter })? {
             Reply::Flows(list) => Ok(list),
             other => Err(strange(&other)),

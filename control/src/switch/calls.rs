@@ -248,7 +248,8 @@ impl Switch for LiveSwitch {
     }
 
     fn counters(&self) -> ApiResult<Vec<WorkerCounters>> {
-        let core = self.core();
+        let mut core = self.core();
+        core.worker.settle()?;
         Ok(vec![answers::counters(&core.worker.counters, 0, core.worker.cpu)])
     }
 

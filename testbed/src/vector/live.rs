@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use sluice_control::api::types::ApiError;
 use sluice_control::config::Config;
 use sluice_control::pktgen::socket::{BurstSocket, Sees};
 
+use super::replay::ABOUT_SPEED;
 use super::{Backend, Outcome, PortPackets, Vector};
 use crate::Result;
 use crate::host::Host;
@@ -42,6 +44,11 @@ impl Backend for Live {
     fn is_live(&self) -> bool {
         true
     }
+
+    /// The namespaces are quiet: no packet is there that the vector did not send.
+    fn counts(&self) -> bool {
+        true
+    }
 }
 
 fn play(vector: &Vector) -> Result<Outcome> {
@@ -71,7 +78,31 @@ fn play(vector: &Vector) -> Result<Outcome> {
         sockets.insert(name.clone(), socket);
     }
     let out = exchange(vector, &mut sockets)?;
-    Ok(Outcome { out, counters: BTreeMap::new() })
+    Ok(Outcome { out, counters: counters(&daemon, &config)? })
+}
+
+/// As replay names them.
+fn counters(daemon: &Daemon, config: &Config) -> Result<BTreeMap<String, u64>> {
+    let failed = |error: ApiError| crate::Error::Unexpected(error.to_string());
+    let mut all = BTreeMap::new();
+    for (name, count) in daemon.counters().map_err(failed)? {
+        if name.starts_with("drop ") {
+            all.insert(name, count);
+        } else if !ABOUT_SPEED.contains(&name.as_str()) && name != "busy_ns" {
+            all.insert(format!("stat {name}"), count);
+        }
+    }
+    all.insert("conntrack entries".into(), daemon.show().map_err(failed)?.conns);
+    for bridge in config.bridges.iter().map(|bridge| &bridge.name) {
+        for flow in daemon.flows_of(bridge, "").map_err(failed)? {
+            let table =
+                if flow.table == 0 { String::new() } else { format!("table={}, ", flow.table) };
+            let gap = if flow.matches.is_empty() { "" } else { " " };
+            let text = format!("{table}{}{gap}actions={}", flow.matches, flow.actions);
+            all.insert(format!("flow {bridge} {text}"), flow.n_packets);
+        }
+    }
+    Ok(all)
 }
 
 /// The vector's configuration, with real devices for memory.

@@ -13,7 +13,7 @@ use crate::scratch::Scratch;
 
 /// Counters that say how a packet was served, not what became of it: they differ from one setting
 /// of the caches to the next, and nothing else may.
-const ABOUT_SPEED: &[&str] = &[
+pub(super) const ABOUT_SPEED: &[&str] = &[
     "tier1_hits",
     "tier1_stale",
     "tier1_inserts",

@@ -71,7 +71,7 @@ fn a_second_daemon_is_refused() {
     let mut scene = Pair::start(FLOWS);
     assert!(scene.pings());
     let refusal = scene.daemon.refused_again(&scene.node.ns).unwrap();
-    told(&refusal, &["s.sock"]);
+    told(&refusal, &["s.sock", "another sluiced is using it"]);
     assert!(scene.pings(), "the first goes on");
     assert!(scene.daemon.show().is_ok());
 }

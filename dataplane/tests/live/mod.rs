@@ -78,7 +78,19 @@ impl Attr {
     }
 
     fn fd(&mut self, command: i64) -> OwnedFd {
-        let fd = self.call(command).unwrap_or_else(|e| panic!("bpf command {command}: {e}"));
+        let mut result = self.call(command);
+        // A link that this process has closed may live on for a moment in a child that another
+        // test has just forked; it ends with the child's exec.
+        for _ in 0..200 {
+            match &result {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    result = self.call(command);
+                }
+                _ => break,
+            }
+        }
+        let fd = result.unwrap_or_else(|e| panic!("bpf command {command}: {e}"));
         // SAFETY: a fresh descriptor, owned by nobody else.
         unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
     }

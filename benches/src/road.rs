@@ -47,7 +47,7 @@ pub fn rule(table: u8, priority: u16, fields: &[(Field, u128)], actions: Vec<Act
     Arc::new(Rule {
         table,
         cookie: 0,
-        matching: RuleMatch { value, mask, priority },
+        matching: RuleMatch { value, mask, priority, clauses: None },
         actions: actions.into(),
         stats: Arc::new(RuleStats::default()),
         text: "".into(),

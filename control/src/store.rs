@@ -284,6 +284,7 @@ fn compile_rule(flow: &Flow, stats: Arc<RuleStats>, names: &dyn PortNames) -> Ar
             value: flow.match_.key,
             mask: flow.match_.mask,
             priority: flow.priority,
+            clauses: None,
         },
         actions: lower::actions(&flow.actions),
         stats,

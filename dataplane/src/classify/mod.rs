@@ -18,10 +18,21 @@
 //! **Two rules, same priority, both match.** OpenFlow leaves the choice open; we take the one
 //! with the lower number (the older), in the reference too, so that results can be compared.
 //!
+//! **Conjunctive match** (ovs-fields(7), `conj_id`). A rule with clauses never wins by itself.
+//! Take the best ordinary rule for the key, then the priorities above its own, highest first, at
+//! which rules with clauses match the key. If those of one priority meet all n clauses of a
+//! conjunction (and are at least n), the search is repeated among the ordinary rules with the
+//! conjunction's number as `conj_id`, and what it finds wins. If it finds nothing the conjunction
+//! does not count. Several conjunctions are tried in the order of their numbers.
+//!
 //! `reference` is the linear oracle: the property test holds this room against it.
 
 pub mod reference;
+mod rule;
 mod subtable;
 mod table;
+#[cfg(test)]
+mod tests;
 
-pub use table::{RuleMatch, Table};
+pub use rule::{Clause, RuleMatch};
+pub use table::{Table, Template};

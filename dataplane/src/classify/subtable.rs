@@ -105,6 +105,12 @@ impl Subtable {
         values.extend(masked);
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.len() * size_of::<Slot>()
+            + self.entries.len() * size_of::<Entry>()
+            + self.values.len() * size_of::<u64>()
+    }
+
     #[inline]
     fn hash(&self, key: &FlowKey) -> u64 {
         let k = key.words();

@@ -1,52 +1,100 @@
-//! A table's rules as ordered subtables. Immutable: a change builds the table anew.
+//! A table's rules as ordered subtables.
 
 use super::subtable::Subtable;
-use crate::packet::key::{FlowKey, Mask};
+use super::{RuleMatch, reference};
+use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-/// What the classifier needs of a rule. Its number is its place in the list given to
-/// [`Table::new`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleMatch {
-    /// Zero wherever `mask` is zero.
-    pub value: FlowKey,
-    pub mask: Mask,
-    pub priority: u16,
+/// The form that a table has at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// No rule.
+    Empty,
+    /// One mask: a hash table.
+    Hash,
+    /// Tuple space search.
+    Tuples,
 }
 
-/// The classifier of one table.
-#[derive(Debug, Default)]
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::Hash => "hash",
+            Self::Tuples => "tuple space",
+        })
+    }
+}
+
+/// The classifier of one table. A clone shares all and costs next to nothing; changing one
+/// leaves the others as they were.
+#[derive(Clone, Debug, Default)]
 pub struct Table {
-    subtables: Box<[Subtable]>,
+    rules: Arc<BTreeMap<u32, Arc<RuleMatch>>>,
+    subtables: Arc<[Subtable]>,
+    /// Rules with clauses.
+    soft: usize,
 }
 
 impl Table {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Builds the table from its rules.
-    pub fn new(rules: &[RuleMatch]) -> Self {
-        let mut by_mask: BTreeMap<[u64; crate::packet::key::KEY_WORDS], Vec<u32>> = BTreeMap::new();
-        for (i, r) in rules.iter().enumerate() {
-            by_mask.entry(*r.mask.words()).or_default().push(i as u32);
+    pub fn build<'a>(rules: impl Iterator<Item = (u32, &'a RuleMatch)>) -> Self {
+        let rules = rules.map(|(id, m)| (id, Arc::new(m.clone()))).collect();
+        let mut table = Self { rules: Arc::new(rules), ..Self::default() };
+        table.index();
+        table
+    }
+
+    /// Adds a rule. Its number is free, and no rule has its match and priority: the caller sees
+    /// to both.
+    pub fn insert(&mut self, id: u32, m: &RuleMatch) {
+        Arc::make_mut(&mut self.rules).insert(id, Arc::new(m.clone()));
+        self.index();
+    }
+
+    /// Takes a rule out; false if it is not there.
+    pub fn remove(&mut self, id: u32, m: &RuleMatch) -> bool {
+        if self.rules.get(&id).is_none_or(|r| **r != *m) {
+            return false;
+        }
+        Arc::make_mut(&mut self.rules).remove(&id);
+        self.index();
+        true
+    }
+
+    fn index(&mut self) {
+        let mut by_mask: BTreeMap<[u64; KEY_WORDS], Vec<(u32, &RuleMatch)>> = BTreeMap::new();
+        for (id, r) in self.rules.iter().filter(|(_, r)| r.clauses.is_none()) {
+            by_mask.entry(*r.mask.words()).or_default().push((*id, r));
         }
         let mut subtables: Vec<Subtable> = by_mask
             .into_values()
-            .map(|mut numbers| {
-                numbers.sort_by_key(|n| (u16::MAX - rules[*n as usize].priority, *n));
-                let list: Vec<(&FlowKey, u16, u32)> = numbers
-                    .iter()
-                    .map(|n| (&rules[*n as usize].value, rules[*n as usize].priority, *n))
-                    .collect();
-                Subtable::new(&rules[numbers[0] as usize].mask, &list)
+            .map(|mut rules| {
+                rules.sort_by_key(|(id, r)| (u16::MAX - r.priority, *id));
+                let list: Vec<(&FlowKey, u16, u32)> =
+                    rules.iter().map(|(id, r)| (&r.value, r.priority, *id)).collect();
+                Subtable::new(&rules[0].1.mask, &list)
             })
             .collect();
         subtables.sort_by_key(|s| u16::MAX - s.priority_max);
-        Self { subtables: subtables.into() }
+        self.subtables = subtables.into();
+        self.soft = self.rules.values().filter(|r| r.clauses.is_some()).count();
     }
 
     /// Number of the best rule that matches.
     #[inline]
     pub fn lookup(&self, key: &FlowKey) -> Option<u32> {
+        if self.soft != 0 {
+            return reference::lookup(self.rules.iter().map(|(id, r)| (*id, &**r)), key);
+        }
         let mut best: Option<(u32, u16)> = None;
-        for sub in &self.subtables {
+        for sub in self.subtables.iter() {
             if best.is_some_and(|(_, p)| p > sub.priority_max) {
                 break;
             }
@@ -62,66 +110,44 @@ impl Table {
         best.map(|(rule, _)| rule)
     }
 
+    /// As `lookup`; adds to `seen` the bits of the key that the answer depended on.
+    pub fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u32> {
+        let found = self.lookup(key);
+        let beats = |r: &RuleMatch| {
+            found.and_then(|n| self.rules.get(&n)).is_none_or(|b| r.priority >= b.priority)
+        };
+        for r in self.rules.values().filter(|r| self.soft != 0 || beats(r)) {
+            seen.or_assign(&r.mask);
+        }
+        found
+    }
+
+    /// Rules.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Number of masks, the cost driver.
     pub fn subtables(&self) -> usize {
         self.subtables.len()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::super::reference;
-    use super::*;
-    use crate::packet::field::{FIELDS, ones};
-    use proptest::prelude::*;
-
-    /// Small value spaces make overlaps, ties and equal masks common.
-    fn rule() -> impl Strategy<Value = RuleMatch> {
-        let part =
-            (0..6usize, 0u128..4, prop_oneof![Just(u128::MAX), Just(1), Just(0xff), Just(2)]);
-        (proptest::collection::vec(part, 0..4), 0u16..4).prop_map(|(parts, priority)| {
-            let (mut value, mut mask) = (FlowKey::ZERO, FlowKey::ZERO);
-            for (f, v, m) in parts {
-                let field = &FIELDS[[0, 1, 23, 24, 60, 77][f]];
-                field.set(&mut value, v & m & ones(field.bits));
-                field.set(&mut mask, m);
-            }
-            RuleMatch { value: value.and(&mask), mask, priority }
-        })
-    }
-
-    fn key() -> impl Strategy<Value = FlowKey> {
-        proptest::collection::vec(0u128..4, 6).prop_map(|v| {
-            let mut k = FlowKey::ZERO;
-            for (f, v) in [0, 1, 23, 24, 60, 77].iter().zip(v) {
-                FIELDS[*f].set(&mut k, v);
-            }
-            k
-        })
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            ..ProptestConfig::with_cases(400)
-        })]
-        #[test]
-        fn agrees_with_the_linear_reference(
-            rules in proptest::collection::vec(rule(), 0..60),
-            keys in proptest::collection::vec(key(), 40),
-        ) {
-            let table = Table::new(&rules);
-            for k in &keys {
-                prop_assert_eq!(table.lookup(k), reference::lookup(&rules, k));
-            }
+    /// The form in use.
+    pub fn template(&self) -> Template {
+        match self.subtables.len() {
+            0 => Template::Empty,
+            1 => Template::Hash,
+            _ => Template::Tuples,
         }
     }
 
-    #[test]
-    fn an_empty_table_matches_nothing_and_a_catch_all_everything() {
-        assert_eq!(Table::new(&[]).lookup(&FlowKey::ZERO), None);
-        let all = RuleMatch { value: FlowKey::ZERO, mask: FlowKey::ZERO, priority: 0 };
-        let t = Table::new(&[all]);
-        assert_eq!(t.lookup(&FlowKey { in_port: 7, ..FlowKey::ZERO }), Some(0));
+    /// Memory of the index.
+    pub fn bytes(&self) -> usize {
+        self.subtables.iter().map(Subtable::bytes).sum::<usize>()
+            + self.rules.len() * (size_of::<RuleMatch>() + 16)
     }
 }

@@ -164,11 +164,11 @@ impl Program {
                 .into_iter()
                 .map(|list| {
                     (!list.is_empty()).then(|| {
-                        let matches: Vec<RuleMatch> =
-                            list.iter().map(|r| r.matching.clone()).collect();
+                        let matches = (0..).zip(list.iter().map(|r| &r.matching));
+                        let classifier = Table::build(matches);
                         let first_rule = rules.len() as u32;
                         rules.extend(list);
-                        TableSpec { classifier: Table::new(&matches), first_rule }
+                        TableSpec { classifier, first_rule }
                     })
                 })
                 .collect();

@@ -275,7 +275,7 @@ fn rule(f: &Flow) -> Arc<Rule> {
     Arc::new(Rule {
         table: f.table,
         cookie: 0,
-        matching: RuleMatch { value, mask: f.mask, priority: f.priority },
+        matching: RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None },
         actions: f.actions.clone().into(),
         stats: Arc::new(RuleStats::default()),
         text: format!("table={}", f.table).into(),

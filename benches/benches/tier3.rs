@@ -12,7 +12,10 @@ fn walk(tables: u8) -> Road {
         let next = if t + 1 == tables {
             vec![Action::Output(2)]
         } else {
-            vec![set(Field::Reg0, t.into()), Action::Resubmit { in_port: None, table: Some(t + 1) }]
+            vec![
+                set(Field::Reg0, t.into()),
+                Action::Resubmit { in_port: None, table: Some(t + 1), with_ct: false },
+            ]
         };
         for n in 0..8 {
             let at = [(Field::EthType, 0x0800), (Field::IpDst, n)];

@@ -119,7 +119,14 @@ pub fn program(rules: Vec<Arc<Rule>>) -> Program {
         .collect();
     let numbers = (1..=4).map(|n| (u32::from(n), PortIx(n))).collect();
     let fdb = Arc::new(Fdb::new(1));
-    let bridge = BridgeParts { name: "br0".into(), rules, ports: numbers, fdb };
+    let bridge = BridgeParts {
+        name: "br0".into(),
+        rules,
+        ports: numbers,
+        fdb,
+        groups: Arc::default(),
+        meters: Arc::default(),
+    };
     Program::compile(ProgramParts {
         version: 1,
         bridges: vec![bridge],

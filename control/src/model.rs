@@ -198,6 +198,8 @@ impl Model {
             rules: b.flows.rules(),
             ports: b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect(),
             fdb: b.fdb.clone(),
+            groups: Arc::default(),
+            meters: Arc::default(),
         });
         self.current = Arc::new(Program::compile(ProgramParts {
             version: self.version,

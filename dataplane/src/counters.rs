@@ -70,6 +70,7 @@ named_list! {
         NormalNoPorts = "normal_no_ports", "NORMAL or FLOOD found no port to send to.";
         EditFailed = "edit_failed", "A header edit did not fit the packet's layers.";
         VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";
+        UnsupportedAction = "unsupported_action", "The flow asks for an action that this build does not run.";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }
 }
@@ -161,5 +162,39 @@ impl Counters {
 
     pub fn drops_total(&self) -> u64 {
         Drop::ALL.iter().map(|d| self.dropped(*d)).sum()
+    }
+}
+/// What a rule, bucket, group or meter met. Workers add to it in portions (never per packet), so plain atomic adds do.
+#[derive(Debug, Default)]
+pub struct RuleStats {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    used_ns: AtomicU64,
+}
+
+impl RuleStats {
+    pub fn add(&self, packets: u64, bytes: u64, now_ns: u64) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.used_ns.fetch_max(now_ns, Ordering::Relaxed);
+    }
+
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the frames from the Ethernet header on, without FCS.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time of the last packet; 0 if none yet.
+    pub fn used_ns(&self) -> u64 {
+        self.used_ns.load(Ordering::Relaxed)
+    }
+
+    pub fn reset(&self) {
+        self.packets.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
     }
 }

@@ -29,7 +29,7 @@ fn action(a: &FlowAction) -> Option<Action> {
         FlowAction::Resubmit { port, table } => {
             // Resubmitting to IN_PORT is resubmitting with the port of entry.
             let in_port = port.filter(|p| *p != flow::ports::IN_PORT);
-            Action::Resubmit { in_port, table: *table }
+            Action::Resubmit { in_port, table: *table, with_ct: false }
         }
         FlowAction::Move { src, dst } => Action::Move {
             src: src.lower()?,

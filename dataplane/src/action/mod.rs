@@ -11,10 +11,14 @@
 //! there is one executor.
 
 pub mod edit;
+pub mod group;
+pub mod learn;
+pub mod meter;
 pub mod step;
 
 use crate::conntrack::NatSpec;
-use crate::packet::field::{Prereq, Subfield};
+use crate::packet::field::{Field, Prereq, Subfield};
+use learn::Learn;
 
 /// What a flow's action list may hold, with names resolved and values checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +57,8 @@ pub enum Action {
     Resubmit {
         in_port: Option<u32>,
         table: Option<u8>,
+        /// The lookup sees the original direction's addresses and ports of the connection.
+        with_ct: bool,
     },
     /// Continue in a later table and do not come back.
     Goto(u8),
@@ -67,6 +73,59 @@ pub enum Action {
     Clone(Box<[Action]>),
     /// Stop this list and all that led here.
     Exit,
+    /// To the port whose number the range holds.
+    OutputField(Subfield),
+    /// To a port, the frame cut to `max_len` bytes (at least 14).
+    OutputTruncated {
+        port: u32,
+        max_len: u32,
+    },
+    /// To a port, by one of its queues.
+    Enqueue {
+        port: u32,
+        queue: u32,
+    },
+    /// Later outputs leave by this queue.
+    SetQueue(u32),
+    /// Later outputs leave by the queue that was set when the packet arrived.
+    PopQueue,
+    /// Put the range on the packet's stack.
+    Push(Subfield),
+    /// Take the range from the stack.
+    Pop {
+        dst: Subfield,
+        prereq: Prereq,
+    },
+    /// Run a group of this bridge.
+    Group(u32),
+    /// Pass the meter of this number or be dropped.
+    Meter(u32),
+    Learn(Box<Learn>),
+    Multipath(Box<Multipath>),
+    Bundle(Box<Bundle>),
+    Controller(Box<Controller>),
+    Sample(Sample),
+    /// Merge into the action set (OpenFlow 1.5.1 section 5.6).
+    WriteActions(Box<[Action]>),
+    ClearActions,
+    /// Bits of `metadata`.
+    WriteMetadata {
+        value: u64,
+        mask: u64,
+    },
+    /// A label in front of what is there; the EtherType becomes this.
+    PushMpls(u16),
+    /// The outermost label away; what is behind is of this EtherType.
+    PopMpls(u16),
+    SetMplsTtl(u8),
+    DecMplsTtl,
+    /// On a TCP packet with FIN or RST, shorten the timeouts of the flow that is met.
+    FinTimeout {
+        idle_s: u16,
+        hard_s: u16,
+    },
+    /// Take a tunnel option off again.
+    DeleteField(Field),
 }
 
 /// OpenFlow's number of the bridge's own port.
@@ -110,4 +169,94 @@ pub enum Nat {
     Existing,
     /// Choose a translation for a new connection.
     New(NatSpec),
+}
+
+/// How a hash chooses among links (ovs-actions(7) `multipath`, `bundle`, groups).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashFields {
+    /// Source MAC.
+    EthSrc,
+    /// MACs, VLAN, EtherType, IP addresses, protocol and ports; both directions hash alike.
+    SymmetricL4,
+    /// IP addresses, protocol, and TCP, UDP or SCTP ports; both directions alike.
+    SymmetricL3L4,
+    /// The same without ports.
+    SymmetricL3,
+    /// The same with UDP ports left out, or not.
+    SymmetricL3L4Udp,
+    NwSrc,
+    NwDst,
+}
+
+/// How a multipath spreads hashes over links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MultipathAlgorithm {
+    ModuloN,
+    HashThreshold,
+    HighestRandomWeight,
+    IterHash,
+}
+
+/// `multipath(...)`: the number of a link into a range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipath {
+    pub fields: HashFields,
+    pub basis: u16,
+    pub algorithm: MultipathAlgorithm,
+    /// At least 1.
+    pub links: u32,
+    pub arg: u32,
+    pub dst: Subfield,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BundleAlgorithm {
+    ActiveBackup,
+    HighestRandomWeight,
+}
+
+/// `bundle(...)` and `bundle_load(...)`: one of several ports that are up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bundle {
+    pub fields: HashFields,
+    pub basis: u16,
+    pub algorithm: BundleAlgorithm,
+    /// OpenFlow port numbers.
+    pub members: Box<[u32]>,
+    /// `bundle_load`: the port's number goes there, nothing is output.
+    pub dst: Option<Subfield>,
+}
+
+/// Why a packet goes to a controller (OpenFlow 1.5.1 section 7.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketInReason {
+    NoMatch,
+    Action,
+    InvalidTtl,
+    ActionSet,
+    Group,
+}
+
+/// `controller(...)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Controller {
+    pub reason: PacketInReason,
+    /// Bytes of the packet that go along.
+    pub max_len: u16,
+    pub controller_id: u16,
+    pub userdata: Box<[u8]>,
+    /// The pipeline stops until the controller resumes it.
+    pub pause: bool,
+    pub meter: Option<u32>,
+}
+
+/// `sample(...)`: a share of the packets to a collector.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Of 65535.
+    pub probability: u16,
+    pub collector_set: u32,
+    pub obs_domain: u32,
+    pub obs_point: u32,
+    pub sampling_port: Option<u32>,
 }

@@ -103,7 +103,30 @@ fn of_action(a: &Action, mask: &mut Mask) {
         | Action::Resubmit { .. }
         | Action::Goto(_)
         | Action::CtClear
-        | Action::Exit => {}
+        | Action::Exit
+        | Action::OutputField(_)
+        | Action::OutputTruncated { .. }
+        | Action::Enqueue { .. }
+        | Action::SetQueue(_)
+        | Action::PopQueue
+        | Action::Push(_)
+        | Action::Pop { .. }
+        | Action::Group(_)
+        | Action::Meter(_)
+        | Action::Learn(_)
+        | Action::Multipath(_)
+        | Action::Bundle(_)
+        | Action::Controller(_)
+        | Action::Sample(_)
+        | Action::WriteActions(_)
+        | Action::ClearActions
+        | Action::WriteMetadata { .. }
+        | Action::PushMpls(_)
+        | Action::PopMpls(_)
+        | Action::SetMplsTtl(_)
+        | Action::DecMplsTtl
+        | Action::FinTimeout { .. }
+        | Action::DeleteField(_) => {}
         Action::Normal => {
             for f in [Field::EthDst, Field::EthSrc, Field::VlanTci] {
                 whole(f, mask);

@@ -25,6 +25,7 @@ pub mod underlay;
 mod upkeep;
 mod verbs;
 
-pub use program::{Bridge, Port, PortRole, Program, Rule, RuleStats, TableSpec};
+pub use crate::counters::RuleStats;
+pub use program::{Bridge, Port, PortRole, Program, Rule, TableSpec};
 pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

@@ -5,50 +5,18 @@
 //! half a change.
 
 use crate::action::Action;
+use crate::action::group::Group;
+use crate::action::meter::Meter;
 use crate::classify::{RuleMatch, Table};
+use crate::counters::RuleStats;
 use crate::fdb::Fdb;
 use crate::limits::TABLES_MAX;
 use crate::packet::key::PortIx;
 use crate::pipeline::keymask;
 use crate::pipeline::underlay::Underlay;
 use crate::tunnel::TunnelConfig;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-/// What a rule met. Workers add to it in portions (never per packet), so plain atomic adds do.
-#[derive(Debug, Default)]
-pub struct RuleStats {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    used_ns: AtomicU64,
-}
-
-impl RuleStats {
-    pub fn add(&self, packets: u64, bytes: u64, now_ns: u64) {
-        self.packets.fetch_add(packets, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
-        self.used_ns.fetch_max(now_ns, Relaxed);
-    }
-
-    pub fn packets(&self) -> u64 {
-        self.packets.load(Relaxed)
-    }
-
-    /// Bytes of the frames from the Ethernet header on, without FCS.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// Time of the last packet; 0 if none yet.
-    pub fn used_ns(&self) -> u64 {
-        self.used_ns.load(Relaxed)
-    }
-
-    pub fn reset(&self) {
-        self.packets.store(0, Relaxed);
-        self.bytes.store(0, Relaxed);
-    }
-}
 
 /// A flow as the dataplane has it.
 #[derive(Debug)]
@@ -112,6 +80,9 @@ pub struct Bridge {
     /// OpenFlow number to port, ascending.
     pub ports: Vec<(u32, PortIx)>,
     pub fdb: Arc<Fdb>,
+    /// By number, as are the meters.
+    pub groups: Arc<HashMap<u32, Arc<Group>>>,
+    pub meters: Arc<HashMap<u32, Arc<Meter>>>,
 }
 
 impl Bridge {
@@ -174,7 +145,14 @@ impl Program {
                 .collect();
             let mut ports = b.ports;
             ports.sort_unstable();
-            bridges.push(Bridge { name: b.name, tables, ports, fdb: b.fdb });
+            bridges.push(Bridge {
+                name: b.name,
+                tables,
+                ports,
+                fdb: b.fdb,
+                groups: b.groups,
+                meters: b.meters,
+            });
         }
         let visible = keymask::visible(&rules);
         let tunnels = parts
@@ -215,4 +193,6 @@ pub struct BridgeParts {
     pub rules: Vec<Arc<Rule>>,
     pub ports: Vec<(u32, PortIx)>,
     pub fdb: Arc<Fdb>,
+    pub groups: Arc<HashMap<u32, Arc<Group>>>,
+    pub meters: Arc<HashMap<u32, Arc<Meter>>>,
 }

@@ -57,7 +57,7 @@ impl Walk<'_, '_> {
                 Ok(())
             }
             Action::DecTtl => self.dec_ttl(),
-            Action::Resubmit { in_port, table } => {
+            Action::Resubmit { in_port, table, with_ct: _ } => {
                 self.resubmit(*in_port, table.unwrap_or(self.table))
             }
             Action::Goto(table) => self.resubmit(None, *table),
@@ -72,6 +72,29 @@ impl Walk<'_, '_> {
             }
             Action::Clone(list) => self.clone_of(list),
             Action::Exit => Err(Stop::Exit),
+            Action::OutputField(_)
+            | Action::OutputTruncated { .. }
+            | Action::Enqueue { .. }
+            | Action::SetQueue(_)
+            | Action::PopQueue
+            | Action::Push(_)
+            | Action::Pop { .. }
+            | Action::Group(_)
+            | Action::Meter(_)
+            | Action::Learn(_)
+            | Action::Multipath(_)
+            | Action::Bundle(_)
+            | Action::Controller(_)
+            | Action::Sample(_)
+            | Action::WriteActions(_)
+            | Action::ClearActions
+            | Action::WriteMetadata { .. }
+            | Action::PushMpls(_)
+            | Action::PopMpls(_)
+            | Action::SetMplsTtl(_)
+            | Action::DecMplsTtl
+            | Action::FinTimeout { .. }
+            | Action::DeleteField(_) => Err(Stop::Error(Drop::UnsupportedAction)),
         }
     }
 

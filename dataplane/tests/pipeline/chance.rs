@@ -157,6 +157,7 @@ fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
         23 => Action::Resubmit {
             in_port: Some(c.of(&[1, 2, 3, PORT_NONE])),
             table: c.one_in(2).then_some(table),
+            with_ct: false,
         },
         24 => Action::Goto(tables - 1),
         25 => Action::CheckPktLarger {

@@ -57,6 +57,7 @@ fn produce(reason: Drop) -> Option<Case> {
     Some(match reason {
         Drop::NoActions => acts([]),
         Drop::NoMatch => case(Net::default(), 1, udp()),
+        Drop::UnsupportedAction => acts([Action::ClearActions]),
         Drop::NoOutput => acts([set(Field::Reg0, 1)]),
         Drop::SameInPort => acts([out(1)]),
         Drop::NoSuchPort => acts([out(77)]),

@@ -104,7 +104,7 @@ pub fn mv(src: Field, dst: Field) -> Action {
 }
 
 pub fn resubmit(table: u8) -> Action {
-    Action::Resubmit { in_port: None, table: Some(table) }
+    Action::Resubmit { in_port: None, table: Some(table), with_ct: false }
 }
 
 /// `ct(...)`, built by its parts.
@@ -260,6 +260,8 @@ impl Net {
                 .map(|(ix, p)| (p.number, PortIx(ix as u16)))
                 .collect(),
             fdb: fdbs[b].clone(),
+            groups: Arc::default(),
+            meters: Arc::default(),
         };
         Program::compile(ProgramParts {
             version,

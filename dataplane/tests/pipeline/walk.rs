@@ -117,7 +117,7 @@ fn a_packet_of_no_port_floods_and_teaches_nothing() {
 
 #[test]
 fn the_in_port_of_a_resubmit_holds_for_one_lookup() {
-    let at_3 = Action::Resubmit { in_port: Some(3), table: Some(1) };
+    let at_3 = Action::Resubmit { in_port: Some(3), table: Some(1), with_ct: false };
     let flows = [
         always([at_3, out(4)]),
         flow(1, 2).is(Field::InPort, 3).does([out(1), out(3), Action::InPort, resubmit(2)]),

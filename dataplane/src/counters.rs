@@ -164,7 +164,8 @@ impl Counters {
         Drop::ALL.iter().map(|d| self.dropped(*d)).sum()
     }
 }
-/// What a rule, bucket, group or meter met. Workers add to it in portions (never per packet), so plain atomic adds do.
+/// What a rule, a bucket, a group or a meter met. Workers add to it in portions (never per
+/// packet), so plain atomic adds do.
 #[derive(Debug, Default)]
 pub struct RuleStats {
     packets: AtomicU64,

@@ -72,29 +72,7 @@ impl Walk<'_, '_> {
             }
             Action::Clone(list) => self.clone_of(list),
             Action::Exit => Err(Stop::Exit),
-            Action::OutputField(_)
-            | Action::OutputTruncated { .. }
-            | Action::Enqueue { .. }
-            | Action::SetQueue(_)
-            | Action::PopQueue
-            | Action::Push(_)
-            | Action::Pop { .. }
-            | Action::Group(_)
-            | Action::Meter(_)
-            | Action::Learn(_)
-            | Action::Multipath(_)
-            | Action::Bundle(_)
-            | Action::Controller(_)
-            | Action::Sample(_)
-            | Action::WriteActions(_)
-            | Action::ClearActions
-            | Action::WriteMetadata { .. }
-            | Action::PushMpls(_)
-            | Action::PopMpls(_)
-            | Action::SetMplsTtl(_)
-            | Action::DecMplsTtl
-            | Action::FinTimeout { .. }
-            | Action::DeleteField(_) => Err(Stop::Error(Drop::UnsupportedAction)),
+            _ => Err(Stop::Error(Drop::UnsupportedAction)),
         }
     }
 

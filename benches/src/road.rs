@@ -45,9 +45,10 @@ pub fn rule(table: u8, priority: u16, fields: &[(Field, u128)], actions: Vec<Act
         f.info().set(&mut mask, u128::MAX);
     }
     Arc::new(Rule {
+        bridge: 0,
         table,
         cookie: 0,
-        matching: RuleMatch { value, mask, priority, clauses: None },
+        matching: (&RuleMatch { value, mask, priority, clauses: None }).into(),
         actions: actions.into(),
         stats: Arc::new(RuleStats::default()),
         text: "".into(),

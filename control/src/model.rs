@@ -7,12 +7,13 @@ use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
 use crate::flow::{FileFlow, Flow, FlowError, PortNames, parse_file};
 use crate::netlink::underlay as net;
-use crate::store::{Flows, StoreError};
+use crate::store::{Changed, Flows, Outcome, Removed, Site, StoreError};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
-use sluice_dataplane::pipeline::{Port, Program, Underlay};
+use sluice_dataplane::pipeline::{Port, Program, RuleIds, Underlay};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,10 +65,35 @@ impl PortNames for BridgeState {
 pub struct Model {
     pub bridges: Vec<BridgeState>,
     pub net: Arc<net::Underlay>,
-    version: u64,
+    /// The program in the making: rules as the flows have them.
+    draft: Program,
     current: Arc<Program>,
+    ids: RuleIds,
+    removed: VecDeque<(usize, Removed)>,
+    removed_lost: u64,
     used: Vec<bool>,
     seed: u64,
+}
+
+/// Removals of flows that wait to be told.
+const REMOVED_MAX: usize = 4096;
+
+fn parts(b: &BridgeState) -> BridgeParts {
+    BridgeParts {
+        name: b.config.name.clone(),
+        rules: Vec::new(),
+        ports: numbers(b),
+        fdb: b.fdb.clone(),
+        groups: Arc::default(),
+        meters: Arc::default(),
+    }
+}
+
+/// OpenFlow numbers of a bridge's ports, ascending.
+fn numbers(b: &BridgeState) -> Vec<(u32, PortIx)> {
+    let mut list: Vec<_> = b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect();
+    list.sort_unstable();
+    list
 }
 
 impl Model {
@@ -89,6 +115,10 @@ impl Model {
                 model.add_port(&bridge.name, port.clone())?;
             }
         }
+        model.draft = Program::compile(ProgramParts {
+            bridges: model.bridges.iter().map(parts).collect(),
+            ..ProgramParts::default()
+        });
         Ok(model)
     }
 
@@ -146,14 +176,66 @@ impl Model {
 
     /// Adds flows that were read from files.
     pub fn take_flows(&mut self, list: &[FileFlow], now_ns: u64) -> Result<(), ModelError> {
-        for b in &mut self.bridges {
-            let mine = list.iter().filter(|f| f.bridge == b.config.name);
+        for b in 0..self.bridges.len() {
+            let name = &self.bridges[b].config.name;
+            let mine = list.iter().filter(|f| f.bridge == *name);
             let flows: Vec<Flow> = mine.map(|f| f.flow.clone()).collect();
-            let mut draft = b.flows.clone();
-            draft.add_all(&flows, b, now_ns)?;
-            b.flows = draft;
+            self.change_flows(b, now_ns, |f, site| f.add_all(&flows, site))?;
         }
         Ok(())
+    }
+
+    /// Makes a change of a bridge's flows and of the program that comes next; all of it or nothing.
+    pub fn change_flows(
+        &mut self,
+        bridge: usize,
+        now_ns: u64,
+        make: impl FnOnce(&mut Flows, Site<'_>) -> Result<Outcome, StoreError>,
+    ) -> Result<Changed, StoreError> {
+        let Some(b) = self.bridges.get_mut(bridge) else { return Ok(Changed::default()) };
+        let mut flows = std::mem::take(&mut b.flows);
+        let site = Site {
+            bridge: bridge as u16,
+            names: b,
+            ids: &mut self.ids,
+            version: self.draft.version + 1,
+            now_ns,
+        };
+        let done = make(&mut flows, site);
+        b.flows = flows;
+        let Outcome { changed, changes, removed } = done?;
+        self.draft.change(&changes);
+        self.remember_removed(bridge, removed);
+        Ok(changed)
+    }
+
+    fn remember_removed(&mut self, bridge: usize, removed: Vec<Removed>) {
+        for r in removed {
+            if self.removed.len() >= REMOVED_MAX {
+                self.removed.pop_front();
+                self.removed_lost += 1;
+            }
+            self.removed.push_back((bridge, r));
+        }
+    }
+
+    /// The flows with `send_flow_rem` that went since the last time, with their bridges, and how
+    /// many were forgotten because nobody asked.
+    pub fn drain_removed(&mut self) -> (Vec<(usize, Removed)>, u64) {
+        (self.removed.drain(..).collect(), std::mem::take(&mut self.removed_lost))
+    }
+
+    /// Takes away flows that have timed out; says how many.
+    pub fn expire_flows(&mut self, now_ns: u64) -> u64 {
+        let timed: Vec<usize> =
+            (0..self.bridges.len()).filter(|b| self.bridges[*b].flows.has_timeouts()).collect();
+        let expire = |b| self.change_flows(b, now_ns, |f, site| Ok(f.expire(site)));
+        timed.into_iter().map(expire).map(|done| done.map_or(0, |c| c.deleted)).sum()
+    }
+
+    /// No worker's cache names rules any more that were gone in this version.
+    pub fn swept(&mut self, version: u64) {
+        self.ids.swept(version);
     }
 
     /// Takes a snapshot of the node's network: devices of ports, routes, neighbours.
@@ -177,7 +259,7 @@ impl Model {
     }
 
     pub fn version(&self) -> u64 {
-        self.version
+        self.draft.version
     }
 
     /// The program that was compiled last.
@@ -187,26 +269,20 @@ impl Model {
 
     /// Whether ports or the node's network differ from what the last program was compiled from.
     pub fn is_stale(&self) -> bool {
-        *self.current.underlay != self.underlay() || self.current.ports != self.compiled_ports()
+        *self.current.underlay != self.underlay() || *self.current.ports != *self.compiled_ports()
     }
 
-    /// Compiles the switch as it stands, as the next version.
+    /// The switch as it stands, as the next version. Flows are in the draft already; ports and the
+    /// underlay are compared with what is there, and bridges keep their places.
     pub fn program(&mut self) -> Arc<Program> {
-        self.version += 1;
-        let bridges = self.bridges.iter().map(|b| BridgeParts {
-            name: b.config.name.clone(),
-            rules: b.flows.rules(),
-            ports: b.ports.iter().map(|p| (u32::from(p.config.number), p.ix)).collect(),
-            fdb: b.fdb.clone(),
-            groups: Arc::default(),
-            meters: Arc::default(),
-        });
-        self.current = Arc::new(Program::compile(ProgramParts {
-            version: self.version,
-            bridges: bridges.collect(),
-            ports: self.compiled_ports(),
-            underlay: Arc::new(self.underlay()),
-        }));
+        let (ports, underlay) = (self.compiled_ports(), self.underlay());
+        if *self.draft.ports != *ports || *self.draft.underlay != underlay {
+            self.draft.set_ports(ports, Arc::new(underlay));
+            for (b, state) in self.draft.bridges.iter_mut().zip(&self.bridges) {
+                b.ports = numbers(state).into();
+            }
+        }
+        self.current = self.draft.publish();
         self.current.clone()
     }
 

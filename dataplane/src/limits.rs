@@ -19,6 +19,10 @@ pub const TABLES_MAX: usize = 255;
 /// Rules of one bridge's table. Refused beyond ("table full").
 pub const RULES_PER_TABLE_MAX: usize = 1 << 20;
 
+/// Rule changes that a worker remembers: cached walks are held against them one by one, 88 bytes
+/// and a few cycles each. What is older makes a walk run again.
+pub const CHANGES_MAX: usize = 256;
+
 /// Resubmits to the same or an earlier table, patch crossings included, that may be
 /// nested in one walk (Open vSwitch: `MAX_DEPTH`).
 pub const DEPTH_MAX: u32 = 64;

@@ -3,11 +3,18 @@
 //! Words that do the same become the same: `load`, `set_field` and `mod_*` are all one `Set`.
 //! `note` does nothing and vanishes.
 
-use crate::flow::{self, FlowAction, NatSide, SubField};
+use crate::flow::{self, Flow, FlowAction, Match, NatSide, SubField};
 use sluice_dataplane::action::{Action, Ct, Nat, PORT_LOCAL, Set, Zone};
+use sluice_dataplane::classify::RuleMatch;
 use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
 use sluice_dataplane::packet::field::{Field, Prereq, Subfield};
 use std::net::IpAddr;
+
+/// The match of a flow as the classifier takes it.
+pub fn matching(flow: &Flow) -> RuleMatch {
+    let Match { key, mask } = flow.match_;
+    RuleMatch { value: key, mask, priority: flow.priority, clauses: None }
+}
 
 /// Lowers a whole action list.
 pub fn actions(list: &[FlowAction]) -> Box<[Action]> {

@@ -48,19 +48,20 @@ impl Core {
 
     fn flow_change(&mut self, change: &FlowChange) -> ApiResult<FlowSummary> {
         let now_ns = self.now().ns;
-        let bridge = self.bridge(&change.bridge)?;
-        let mut flows = bridge.flows.clone();
-        let changed = match change.op {
+        let b = self.model.bridges.iter().position(|b| b.config.name == change.bridge);
+        let b = b.ok_or_else(|| ApiError::no_bridge(&change.bridge))?;
+        let bridge = &self.model.bridges[b];
+        let done = match change.op {
             FlowOp::Replace => {
                 let list = whole_file(&change.text, bridge)?;
-                flows.replace(&list, bridge, now_ns)
+                self.model.change_flows(b, now_ns, |f, site| f.replace(&list, site))
             }
-            op => flows.apply(&commands(op, change, bridge)?, bridge, now_ns),
+            op => {
+                let mods = commands(op, change, bridge)?;
+                self.model.change_flows(b, now_ns, |f, site| f.apply(&mods, site))
+            }
         };
-        let Changed { added, modified, deleted } = changed.map_err(store_error)?;
-        if let Some(b) = self.model.bridge_mut(&change.bridge) {
-            b.flows = flows;
-        }
+        let Changed { added, modified, deleted } = done.map_err(store_error)?;
         self.publish()?;
         let program_version = self.model.version();
         Ok(FlowSummary { added, modified, deleted, program_version })

@@ -136,7 +136,9 @@ impl Core {
     /// Compiles the model and hands it to the worker.
     fn publish(&mut self) -> ApiResult<()> {
         let program = self.model.program();
-        self.worker.publish(program)
+        let swept = self.worker.publish(program)?;
+        self.model.swept(swept);
+        Ok(())
     }
 
     fn tunnel_ports(&self) -> Vec<u16> {

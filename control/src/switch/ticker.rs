@@ -119,9 +119,7 @@ impl Core {
         let mut expired = 0;
         if self.model.bridges.iter().any(|b| b.flows.has_timeouts()) {
             _ = self.worker.settle();
-            for bridge in &mut self.model.bridges {
-                expired += bridge.flows.expire(now_ns);
-            }
+            expired = self.model.expire_flows(now_ns);
         }
         let opened = self.open_all();
         expired > 0 || opened

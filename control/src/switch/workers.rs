@@ -100,10 +100,11 @@ impl WorkerHandle {
         (std::mem::take(&mut self.events), std::mem::take(&mut self.ports_changed))
     }
 
-    /// Returns when the worker judges by `program`.
-    pub fn publish(&mut self, program: Arc<Program>) -> ApiResult<()> {
+    /// Returns when the worker judges by `program`, with the version that its cache has been swept
+    /// up to.
+    pub fn publish(&mut self, program: Arc<Program>) -> ApiResult<u64> {
         self.ask(Command::Program(program), |r| match r {
-            Reply::Program(_) => Ok(()),
+            Reply::Program { old: _, swept } => Ok(swept),
             other => Err(other),
         })
     }

@@ -15,6 +15,15 @@ impl KeyMask {
     /// Everything matters.
     pub const ALL: Self = Self { base: [u64::MAX; 5], l3: [u64::MAX; 8], tunnel: [u64::MAX; 8] };
 
+    /// The bits that one of two masks has.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            base: std::array::from_fn(|i| self.base[i] | other.base[i]),
+            l3: std::array::from_fn(|i| self.l3[i] | other.l3[i]),
+            tunnel: std::array::from_fn(|i| self.tunnel[i] | other.tunnel[i]),
+        }
+    }
+
     /// From a mask in packet form.
     pub fn new(mask: &PacketKey) -> Self {
         Self {
@@ -53,7 +62,7 @@ pub const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Slot {
-    key: [u64; 5],
+    pub key: Masked,
     /// Number of the traversal, `NONE` if the slot is empty.
     pub traversal: u32,
     /// When the slot was last used, in ticks of the cache.
@@ -62,6 +71,8 @@ pub struct Slot {
     pub packets: u32,
     /// In units of one byte; credited before it can wrap.
     pub bytes: u32,
+    /// The last change of the program that the entry was held against.
+    pub epoch: u32,
     /// Set while the slot is in the list of slots that owe counts.
     pub owes: bool,
 }
@@ -69,7 +80,7 @@ pub struct Slot {
 const _: () = assert!(size_of::<Slot>() == 64);
 
 const EMPTY: Slot =
-    Slot { key: [0; 5], traversal: NONE, used: 0, packets: 0, bytes: 0, owes: false };
+    Slot { key: [0; 5], traversal: NONE, used: 0, packets: 0, bytes: 0, epoch: 0, owes: false };
 
 /// The table. All memory is taken at start; pages that are never touched cost nothing.
 pub struct Microflows {
@@ -80,6 +91,14 @@ pub struct Microflows {
     bucket_mask: u32,
     seed: [u64; 6],
     mask: KeyMask,
+}
+
+/// What a new entry keeps besides its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    pub traversal: u32,
+    pub used: u32,
+    pub epoch: u32,
 }
 
 /// The masked base words of a packet, kept between hashing and comparing.
@@ -203,10 +222,18 @@ impl Microflows {
     }
 
     /// Writes an entry.
-    pub fn fill(&mut self, at: u32, key: &PacketKey, masked: &Masked, traversal: u32, used: u32) {
+    pub fn fill(&mut self, at: u32, key: &PacketKey, masked: &Masked, walk: Kept) {
         let i = at as usize;
         let owes = self.slots[i].owes;
-        self.slots[i] = Slot { key: *masked, traversal, used, packets: 0, bytes: 0, owes };
+        self.slots[i] = Slot {
+            key: *masked,
+            traversal: walk.traversal,
+            used: walk.used,
+            packets: 0,
+            bytes: 0,
+            epoch: walk.epoch,
+            owes,
+        };
         if key.has_l3() {
             self.l3[i] = and_line(l3_words(&key.l3), &self.mask.l3);
         }
@@ -251,6 +278,10 @@ mod tests {
         k
     }
 
+    fn kept(traversal: u32, used: u32) -> Kept {
+        Kept { traversal, used, epoch: 1 }
+    }
+
     #[test]
     fn found_after_fill_and_not_before() {
         let mut t = Microflows::new(64, 1);
@@ -258,7 +289,7 @@ mod tests {
         let b = t.hash(&k, &mut m);
         assert_eq!(t.find(b, &k, &m), None);
         let at = t.victim(b);
-        t.fill(at, &k, &m, 7, 1);
+        t.fill(at, &k, &m, kept(7, 1));
         assert_eq!(t.find(b, &k, &m), Some(at));
         let (k2, mut m2) = (key(2), Masked::default());
         let b2 = t.hash(&k2, &mut m2);
@@ -287,7 +318,7 @@ mod tests {
         let (mut ma, mut mb) = (Masked::default(), Masked::default());
         let ba = t.hash(&a, &mut ma);
         let at = t.victim(ba);
-        t.fill(at, &a, &ma, 3, 1);
+        t.fill(at, &a, &ma, kept(3, 1));
         let bb = t.hash(&b, &mut mb);
         assert_eq!(t.find(ba, &b, &mb), None);
         assert!(ba != bb || t.find(bb, &a, &ma).is_some());
@@ -300,7 +331,7 @@ mod tests {
         for n in 1..=2 {
             let b = t.hash(&key(n), &mut m);
             let at = t.victim(b);
-            t.fill(at, &key(n), &m, n as u32, 10 - n as u32);
+            t.fill(at, &key(n), &m, kept(n as u32, 10 - n as u32));
         }
         let b = t.hash(&key(3), &mut m);
         let at = t.victim(b);

@@ -56,7 +56,8 @@ const NONE: u32 = u32::MAX;
 /// What must be known before a traversal is used.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    pub epoch: u32,
+    /// Set of the tables that the walk looked into, as `pipeline::delta` has it.
+    pub tables: u64,
     /// Frame lengths for which the walk decides the same.
     pub len_min: u16,
     pub len_max: u16,
@@ -64,6 +65,8 @@ pub struct Head {
     pub steps: u16,
     pub outputs: u16,
     pub credits: u16,
+    /// Fields that differed from the packet's in some lookup, as `pipeline::delta` has it.
+    pub dirty: u16,
     refs: u32,
     next: u32,
 }
@@ -123,6 +126,8 @@ pub struct Recording {
     /// Copies that could not leave; put before the steps at the end of the walk.
     pub drops: Vec<Drop>,
     pub outputs: u16,
+    pub tables: u64,
+    pub dirty: u16,
     pub len_min: u16,
     pub len_max: u16,
     pub cacheable: bool,
@@ -150,6 +155,8 @@ impl Recording {
         self.error.len = 0;
         self.drops.clear();
         self.outputs = 0;
+        self.tables = 0;
+        self.dirty = 0;
         self.len_min = 0;
         self.len_max = u16::MAX;
         self.cacheable = true;
@@ -183,7 +190,8 @@ const SHARED: usize = 4096;
 impl Traversals {
     pub fn new(records: usize) -> Self {
         let head = Head {
-            epoch: 0,
+            tables: 0,
+            dirty: 0,
             len_min: 0,
             len_max: 0,
             guards: 0,
@@ -217,10 +225,10 @@ impl Traversals {
     }
 
     /// Keeps a recording; `None` when the pool cannot hold it.
-    pub fn store(&mut self, rec: &Recording, epoch: u32) -> Option<u32> {
+    pub fn store(&mut self, rec: &Recording) -> Option<u32> {
         let place = (!rec.has_ct).then(|| content_hash(rec) as usize % SHARED);
         if let Some(have) = place.and_then(|p| self.shared.get(p).copied())
-            && self.is_same(have, rec, epoch)
+            && self.is_same(have, rec)
         {
             self.records[have as usize].head.refs += 1;
             return Some(have);
@@ -229,14 +237,14 @@ impl Traversals {
         if self.free.len() < needed {
             return None;
         }
-        let first = self.write(rec, epoch)?;
+        let first = self.write(rec)?;
         if let Some(p) = place {
             self.shared[p] = first;
         }
         Some(first)
     }
 
-    fn write(&mut self, rec: &Recording, epoch: u32) -> Option<u32> {
+    fn write(&mut self, rec: &Recording) -> Option<u32> {
         let first = self.free.pop()?;
         let mut at = first;
         let mut n = 0;
@@ -256,7 +264,8 @@ impl Traversals {
         let head = &mut self.records[first as usize].head;
         let next = head.next;
         *head = Head {
-            epoch,
+            tables: rec.tables,
+            dirty: rec.dirty,
             len_min: rec.len_min,
             len_max: rec.len_max,
             guards: rec.guards.len() as u16,
@@ -269,11 +278,11 @@ impl Traversals {
         Some(first)
     }
 
-    fn is_same(&self, at: u32, rec: &Recording, epoch: u32) -> bool {
+    fn is_same(&self, at: u32, rec: &Recording) -> bool {
         let Some(have) = self.get(at) else { return false };
         let h = &have.head;
         h.refs > 0
-            && h.epoch == epoch
+            && (h.tables, h.dirty) == (rec.tables, rec.dirty)
             && (h.len_min, h.len_max) == (rec.len_min, rec.len_max)
             && h.guards as usize == rec.guards.len()
             && h.steps as usize == rec.steps.len()
@@ -353,7 +362,7 @@ mod tests {
     fn a_long_traversal_reads_back_in_order() {
         let mut t = Traversals::new(64);
         let r = recording(23, 100);
-        let at = t.store(&r, 1).unwrap();
+        let at = t.store(&r).unwrap();
         let items: Vec<Item> = t.items(at).take(25).collect();
         assert_eq!(items[22], Item::Do(Step::Output(PortIx(22))));
         assert_eq!(items[23], Item::Credit([100, 101, 102, 103]));
@@ -363,13 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn equal_walks_share_and_other_epochs_do_not() {
+    fn equal_walks_share_and_others_do_not() {
         let mut t = Traversals::new(64);
-        let a = t.store(&recording(1, 5), 1).unwrap();
-        let b = t.store(&recording(1, 5), 1).unwrap();
+        let a = t.store(&recording(1, 5)).unwrap();
+        let b = t.store(&recording(1, 5)).unwrap();
         assert_eq!(a, b);
-        let c = t.store(&recording(1, 5), 2).unwrap();
-        let d = t.store(&recording(1, 6), 2).unwrap();
+        let elsewhere = Recording { tables: 2, ..recording(1, 5) };
+        let c = t.store(&elsewhere).unwrap();
+        let d = t.store(&recording(1, 6)).unwrap();
         assert!(c != a && d != c);
         for x in [a, b, c, d] {
             t.release(x);
@@ -380,7 +390,7 @@ mod tests {
     #[test]
     fn a_full_pool_refuses_and_loses_nothing() {
         let mut t = Traversals::new(3);
-        assert!(t.store(&recording(30, 1), 1).is_none());
+        assert!(t.store(&recording(30, 1)).is_none());
         assert_eq!(t.free_records(), 3);
     }
 }

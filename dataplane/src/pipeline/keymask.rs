@@ -18,37 +18,52 @@ use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::KeyMask;
 use crate::packet::field::{FIELDS, Field, Prereq, Subfield};
 use crate::packet::key::{FlowKey, Mask, PacketKey, VLAN_PRESENT, mac_bytes};
-use crate::pipeline::program::Rule;
-use std::sync::Arc;
+use crate::pipeline::rule::Rule;
 
-/// The mask for a set of rules and ports.
-pub fn visible(rules: &[Arc<Rule>]) -> KeyMask {
-    let mut mask = always();
-    for r in rules {
-        mask.or_assign(&r.matching.mask);
+/// Gathers what rules can see.
+pub struct Visible {
+    mask: Mask,
+    tracks: bool,
+}
+
+impl Default for Visible {
+    fn default() -> Self {
+        Self { mask: always(), tracks: false }
+    }
+}
+
+impl Visible {
+    /// Adds what a rule can see.
+    pub fn add(&mut self, r: &Rule) {
+        self.mask.or_assign(&r.matching.mask());
         for a in &r.actions {
-            of_action(a, &mut mask);
+            of_action(a, &mut self.mask);
         }
+        self.tracks |= r.actions.iter().any(tracks);
     }
-    let mut packet = to_packet(&mask);
-    packet.base.shape = 0xff;
-    packet.base.in_port = 0xffff;
-    packet.base.pad = 0;
-    // Two pings are two connections.
-    if rules.iter().any(|r| r.actions.iter().any(tracks)) {
-        packet.base.icmp_id = [0xff; 2];
+
+    /// The mask for all that was added.
+    pub fn key_mask(&self) -> KeyMask {
+        let mut packet = to_packet(&self.mask);
+        packet.base.shape = 0xff;
+        packet.base.in_port = 0xffff;
+        packet.base.pad = 0;
+        // Two pings are two connections.
+        if self.tracks {
+            packet.base.icmp_id = [0xff; 2];
+        }
+        packet.tunnel = crate::packet::key::KeyTunnel {
+            tun_id: [0xff; 8],
+            tun_src: [0xff; 16],
+            tun_dst: [0xff; 16],
+            tun_flags: 0xffff,
+            tun_tos: 0xff,
+            tun_ttl: 0xff,
+            pad: [0; 4],
+            options: [0xff; 16],
+        };
+        KeyMask::new(&packet)
     }
-    packet.tunnel = crate::packet::key::KeyTunnel {
-        tun_id: [0xff; 8],
-        tun_src: [0xff; 16],
-        tun_dst: [0xff; 16],
-        tun_flags: 0xffff,
-        tun_tos: 0xff,
-        tun_ttl: 0xff,
-        pad: [0; 4],
-        options: [0xff; 16],
-    };
-    KeyMask::new(&packet)
 }
 
 fn tracks(a: &Action) -> bool {
@@ -165,7 +180,7 @@ fn of_ct(ct: &Ct, mask: &mut Mask) {
 }
 
 /// A flow key mask in packet form: the inverse of `FlowKey::from_packet`.
-fn to_packet(m: &Mask) -> PacketKey {
+pub(super) fn to_packet(m: &Mask) -> PacketKey {
     let mut p = PacketKey::default();
     let b = &mut p.base;
     b.eth_dst = mac_bytes(m.eth_dst);

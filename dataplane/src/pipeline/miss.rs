@@ -27,7 +27,9 @@ use crate::limits::{
 };
 use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::Layers;
-use crate::pipeline::program::{Bridge, Program, Rule};
+use crate::pipeline::delta::{Dirty, table_bit};
+use crate::pipeline::program::{Bridge, Program};
+use crate::pipeline::rule::Rule;
 use crate::pipeline::trace::Observer;
 use crate::tunnel::{EncapTemplate, GeneveParams};
 
@@ -128,6 +130,9 @@ pub struct Walk<'a, 'w> {
     pub(super) seen: &'a mut dyn Observer,
     pub(super) bridge: &'w Bridge,
     pub(super) bridge_ix: u16,
+    /// The packet as it came, and the bridge it came to.
+    pub(super) own: FlowKey,
+    own_bridge: u16,
     /// The packet's bytes after the steps so far.
     pub(super) base: FlowKey,
     pub(super) key: FlowKey,
@@ -166,6 +171,8 @@ pub fn walk(
         seen,
         bridge,
         bridge_ix: port.bridge,
+        own: key,
+        own_bridge: port.bridge,
         base: key,
         key,
         table: 0,
@@ -215,8 +222,9 @@ impl<'w> Walk<'_, 'w> {
         self.table = table;
         let bridge: &'w Bridge = self.bridge;
         let own_port = std::mem::replace(&mut self.key.in_port, in_port);
-        let spec = bridge.tables.get(table as usize).and_then(Option::as_ref);
-        let found = spec.and_then(|t| t.classifier.lookup(&self.key).map(|n| t.first_rule + n));
+        self.note_lookup(table);
+        let classifier = bridge.tables.get(table as usize).and_then(Option::as_ref);
+        let found = classifier.and_then(|t| t.lookup(&self.key));
         self.key.in_port = own_port;
         let Some((number, rule)) = found.and_then(|n| self.rule(n)) else {
             self.reason = Drop::NoMatch;
@@ -233,7 +241,19 @@ impl<'w> Walk<'_, 'w> {
 
     fn rule(&self, number: u32) -> Option<(u32, &'w Rule)> {
         let program: &'w Program = self.program;
-        program.rules.get(number as usize).map(|r| (number, r.as_ref()))
+        program.rules.get(number).map(|r| (number, r.as_ref()))
+    }
+
+    /// What a change of rules is held against later (`delta`).
+    #[inline]
+    fn note_lookup(&mut self, table: u8) {
+        self.rec.tables |= table_bit(self.bridge_ix, table);
+        let mut dirty = Dirty(self.rec.dirty);
+        dirty.note(&self.own, &self.key);
+        if self.bridge_ix != self.own_bridge {
+            dirty.crossed();
+        }
+        self.rec.dirty = dirty.0;
     }
 
     /// Continues in `table` and comes back, as resubmit and goto do.

@@ -12,6 +12,7 @@
 mod arrive;
 mod commit;
 mod connect;
+mod delta;
 mod execute;
 mod guards;
 pub mod keymask;
@@ -19,6 +20,7 @@ mod leave;
 pub mod miss;
 mod normal;
 pub mod program;
+pub mod rule;
 pub mod run;
 pub mod trace;
 pub mod underlay;
@@ -26,6 +28,7 @@ mod upkeep;
 mod verbs;
 
 pub use crate::counters::RuleStats;
-pub use program::{Bridge, Port, PortRole, Program, Rule, TableSpec};
+pub use program::{Bridge, Port, PortRole, Program, RuleChange};
+pub use rule::{Rule, RuleIds};
 pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

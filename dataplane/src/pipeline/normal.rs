@@ -81,7 +81,7 @@ impl Walk<'_, '_> {
     pub(super) fn flood(&mut self, flood_only: bool) -> Flow {
         let bridge = self.bridge;
         let mut any = false;
-        for (number, ix) in &bridge.ports {
+        for (number, ix) in bridge.ports.iter() {
             let takes = self.program.port(*ix).is_some_and(|p| p.up && (p.flood || !flood_only));
             if *number != self.key.in_port && takes {
                 any = true;

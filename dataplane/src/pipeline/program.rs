@@ -4,39 +4,20 @@
 //! change (`Arc`); a batch holds one from its first packet to its last, so no packet ever sees
 //! half a change.
 
-use crate::action::Action;
 use crate::action::group::Group;
 use crate::action::meter::Meter;
+use crate::cache::KeyMask;
 use crate::classify::{RuleMatch, Table};
-use crate::counters::RuleStats;
 use crate::fdb::Fdb;
 use crate::limits::TABLES_MAX;
 use crate::packet::key::PortIx;
+use crate::pipeline::delta::Delta;
 use crate::pipeline::keymask;
+use crate::pipeline::rule::{Rule, RuleBook};
 use crate::pipeline::underlay::Underlay;
 use crate::tunnel::TunnelConfig;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-
-/// A flow as the dataplane has it.
-#[derive(Debug)]
-pub struct Rule {
-    pub table: u8,
-    pub cookie: u64,
-    pub matching: RuleMatch,
-    pub actions: Box<[Action]>,
-    /// Lives as long as the flow, through all programs.
-    pub stats: Arc<RuleStats>,
-    /// The flow as text, for `trace`.
-    pub text: Box<str>,
-}
-
-/// One OpenFlow table: the classifier, and the program-wide number of its first rule.
-#[derive(Debug)]
-pub struct TableSpec {
-    pub classifier: Table,
-    pub first_rule: u32,
-}
 
 /// What a port does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +53,13 @@ pub struct Port {
     pub checksums_good: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bridge {
-    pub name: String,
+    pub name: Arc<str>,
     /// By table number.
-    pub tables: Box<[Option<TableSpec>]>,
+    pub tables: Vec<Option<Arc<Table>>>,
     /// OpenFlow number to port, ascending.
-    pub ports: Vec<(u32, PortIx)>,
+    pub ports: Arc<[(u32, PortIx)]>,
     pub fdb: Arc<Fdb>,
     /// By number, as are the meters.
     pub groups: Arc<HashMap<u32, Arc<Group>>>,
@@ -99,20 +80,52 @@ pub struct TunnelIn {
     pub config: Arc<TunnelConfig>,
 }
 
-/// Everything a worker needs to judge packets.
-#[derive(Debug, Default)]
+/// Everything a worker needs to judge packets. A clone shares all that is large.
+#[derive(Clone, Debug, Default)]
 pub struct Program {
     /// Rises with every change.
     pub version: u64,
     pub bridges: Vec<Bridge>,
     /// `None`: a number that is free.
-    pub ports: Vec<Option<Port>>,
-    /// All rules of all tables; a table's rules lie together.
-    pub rules: Vec<Arc<Rule>>,
-    pub tunnels: Vec<TunnelIn>,
+    pub ports: Arc<[Option<Port>]>,
+    /// All rules of all tables.
+    pub rules: RuleBook,
+    pub tunnels: Arc<[TunnelIn]>,
     pub underlay: Arc<Underlay>,
-    /// Packet fields that this program can see.
-    pub visible: crate::cache::KeyMask,
+    /// Packet fields that this program can see; never fewer than its rules need.
+    pub visible: KeyMask,
+    /// What differs from the version before.
+    pub delta: Delta,
+}
+
+/// One change of one rule.
+#[derive(Clone, Debug)]
+pub enum RuleChange {
+    /// A rule under a new number; or, in the place of one with the same match, other actions.
+    Put {
+        number: u32,
+        rule: Arc<Rule>,
+    },
+    Remove {
+        number: u32,
+    },
+}
+
+/// From so many changes on, the tables concerned are built anew.
+const AT_ONCE: usize = 1024;
+
+/// What a change means for the table of its rule.
+enum InTable {
+    Insert,
+    Remove,
+    /// The rule's match is as it was.
+    Stay,
+}
+
+struct Place {
+    number: u32,
+    rule: Arc<Rule>,
+    in_table: InTable,
 }
 
 impl Program {
@@ -121,60 +134,147 @@ impl Program {
         self.ports.get(ix.0 as usize).and_then(Option::as_ref)
     }
 
-    /// Builds bridges' tables from rules, which must be sorted by bridge and table by the caller's
-    /// doing: `rules[bridge]` holds that bridge's rules in any order of tables.
+    /// Builds all of it. Rules get numbers in the order in which they come.
     pub fn compile(parts: ProgramParts) -> Self {
-        let mut rules: Vec<Arc<Rule>> = Vec::new();
-        let mut bridges = Vec::new();
+        let mut program = Self { version: parts.version, ..Self::default() };
+        let mut number = 0;
         for b in parts.bridges {
-            let mut by_table: Vec<Vec<Arc<Rule>>> = vec![Vec::new(); TABLES_MAX];
+            let mut by_table: Vec<Vec<(u32, Arc<Rule>)>> = vec![Vec::new(); TABLES_MAX];
             for r in b.rules {
-                by_table[(r.table as usize).min(TABLES_MAX - 1)].push(r);
+                program.rules.set(number, Some(r.clone()));
+                by_table[usize::from(r.table).min(TABLES_MAX - 1)].push((number, r));
+                number += 1;
             }
-            let tables = by_table
-                .into_iter()
-                .map(|list| {
-                    (!list.is_empty()).then(|| {
-                        let matches = (0..).zip(list.iter().map(|r| &r.matching));
-                        let classifier = Table::build(matches);
-                        let first_rule = rules.len() as u32;
-                        rules.extend(list);
-                        TableSpec { classifier, first_rule }
-                    })
-                })
-                .collect();
+            let tables = by_table.into_iter().map(|list| {
+                let matches: Vec<(u32, RuleMatch)> =
+                    list.iter().map(|(n, r)| (*n, r.matching.full())).collect();
+                (!list.is_empty())
+                    .then(|| Arc::new(Table::build(matches.iter().map(|(n, m)| (*n, m)))))
+            });
             let mut ports = b.ports;
             ports.sort_unstable();
-            bridges.push(Bridge {
-                name: b.name,
-                tables,
-                ports,
+            program.bridges.push(Bridge {
+                name: b.name.into(),
+                tables: tables.collect(),
+                ports: ports.into(),
                 fdb: b.fdb,
                 groups: b.groups,
                 meters: b.meters,
             });
         }
-        let visible = keymask::visible(&rules);
-        let tunnels = parts
-            .ports
-            .iter()
-            .enumerate()
-            .filter_map(|(i, p)| match p.as_ref().map(|p| &p.role) {
-                Some(PortRole::Tunnel(config)) => {
-                    Some(TunnelIn { port: PortIx(i as u16), config: config.clone() })
-                }
-                _ => None,
-            })
-            .collect();
-        Self {
-            version: parts.version,
-            bridges,
-            ports: parts.ports,
-            rules,
-            tunnels,
-            underlay: parts.underlay,
-            visible,
+        program.set_ports(parts.ports, parts.underlay);
+        program.see_afresh();
+        program
+    }
+
+    /// Other ports or another underlay.
+    pub fn set_ports(&mut self, ports: Vec<Option<Port>>, underlay: Arc<Underlay>) {
+        let tunnel = |(i, p): (usize, &Option<Port>)| match p.as_ref().map(|p| &p.role) {
+            Some(PortRole::Tunnel(config)) => {
+                Some(TunnelIn { port: PortIx(i as u16), config: config.clone() })
+            }
+            _ => None,
+        };
+        self.tunnels = ports.iter().enumerate().filter_map(tunnel).collect();
+        self.ports = ports.into();
+        self.underlay = underlay;
+        self.delta = Delta::All;
+    }
+
+    /// Computes what the program can see from the rules that are there, no more.
+    pub fn see_afresh(&mut self) {
+        let mut mask = keymask::Visible::default();
+        self.rules.iter().for_each(|(_, r)| mask.add(r));
+        self.visible = mask.key_mask();
+        self.delta = Delta::All;
+    }
+
+    /// Makes changes of rules, in order. `delta` gathers them until the next version.
+    pub fn change(&mut self, changes: &[RuleChange]) {
+        let mut seen = keymask::Visible::default();
+        let at_once = changes.len() >= AT_ONCE;
+        let mut touched = BTreeSet::new();
+        for c in changes {
+            if let RuleChange::Put { rule, .. } = c {
+                seen.add(rule);
+            }
+            let Some(place) = self.change_book(c) else { continue };
+            if at_once {
+                touched.insert((place.rule.bridge, place.rule.table));
+            } else {
+                self.change_table(&place);
+            }
         }
+        if at_once {
+            self.rebuild(&touched);
+            self.delta = Delta::All;
+        }
+        let wider = self.visible.or(&seen.key_mask());
+        if wider != self.visible {
+            self.visible = wider;
+            self.delta = Delta::All;
+        }
+    }
+
+    /// Brings the book up to date; says what the rule's table has to do.
+    fn change_book(&mut self, change: &RuleChange) -> Option<Place> {
+        let (number, rule, came) = match change {
+            RuleChange::Put { number, rule } => (*number, rule.clone(), true),
+            RuleChange::Remove { number } => (*number, self.rules.get(*number)?.clone(), false),
+        };
+        let had = self.rules.get(number).is_some();
+        self.rules.set(number, came.then(|| rule.clone()));
+        let in_table = match (had, came) {
+            (false, true) => InTable::Insert,
+            (true, false) => InTable::Remove,
+            _ => InTable::Stay,
+        };
+        Some(Place { number, rule, in_table })
+    }
+
+    fn change_table(&mut self, place: &Place) {
+        let Place { number, rule, in_table } = place;
+        let m = rule.matching.full();
+        let bridge = usize::from(rule.bridge);
+        self.delta.add(rule.bridge, rule.table, &m, self.bridges.get(bridge));
+        let Some(b) = self.bridges.get_mut(bridge) else { return };
+        let Some(slot) = b.tables.get_mut(usize::from(rule.table)) else { return };
+        match in_table {
+            InTable::Stay => {}
+            InTable::Insert => Arc::make_mut(slot.get_or_insert_default()).insert(*number, &m),
+            InTable::Remove => {
+                let Some(table) = slot else { return };
+                Arc::make_mut(table).remove(*number, &m);
+                if table.is_empty() {
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    /// Builds tables anew from the book: cheaper than many single changes.
+    fn rebuild(&mut self, tables: &BTreeSet<(u16, u8)>) {
+        let mut lists: BTreeMap<(u16, u8), Vec<(u32, RuleMatch)>> =
+            tables.iter().map(|t| (*t, Vec::new())).collect();
+        for (number, rule) in self.rules.iter() {
+            if let Some(list) = lists.get_mut(&(rule.bridge, rule.table)) {
+                list.push((number, rule.matching.full()));
+            }
+        }
+        for ((bridge, table), list) in lists {
+            let Some(b) = self.bridges.get_mut(usize::from(bridge)) else { continue };
+            let Some(slot) = b.tables.get_mut(usize::from(table)) else { continue };
+            let build = || Arc::new(Table::build(list.iter().map(|(n, m)| (*n, m))));
+            *slot = (!list.is_empty()).then(build);
+        }
+    }
+
+    /// The program as it stands as the next version, to be published. Changes gather anew.
+    pub fn publish(&mut self) -> Arc<Program> {
+        self.version += 1;
+        let next = Arc::new(self.clone());
+        self.delta = Delta::default();
+        next
     }
 }
 

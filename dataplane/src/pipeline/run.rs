@@ -10,13 +10,14 @@
 //! what was found before is looked up again.
 
 use super::arrive;
+use super::delta::{Delta, Dirty, Recent};
 use super::execute::{Hand, Sent};
 use super::guards;
 use super::miss::{Event, Subject, Templates, World, walk};
 use super::program::Program;
 use super::trace::Silent;
 use super::upkeep::{credit, vacate};
-use crate::cache::microflow::{Masked, NONE};
+use crate::cache::microflow::{Kept, Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Microflows};
 use crate::clock::Now;
@@ -64,7 +65,7 @@ pub struct Lane {
     pub(super) batch: Box<[Slot]>,
     pub(super) cache: Microflows,
     pub(super) traversals: Traversals,
-    pub(super) epoch: u32,
+    pub(super) recent: Recent,
     pub(super) cache_on: bool,
     pub(super) program: Arc<Program>,
     pub(super) counters: Arc<Counters>,
@@ -76,6 +77,9 @@ pub struct Lane {
     pub(super) events: Vec<Event>,
     pub(super) fdb_cursor: u32,
     pub(super) sweep_cursor: u32,
+    /// Version of the program when the present round of sweeping began, and of the last whole one.
+    pub(super) sweep_version: u64,
+    pub(super) swept: u64,
     /// Conntrack's counts that are in `counters` already.
     pub(super) ct_seen: CtStats,
 }
@@ -111,7 +115,7 @@ impl Lane {
             owing: Vec::with_capacity(cache.capacity()),
             traversals: Traversals::new(entries + entries / 2 + 256),
             cache,
-            epoch: 1,
+            recent: Recent::new(),
             cache_on: config.microflows > 0,
             program: Arc::new(Program::default()),
             counters,
@@ -121,6 +125,8 @@ impl Lane {
             events: Vec::with_capacity(EVENTS_MAX),
             fdb_cursor: 0,
             sweep_cursor: 0,
+            sweep_version: 0,
+            swept: 0,
             ct_seen: CtStats::default(),
         }
     }
@@ -153,16 +159,31 @@ impl Lane {
 
     /// From the next packet on, this program holds. Gives the old one back, to be freed elsewhere.
     pub fn set_program(&mut self, program: Arc<Program>, now: Now) -> Arc<Program> {
-        self.forget(now);
+        let follows = program.version == self.program.version.wrapping_add(1);
+        match &program.delta {
+            delta @ Delta::Rules(_) if follows => self.recent.take(delta),
+            _ => {
+                // Rules may have other numbers from now on.
+                self.settle(now);
+                self.forget();
+            }
+        }
         self.cache.set_mask(program.visible);
+        if !self.cache_on {
+            self.swept = program.version;
+        }
         std::mem::replace(&mut self.program, program)
     }
 
-    /// Credits what is owed and makes every cached traversal stale.
-    fn forget(&mut self, now: Now) {
-        self.settle(now);
-        self.epoch = self.epoch.wrapping_add(1);
+    /// Makes every cached traversal stale.
+    fn forget(&mut self) {
+        self.recent.forget();
         self.templates.clear();
+    }
+
+    /// No cache entry names a rule that was gone in this version.
+    pub fn swept(&self) -> u64 {
+        self.swept
     }
 
     /// Judges a batch that came in by `in_port`. Takes all frames out of `burst`.
@@ -192,7 +213,7 @@ impl Lane {
             self.judge(n, now, pool, egress);
         }
         if self.templates.is_full() {
-            self.forget(now);
+            self.forget();
         }
     }
 
@@ -331,14 +352,15 @@ impl Lane {
         let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
         let mut items = self.traversals.items(traversal);
         let guards = items.by_ref().take(head.guards as usize);
-        if head.epoch != self.epoch
-            || !fits
+        if !fits
+            || !self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
             || !guards::hold(guards, &mut self.conntrack, &self.program, slot, now)
         {
             return Hit::Stale;
         }
         let Some(frame) = slot.frame.take() else { return Hit::Stale };
         entry.used = (now.ns >> 20) as u32;
+        entry.epoch = self.recent.epoch();
         entry.packets = entry.packets.wrapping_add(1);
         entry.bytes = entry.bytes.wrapping_add(len as u32);
         if !entry.owes {
@@ -396,7 +418,7 @@ impl Lane {
         walk(&mut world, subject, &mut self.recording, &mut Silent, false);
         let len = frame.len() as u64;
         for rule in &self.recording.rules {
-            if let Some(r) = self.program.rules.get(*rule as usize) {
+            if let Some(r) = self.program.rules.get(*rule) {
                 r.stats.add(1, len, now.ns);
             }
         }
@@ -426,11 +448,12 @@ impl Lane {
         if vacate(&mut self.cache, &mut self.traversals, &self.program, at, now) && !replaces {
             self.counters.add(Stat::Tier1Evictions, 1);
         }
-        let Some(traversal) = self.traversals.store(&self.recording, self.epoch) else {
+        let Some(traversal) = self.traversals.store(&self.recording) else {
             self.counters.add(Stat::Tier3Uncacheable, 1);
             return;
         };
-        self.cache.fill(at, &slot.key, &slot.masked, traversal, (now.ns >> 20) as u32);
+        let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
+        self.cache.fill(at, &slot.key, &slot.masked, Kept { traversal, used, epoch });
         self.counters.add(Stat::Tier1Inserts, 1);
     }
 }

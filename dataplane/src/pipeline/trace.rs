@@ -9,7 +9,7 @@ use crate::action::step::Step;
 use crate::conntrack::{CtPacket, CtResult, ct_state};
 use crate::counters::Drop;
 use crate::packet::key::FlowKey;
-use crate::pipeline::program::Rule;
+use crate::pipeline::rule::Rule;
 use crate::pipeline::underlay::NextHop;
 use std::fmt::Write;
 use std::net::IpAddr;

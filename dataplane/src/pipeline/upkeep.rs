@@ -4,6 +4,7 @@
 //! rule of the walk. What is owed so is credited when the entry goes, before the program changes,
 //! and by `settle`.
 
+use super::delta::Dirty;
 use super::miss::{Subject, World, walk};
 use super::program::Program;
 use super::run::Lane;
@@ -44,7 +45,7 @@ impl Lane {
     }
 
     /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees
-    /// entries of past epochs.
+    /// entries that no longer hold.
     pub fn housekeep(&mut self, now: Now, budget: usize) {
         self.conntrack.expire(now, budget);
         for b in &self.program.bridges {
@@ -52,13 +53,28 @@ impl Lane {
             b.fdb.expire(&mut cursor, budget, now);
         }
         self.fdb_cursor = self.fdb_cursor.wrapping_add(budget as u32);
+        self.sweep(now, budget);
+    }
+
+    /// Looks through cache entries that nobody has used since rules changed: frees those that the
+    /// changes concern, and brings the others up to date before the changes are forgotten.
+    fn sweep(&mut self, now: Now, budget: usize) {
         let slots = self.cache.capacity() as u32;
         for _ in 0..budget {
-            let at = self.sweep_cursor % slots;
-            self.sweep_cursor = self.sweep_cursor.wrapping_add(1);
-            let held = self.cache.slot(at).map_or(NONE, |s| s.traversal);
-            let stale = self.traversals.get(held).is_some_and(|t| t.head.epoch != self.epoch);
-            if held != NONE && stale {
+            if self.sweep_cursor == 0 {
+                self.swept = self.sweep_version;
+                if self.swept == self.program.version {
+                    return;
+                }
+                self.sweep_version = self.program.version;
+            }
+            let at = self.sweep_cursor;
+            self.sweep_cursor = (at + 1) % slots;
+            let Some(entry) = self.cache.slot_mut(at) else { continue };
+            let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { continue };
+            if self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty)) {
+                entry.epoch = self.recent.epoch();
+            } else {
                 vacate(&mut self.cache, &mut self.traversals, &self.program, at, now);
             }
         }
@@ -123,7 +139,7 @@ pub(super) fn credit(
     for item in all.items(traversal).skip(skip).take(head.credits as usize) {
         let Item::Credit(rules) = item else { continue };
         for rule in rules {
-            if let Some(r) = program.rules.get(rule as usize) {
+            if let Some(r) = program.rules.get(rule) {
                 r.stats.add(u64::from(counts.0), u64::from(counts.1), now.ns);
             }
         }

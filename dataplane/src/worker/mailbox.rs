@@ -39,8 +39,12 @@ pub enum Command {
 
 /// What a worker says.
 pub enum Reply {
-    /// The program that no longer holds.
-    Program(Arc<Program>),
+    /// The program that no longer holds, and the version up to which rules that went are named by
+    /// no cache entry (`Lane::swept`).
+    Program {
+        old: Arc<Program>,
+        swept: u64,
+    },
     /// A port that the worker gives up, closed.
     Port(PortIx, Option<Box<AnyPort>>),
     Settled,

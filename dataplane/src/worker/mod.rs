@@ -178,7 +178,8 @@ impl Worker {
             Command::Program(program) => {
                 self.ports.set_program(&program);
                 let old = self.lane.set_program(program, now);
-                self.mail.tell(Reply::Program(old));
+                let swept = self.lane.swept();
+                self.mail.tell(Reply::Program { old, swept });
             }
             Command::AddPort(ix, port) => {
                 let replaced = self.ports.add(ix, port);

@@ -194,7 +194,7 @@ const FIELDS_OF_PACKETS: &[Field] = &[
 ];
 
 /// A few actions, most of the time with a way out at the end.
-fn actions(c: &mut Chance, tables: u8) -> Vec<Action> {
+pub fn actions(c: &mut Chance, tables: u8) -> Vec<Action> {
     let n = c.below(3);
     let mut list: Vec<Action> = (0..n).map(|_| action(c, tables, true)).collect();
     if !c.one_in(4) {
@@ -207,22 +207,27 @@ fn actions(c: &mut Chance, tables: u8) -> Vec<Action> {
     list
 }
 
-fn rules(c: &mut Chance, tables: u8) -> Vec<Flow> {
+/// A flow of one of the tables that matches on a field or two.
+pub fn a_flow(c: &mut Chance, tables: u8) -> Flow {
     use Field::*;
+    let mut f = flow(c.below(tables.into()) as u8, 9 + c.below(6) as u16);
+    for _ in 0..1 + c.below(2) {
+        let field = if c.one_in(3) {
+            FIELDS[c.below(FIELDS.len() as u64) as usize].id
+        } else {
+            c.of(&[InPort, EthType, IpProto, CtState, Reg0, Reg0, CtMark, IpDst, UdpDst])
+        };
+        let (v, m) = (value(c, field), mask(c));
+        f = f.masked(field, v, if field == CtState { v } else { m });
+    }
+    f.does(actions(c, tables))
+}
+
+fn rules(c: &mut Chance, tables: u8) -> Vec<Flow> {
     let mut list = Vec::new();
     for table in 0..tables {
         for n in 0..c.below(4) {
-            let mut f = flow(table, 10 + n as u16);
-            for _ in 0..1 + c.below(2) {
-                let field = if c.one_in(3) {
-                    FIELDS[c.below(FIELDS.len() as u64) as usize].id
-                } else {
-                    c.of(&[InPort, EthType, IpProto, CtState, Reg0, Reg0, CtMark])
-                };
-                let (v, m) = (value(c, field), mask(c));
-                f = f.masked(field, v, if field == CtState { v } else { m });
-            }
-            list.push(f.does(actions(c, tables)));
+            list.push(Flow { table, priority: 10 + n as u16, ..a_flow(c, tables) });
         }
         if !c.one_in(8) {
             list.push(flow(table, 1).does(actions(c, tables)));

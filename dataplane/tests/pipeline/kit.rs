@@ -20,7 +20,7 @@ use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleStats, Underlay,
+    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
@@ -58,6 +58,12 @@ pub fn flow(table: u8, priority: u16) -> Flow {
 }
 
 impl Flow {
+    /// Whether both have the same table, priority and match.
+    pub fn is_the_place_of(&self, other: &Flow) -> bool {
+        let of = |f: &Flow| (f.table, f.priority, f.value.and(&f.mask), f.mask);
+        of(self) == of(other)
+    }
+
     pub fn is(self, f: Field, v: u128) -> Self {
         self.masked(f, v, u128::MAX)
     }
@@ -232,8 +238,13 @@ impl Net {
         Self::default().flows(0, flows)
     }
 
+    /// Adds flows; of two for the same place the first stays.
     pub fn flows(mut self, bridge: usize, flows: impl IntoIterator<Item = Flow>) -> Self {
-        self.flows[bridge].extend(flows);
+        for f in flows {
+            if !self.flows[bridge].iter().any(|have| have.is_the_place_of(&f)) {
+                self.flows[bridge].push(f);
+            }
+        }
         self
     }
 
@@ -250,7 +261,7 @@ impl Net {
     pub fn program(&self, version: u64, fdbs: &[Arc<Fdb>; 3]) -> Program {
         let bridge = |b: usize| BridgeParts {
             name: format!("br{b}"),
-            rules: self.flows[b].iter().map(rule).collect(),
+            rules: self.flows[b].iter().map(|f| rule(b as u16, f)).collect(),
             ports: self
                 .ports
                 .iter()
@@ -272,12 +283,13 @@ impl Net {
     }
 }
 
-fn rule(f: &Flow) -> Arc<Rule> {
+fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
     let value = f.value.and(&f.mask);
     Arc::new(Rule {
+        bridge,
         table: f.table,
         cookie: 0,
-        matching: RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None },
+        matching: (&RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None }).into(),
         actions: f.actions.clone().into(),
         stats: Arc::new(RuleStats::default()),
         text: format!("table={}", f.table).into(),
@@ -303,6 +315,7 @@ pub struct Side {
     pub counters: Arc<Counters>,
     pub fdbs: [Arc<Fdb>; 3],
     pub events: Vec<Event>,
+    master: Program,
     burst: RxBurst,
 }
 
@@ -341,6 +354,7 @@ impl Side {
             counters,
             fdbs: [1, 2, 3].map(|seed| Arc::new(Fdb::new(seed))),
             events: Vec::new(),
+            master: Program::default(),
             burst: RxBurst::new(),
         }
     }
@@ -360,6 +374,26 @@ impl Side {
         assert_eq!(self.pool.foreign(), 0);
     }
 
+    fn rule_change(&self, e: &Edit) -> RuleChange {
+        match e {
+            Edit::Add { number, flow } => RuleChange::Put { number: *number, rule: rule(0, flow) },
+            Edit::Modify { number, actions } => {
+                let old = self.master.rules.get(*number).unwrap();
+                let rule = Rule {
+                    bridge: 0,
+                    table: old.table,
+                    cookie: 0,
+                    matching: old.matching.clone(),
+                    actions: actions.clone().into(),
+                    stats: old.stats.clone(),
+                    text: old.text.clone(),
+                };
+                RuleChange::Put { number: *number, rule: Arc::new(rule) }
+            }
+            Edit::Remove { number } => RuleChange::Remove { number: *number },
+        }
+    }
+
     fn see(&mut self, now: Now) -> Visible {
         self.lane.settle(now);
         self.events.extend(self.lane.drain_events());
@@ -375,7 +409,7 @@ impl Side {
                 .program()
                 .rules
                 .iter()
-                .map(|r| (r.stats.packets(), r.stats.bytes()))
+                .map(|(_, r)| (r.stats.packets(), r.stats.bytes()))
                 .collect(),
             conns,
             fdbs: std::array::from_fn(|i| self.fdbs[i].dump(now)),
@@ -388,6 +422,22 @@ impl Side {
         let c = &self.counters;
         (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + c.drops_total())
     }
+}
+
+/// A change of one rule of bridge 0.
+pub enum Edit {
+    Add {
+        number: u32,
+        flow: Box<Flow>,
+    },
+    /// Other actions, the same counters.
+    Modify {
+        number: u32,
+        actions: Vec<Action>,
+    },
+    Remove {
+        number: u32,
+    },
 }
 
 /// Both lanes.
@@ -423,9 +473,23 @@ impl Switch {
         self.version += 1;
         let (version, now) = (self.version, self.now);
         for side in self.sides() {
-            let program = net.program(version, &side.fdbs);
-            side.lane.set_program(Arc::new(program), now);
+            side.master = net.program(version - 1, &side.fdbs);
+            let first = side.master.publish();
+            side.lane.set_program(first, now);
         }
+    }
+
+    /// Changes rules of the program that runs. Returns the new version.
+    pub fn change(&mut self, changes: &[Edit]) -> u64 {
+        self.version += 1;
+        let now = self.now;
+        for side in self.sides() {
+            let changes: Vec<RuleChange> = changes.iter().map(|e| side.rule_change(e)).collect();
+            side.master.change(&changes);
+            let next = side.master.publish();
+            side.lane.set_program(next, now);
+        }
+        self.version
     }
 
     pub fn wait(&mut self, ms: u64) {
@@ -502,6 +566,10 @@ impl Switch {
 
     pub fn dropped(&self, reason: Drop) -> u64 {
         self.plain.counters.dropped(reason)
+    }
+
+    pub fn walks(&self) -> u64 {
+        self.cached.counters.stat(Stat::Tier3Walks)
     }
 
     pub fn hits(&self) -> u64 {

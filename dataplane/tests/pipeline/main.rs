@@ -1,6 +1,7 @@
 //! The pipeline as a whole, through its public door: programs in, packets in, packets out.
 
 mod chance;
+mod changes;
 mod drops;
 mod kit;
 mod nat;

@@ -63,3 +63,8 @@ pub fn of_every_kind() -> Vec<Vec<u8>> {
         eth().eth_type(40).payload(&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0, 69, 0]).build(),
     ]
 }
+
+/// UDP to 10.0.0.n.
+pub fn to_host(n: u8) -> Vec<u8> {
+    PacketBuilder::eth(A, B).ipv4([192, 168, 1, 1], [10, 0, 0, n]).udp(1000, 2000).build()
+}

@@ -5,6 +5,7 @@
 //! without have sent the same bytes; and now and then all else that can be seen is compared.
 
 use crate::chance::{Chance, answer, damage, net, packet};
+use crate::changes::Book;
 use crate::kit::*;
 use proptest::prelude::*;
 
@@ -17,14 +18,21 @@ fn lives() -> u32 {
 
 fn live(seed: u64) -> u64 {
     let mut c = Chance(seed);
-    let mut s = Switch::sized(&net(&mut c), c.of(&[2, 8, 64]), 512);
+    let first = net(&mut c);
+    let mut s = Switch::sized(&first, c.of(&[2, 8, 64]), 512);
+    let mut book = Book::new(&first);
     let mut recent: Vec<(u16, Vec<u8>)> = vec![packet(&mut c)];
     for _ in 0..BATCHES {
         match c.below(40) {
-            0 => s.program(&net(&mut c)),
+            0 => {
+                let next = net(&mut c);
+                s.program(&next);
+                book = Book::new(&next);
+            }
             1 => s.wait(c.of(&[31_000, 61_000, 301_000, 86_400_000])),
             2..=5 => s.wait(c.of(&[1, 300, 5_000])),
             6 => s.housekeep(),
+            7..=14 => book.change(&mut c, &mut s),
             _ => {}
         }
         let port = c.of(&recent).0;

@@ -1,0 +1,140 @@
+//! What changes do to flows.
+
+use super::*;
+use crate::flow::{Command, NoNames, parse_flow, parse_flow_mod};
+
+fn change<T>(flows: &mut Flows, now_ns: u64, f: impl FnOnce(&mut Flows, Site<'_>) -> T) -> T {
+    let mut ids = RuleIds::default();
+    // Numbers that no flow has.
+    (0..1000).for_each(|_| _ = ids.take());
+    (0..flows.next_order).for_each(|_| _ = ids.take());
+    f(flows, Site { bridge: 0, names: &NoNames, ids: &mut ids, version: 1, now_ns })
+}
+
+fn run(flows: &mut Flows, command: Command, text: &str) -> Result<Changed, StoreError> {
+    let m = parse_flow_mod(text, Some(command), &NoNames).unwrap();
+    change(flows, 5, |f, site| f.apply(&[m], site)).map(|o| o.changed)
+}
+
+fn texts(flows: &Flows) -> Vec<String> {
+    flows.sorted().iter().map(|s| s.rule.text.to_string()).collect()
+}
+
+#[test]
+fn adding_again_replaces_and_resets_while_modifying_keeps() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:1").unwrap();
+    f.sorted()[0].rule.stats.add(3, 180, 9);
+    let done = run(&mut f, Command::Modify, "ip,actions=output:2").unwrap();
+    assert_eq!((done.modified, f.sorted()[0].rule.stats.packets()), (1, 3));
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:3").unwrap();
+    assert_eq!(f.sorted()[0].rule.stats.packets(), 0);
+    assert_eq!(texts(&f), ["priority=5,ip actions=output:3"]);
+}
+
+#[test]
+fn deleting_is_loose_unless_strict() {
+    let mut f = Flows::default();
+    for t in ["ip,actions=1", "priority=7,tcp,actions=1", "arp,actions=1", "table=3,udp,actions=2"]
+    {
+        run(&mut f, Command::Add, t).unwrap();
+    }
+    assert_eq!(run(&mut f, Command::DeleteStrict, "priority=1,tcp").unwrap().deleted, 0);
+    assert_eq!(run(&mut f, Command::Delete, "ip,table=0").unwrap().deleted, 2);
+    assert_eq!(run(&mut f, Command::Delete, "out_port=2").unwrap().deleted, 1);
+    assert_eq!(f.len(), 1);
+}
+
+#[test]
+fn a_change_is_whole_or_not_at_all() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:1").unwrap();
+    let add = |t: &str| parse_flow_mod(t, Some(Command::Add), &NoNames).unwrap();
+    let mods = [add("arp,actions=drop"), add("priority=5,tcp,check_overlap,actions=drop")];
+    let refused = change(&mut f, 6, |f, site| f.apply(&mods, site)).unwrap_err();
+    assert!(matches!(refused, StoreError::Overlap { .. }), "{refused}");
+    assert_eq!(texts(&f), ["priority=5,ip actions=output:1"]);
+}
+
+#[test]
+fn replacing_keeps_what_is_equal() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:1").unwrap();
+    run(&mut f, Command::Add, "priority=6,arp,actions=output:1").unwrap();
+    f.sorted().iter().for_each(|s| s.rule.stats.add(1, 60, 9));
+    let flow = |t: &str| parse_flow(t, &NoNames).unwrap();
+    let new = [flow("priority=5,ip,actions=output:1"), flow("udp,actions=drop")];
+    let done = change(&mut f, 7, |f, site| f.replace(&new, site)).unwrap().changed;
+    assert_eq!((done.added, done.modified, done.deleted), (1, 0, 1));
+    let kept: u64 = f.sorted().iter().map(|s| s.rule.stats.packets()).sum();
+    assert_eq!(kept, 1);
+}
+
+#[test]
+fn timeouts_count_from_the_last_packet_or_the_start() {
+    let mut f = Flows::default();
+    let s = 1_000_000_000;
+    run(&mut f, Command::Add, "idle_timeout=10,ip,actions=1").unwrap();
+    run(&mut f, Command::Add, "hard_timeout=20,arp,actions=1").unwrap();
+    assert!(f.has_timeouts());
+    f.sorted().iter().for_each(|x| x.rule.stats.add(1, 60, 5 * s));
+    let expire = |f: &mut Flows, at| change(f, at, |f, site| f.expire(site)).changed.deleted;
+    assert_eq!(expire(&mut f, 14 * s), 0);
+    assert_eq!(expire(&mut f, 15 * s), 1);
+    assert_eq!(expire(&mut f, 20 * s + 5), 1);
+    assert!(f.is_empty() && !f.has_timeouts());
+}
+
+#[test]
+fn a_refused_change_leaves_no_trace() {
+    let mut f = Flows::default();
+    for t in ["priority=5,ip,actions=output:1", "priority=5,arp,send_flow_rem,actions=output:1"] {
+        run(&mut f, Command::Add, t).unwrap();
+    }
+    let before: Vec<(u32, String)> =
+        f.sorted().iter().map(|s| (s.number, s.rule.text.to_string())).collect();
+    let m = |c, t: &str| parse_flow_mod(t, Some(c), &NoNames).unwrap();
+    let mods = [
+        m(Command::Modify, "ip,actions=output:9"),
+        m(Command::Delete, "arp"),
+        m(Command::Add, "priority=5,ip,actions=output:7"),
+        m(Command::Add, "priority=5,udp,check_overlap,actions=drop"),
+    ];
+    assert!(change(&mut f, 6, |f, site| f.apply(&mods, site)).is_err());
+    let after: Vec<(u32, String)> =
+        f.sorted().iter().map(|s| (s.number, s.rule.text.to_string())).collect();
+    assert_eq!(before, after);
+    let flow = parse_flow_mod("priority=5,arp", Some(Command::DeleteStrict), &NoNames).unwrap();
+    assert!(f.find(&flow.flow).is_some(), "still found by its match");
+}
+
+#[test]
+fn a_full_table_refuses_or_evicts_the_least_important() {
+    let mut f = Flows::default();
+    let add = |f: &mut Flows, t: &str| run(f, Command::Add, t);
+    f.set_limit(0, TableLimit { flows_max: 2, evicts: false });
+    add(&mut f, "udp,idle_timeout=9,importance=2,actions=1").unwrap();
+    add(&mut f, "tcp,idle_timeout=9,importance=1,actions=1").unwrap();
+    assert_eq!(add(&mut f, "arp,actions=1"), Err(StoreError::TableFull { table: 0, max: 2 }));
+    add(&mut f, "tcp,idle_timeout=9,importance=1,actions=2").unwrap();
+    f.set_limit(0, TableLimit { flows_max: 2, evicts: true });
+    add(&mut f, "arp,actions=1").unwrap();
+    let left = texts(&f);
+    assert!(left.iter().any(|t| t.contains("udp")) && left.iter().any(|t| t.contains("arp")));
+    add(&mut f, "icmp,actions=1").unwrap();
+    assert_eq!(add(&mut f, "sctp,actions=1"), Err(StoreError::TableFull { table: 0, max: 2 }));
+}
+
+#[test]
+fn who_asked_hears_of_removal_and_why() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "send_flow_rem,udp,hard_timeout=3,actions=1").unwrap();
+    run(&mut f, Command::Add, "send_flow_rem,tcp,actions=1").unwrap();
+    run(&mut f, Command::Add, "arp,actions=1").unwrap();
+    let out = change(&mut f, 4_000_000_000, |f, site| f.expire(site));
+    assert_eq!(out.removed[0].reason, RemovedReason::HardTimeout);
+    let all = parse_flow_mod("", Some(Command::Delete), &NoNames).unwrap();
+    let out = change(&mut f, 5, |f, site| f.apply(&[all], site)).unwrap();
+    assert_eq!((out.changed.deleted, out.removed.len()), (2, 1));
+    assert_eq!(out.removed[0].reason, RemovedReason::Delete);
+}

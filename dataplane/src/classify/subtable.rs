@@ -1,150 +1,334 @@
 //! One mask: a hash table from masked key to the best rule with exactly that match.
 //!
-//! Open addressing with linear probing, at most half full, built once and never changed; a
-//! slot is the hash's upper half as a tag and the rule's number. The tag spares most compares
-//! of full matches.
+//! **Equal match, several priorities.** Only the highest can be met, so the table that is looked
+//! up holds only that one. The second best of each match lies in a table below, the third best
+//! below that, and so on; when a best rule goes the others move up.
+//!
+//! **Stages** (Open vSwitch's staged lookup). The mask's fields in four groups: metadata and
+//! registers, L2, L3, L4. For all groups but the last a count tells whether any rule agrees with
+//! the key in the groups so far. If none does, these groups alone prove the miss, and a cache
+//! need not know the ports. A plain lookup does not ask: the whole hash costs it less.
 
+use super::counts::Counts;
+use super::pages::Pages;
+use super::parts::Parts;
+use super::prefix::{self, Limits, TRACKED};
+use crate::packet::field::Field;
 use crate::packet::key::{FlowKey, Mask};
+use std::sync::Arc;
 
-const EMPTY: u32 = u32::MAX;
+/// Fields by stage; what is in none of these is in the first.
+const STAGES: [&[Field]; 3] = [
+    &[Field::EthDst, Field::EthSrc, Field::EthType, Field::VlanTci, Field::VlanTpid],
+    &[
+        Field::IpSrc,
+        Field::IpDst,
+        Field::Ipv6Src,
+        Field::Ipv6Dst,
+        Field::Ipv6Label,
+        Field::IpProto,
+        Field::IpTos,
+        Field::IpTtl,
+        Field::IpFrag,
+        Field::ArpSha,
+        Field::ArpTha,
+        Field::NdTarget,
+    ],
+    &[Field::TcpSrc, Field::TcpDst, Field::TcpFlags],
+];
+/// Stage of each tracked prefix, as an index of all four stages.
+const PREFIX_STAGE: [usize; TRACKED] = [2, 2, 2, 2, 3, 3];
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    tag: u32,
-    rule: u32,
+/// Rank of a rule: priority, then the lower number. Fits a payload.
+pub(super) fn rank(priority: u16, id: u32) -> u64 {
+    (u64::from(priority) << 32) | u64::from(!id)
 }
 
-/// The best rule of one subtable for one match.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    rule: u32,
-    priority: u16,
+#[inline(always)]
+pub(super) fn id_of(rank: u64) -> u32 {
+    !(rank as u32)
 }
 
-/// A word of the key in which the mask has bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct MaskWord {
-    index: u8,
-    bits: u64,
+#[inline(always)]
+pub(super) fn priority_of(rank: u64) -> u16 {
+    (rank >> 32) as u16
 }
 
 #[derive(Debug)]
+struct Stage {
+    parts: Parts,
+    /// The mask in this stage and those before it.
+    up_to: Mask,
+    /// Tracked fields in this stage, with the lengths of their prefixes.
+    prefixes: Vec<(usize, u8)>,
+}
+
+/// What all versions of a subtable have in common.
+#[derive(Debug)]
+struct Shape {
+    mask: Mask,
+    lengths: [u8; TRACKED],
+    /// Stages in which the mask has bits.
+    stages: Vec<Stage>,
+}
+
+impl Shape {
+    fn new(mask: &Mask) -> Self {
+        let mut rest = *mask;
+        let mut masks = [Mask::ZERO; 4];
+        for (n, fields) in STAGES.iter().enumerate() {
+            for f in *fields {
+                f.info().whole().or_into(&mut masks[n + 1]);
+            }
+            masks[n + 1] = masks[n + 1].and(mask);
+            rest.words_mut().iter_mut().zip(masks[n + 1].words()).for_each(|(r, m)| *r &= !m);
+        }
+        masks[0] = rest;
+        let lengths = prefix::lengths(mask);
+        let mut up_to = Mask::ZERO;
+        let mut stages = Vec::new();
+        for (n, m) in masks.iter().enumerate().filter(|(_, m)| **m != Mask::ZERO) {
+            up_to.or_assign(m);
+            let prefixes = (0..TRACKED)
+                .filter(|f| PREFIX_STAGE[*f] == n && lengths[*f] > 0)
+                .map(|f| (f, lengths[f]))
+                .collect();
+            stages.push(Stage { parts: Parts::new(m), up_to, prefixes });
+        }
+        Self { mask: *mask, lengths, stages }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Subtable {
-    words: Box<[MaskWord]>,
-    pub(super) priority_max: u16,
-    /// Lowest rule number among those of the highest priority: see "two rules" in the room's head.
-    slots: Box<[Slot]>,
-    entries: Box<[Entry]>,
-    /// `words.len()` masked words per entry.
-    values: Box<[u64]>,
-}
-
-#[inline]
-fn mix(h: u64, w: u64) -> u64 {
-    let p = u128::from(h ^ w) * 0x9e37_79b9_7f4a_7c15;
-    (p as u64) ^ ((p >> 64) as u64)
-}
-
-fn mask_words(mask: &Mask) -> Box<[MaskWord]> {
-    mask.words()
-        .iter()
-        .enumerate()
-        .filter(|(_, bits)| **bits != 0)
-        .map(|(i, bits)| MaskWord { index: i as u8, bits: *bits })
-        .collect()
+    parts: Parts,
+    best: Pages,
+    /// Second best and so on; seldom there.
+    lower: Vec<Pages>,
+    shape: Arc<Shape>,
+    /// For each stage but the last.
+    stages: Vec<Counts>,
+    /// No rule has a higher priority.
+    bound: u16,
+    /// Rules of that priority that left since it was last known exactly.
+    left: usize,
+    len: usize,
 }
 
 impl Subtable {
-    /// `rules`: (masked value, priority, number), all of this mask, best first.
-    pub(super) fn new(mask: &Mask, rules: &[(&FlowKey, u16, u32)]) -> Self {
-        let words = mask_words(mask);
-        let capacity = (rules.len() * 2).next_power_of_two().max(2);
-        let mut sub = Self {
-            words,
-            priority_max: rules.iter().map(|r| r.1).max().unwrap_or(0),
-            slots: vec![Slot { tag: 0, rule: EMPTY }; capacity].into(),
-            entries: Box::default(),
-            values: Box::default(),
-        };
-        let (mut entries, mut values) = (Vec::new(), Vec::new());
-        for (value, priority, rule) in rules {
-            sub.insert(
-                value,
-                Entry { rule: *rule, priority: *priority },
-                &mut entries,
-                &mut values,
-            );
+    pub(super) fn new(mask: &Mask) -> Self {
+        let parts = Parts::new(mask);
+        let shape = Shape::new(mask);
+        Self {
+            best: Pages::new(parts.stored()),
+            lower: Vec::new(),
+            stages: vec![Counts::new(); shape.stages.len().saturating_sub(1)],
+            parts,
+            shape: Arc::new(shape),
+            bound: 0,
+            left: 0,
+            len: 0,
         }
-        sub.entries = entries.into();
-        sub.values = values.into();
-        sub
     }
 
-    fn insert(
-        &mut self,
-        value: &FlowKey,
-        e: Entry,
-        entries: &mut Vec<Entry>,
-        values: &mut Vec<u64>,
-    ) {
-        let masked: Vec<u64> =
-            self.words.iter().map(|w| value.words()[w.index as usize] & w.bits).collect();
-        let hash = self.hash(value);
-        let wrap = self.slots.len() - 1;
-        let mut at = hash as usize & wrap;
-        while self.slots[at].rule != EMPTY {
-            let have = self.slots[at].rule as usize;
-            let n = self.words.len();
-            if values[have * n..][..n] == masked[..] {
-                return; // an equal match of higher priority is there already
+    pub(super) fn mask(&self) -> &Mask {
+        &self.shape.mask
+    }
+
+    /// Prefix lengths of the mask.
+    pub(super) fn lengths(&self) -> &[u8; TRACKED] {
+        &self.shape.lengths
+    }
+
+    pub(super) fn bound(&self) -> u16 {
+        self.bound
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a rule; true if none had its match.
+    pub(super) fn insert(&mut self, value: &FlowKey, rank: u64) -> bool {
+        self.bound = self.bound.max(priority_of(rank));
+        self.len += 1;
+        let parts = &self.parts;
+        let packed = parts.pack(value);
+        let stored = &packed[..parts.stored()];
+        let hash = parts.hash(value);
+        let hash_of = |v: &[u64]| parts.hash_stored(v);
+        let mut carried = rank;
+        let mut is_new = true;
+        for pages in std::iter::once(&mut self.best).chain(&mut self.lower) {
+            match pages.find(hash, |v| v == stored) {
+                None => {
+                    pages.insert(hash, carried, stored, &hash_of);
+                    if is_new {
+                        self.count_stages(value, Counts::add);
+                    }
+                    return is_new;
+                }
+                Some(have) if have < carried => {
+                    pages.set(hash, |v| v == stored, carried);
+                    carried = have;
+                }
+                Some(_) => {}
             }
-            at = (at + 1) & wrap;
+            is_new = false;
         }
-        self.slots[at] = Slot { tag: (hash >> 32) as u32, rule: entries.len() as u32 };
-        entries.push(e);
-        values.extend(masked);
+        let mut pages = Pages::new(parts.stored());
+        pages.insert(hash, carried, stored, &hash_of);
+        self.lower.push(pages);
+        false
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.slots.len() * size_of::<Slot>()
-            + self.entries.len() * size_of::<Entry>()
-            + self.values.len() * size_of::<u64>()
+    /// Fills an empty subtable with values and ranks. Returns the values of the different matches.
+    pub(super) fn fill<'a>(&mut self, rules: &[(&'a FlowKey, u64)]) -> Vec<&'a FlowKey> {
+        let words = self.parts.stored();
+        let mut packed = Vec::with_capacity(rules.len() * words);
+        let mut hashes = Vec::with_capacity(rules.len());
+        let mut stages = vec![Vec::with_capacity(rules.len()); self.stages.len()];
+        for (value, _) in rules {
+            packed.extend_from_slice(&self.parts.pack(value)[..words]);
+            hashes.push(self.parts.hash(value));
+            let mut hash = 0;
+            for (hashes, stage) in stages.iter_mut().zip(&self.shape.stages) {
+                hash = stage.parts.hash_on(hash, value);
+                hashes.push(hash);
+            }
+        }
+        let stored = |n: usize| &packed[n * words..(n + 1) * words];
+        let list: Vec<(u64, u64, &[u64])> =
+            (0..rules.len()).map(|n| (hashes[n], rules[n].1, stored(n))).collect();
+        let left = self.best.fill(&list);
+        let mut is_in = vec![true; rules.len()];
+        left.iter().for_each(|n| is_in[*n] = false);
+        let mut matches: Vec<&FlowKey> =
+            rules.iter().zip(&is_in).filter(|(_, is_in)| **is_in).map(|(r, _)| r.0).collect();
+        for (counts, hashes) in self.stages.iter_mut().zip(stages) {
+            let counted = hashes.into_iter().zip(&is_in).filter(|(_, is_in)| **is_in);
+            counts.fill(counted.map(|(hash, _)| hash).collect());
+        }
+        self.len = matches.len();
+        self.bound = rules.iter().map(|r| priority_of(r.1)).max().unwrap_or(0);
+        for (value, rank) in left.into_iter().map(|n| rules[n]) {
+            if self.insert(value, rank) {
+                matches.push(value);
+            }
+        }
+        matches
     }
 
-    #[inline]
-    fn hash(&self, key: &FlowKey) -> u64 {
-        let k = key.words();
-        self.words.iter().fold(0x51ce_5eed, |h, w| {
-            mix(h, k.get(w.index as usize).copied().unwrap_or(0) & w.bits)
-        })
+    /// Takes a rule out: `None` if it is not there, else whether none with its match is left.
+    pub(super) fn remove(&mut self, value: &FlowKey, rank: u64) -> Option<bool> {
+        let parts = &self.parts;
+        let packed = parts.pack(value);
+        let stored = &packed[..parts.stored()];
+        let hash = parts.hash(value);
+        let same = |v: &[u64]| v == stored;
+        let mut levels: Vec<&mut Pages> =
+            std::iter::once(&mut self.best).chain(&mut self.lower).collect();
+        let ranks: Vec<u64> = levels.iter().map_while(|p| p.find(hash, same)).collect();
+        let at = ranks.iter().position(|r| *r == rank)?;
+        for n in at + 1..ranks.len() {
+            levels[n - 1].set(hash, same, ranks[n]);
+        }
+        levels[ranks.len() - 1].remove(hash, same, &|v| parts.hash_stored(v));
+        while self.lower.last().is_some_and(|p| p.len() == 0) {
+            self.lower.pop();
+        }
+        self.len -= 1;
+        let was_last = ranks.len() == 1;
+        if was_last {
+            self.count_stages(value, Counts::sub);
+        }
+        if priority_of(rank) == self.bound {
+            self.lower_bound();
+        }
+        Some(was_last)
     }
 
-    #[inline]
-    fn equals(&self, entry: usize, key: &FlowKey) -> bool {
-        let n = self.words.len();
-        let Some(values) = self.values.get(entry * n..entry * n + n) else { return false };
-        let k = key.words();
-        self.words.iter().zip(values).fold(0, |acc, (w, v)| {
-            acc | ((k.get(w.index as usize).copied().unwrap_or(0) & w.bits) ^ v)
-        }) == 0
+    /// The bound may be too high now. It is looked for again only after a share of the rules
+    /// left, so that the search costs each of them a few loads.
+    fn lower_bound(&mut self) {
+        self.left += 1;
+        if self.left > self.len / 16 {
+            self.bound = self.best.iter().map(|(r, _)| priority_of(r)).max().unwrap_or(0);
+            self.left = 0;
+        }
     }
 
-    /// The rule of this mask that matches, with its priority.
-    #[inline]
-    pub(super) fn lookup(&self, key: &FlowKey) -> Option<(u32, u16)> {
-        let hash = self.hash(key);
-        let tag = (hash >> 32) as u32;
-        let wrap = self.slots.len() - 1;
-        let mut at = hash as usize & wrap;
-        loop {
-            let slot = self.slots.get(at)?;
-            if slot.rule == EMPTY {
+    /// Counts a match in all stages but the last.
+    fn count_stages(&mut self, value: &FlowKey, change: fn(&mut Counts, u64) -> bool) {
+        let mut hash = 0;
+        for (counts, stage) in self.stages.iter_mut().zip(&self.shape.stages) {
+            hash = stage.parts.hash_on(hash, value);
+            change(counts, hash);
+        }
+    }
+
+    /// Rank of the best rule that matches.
+    #[inline(always)]
+    pub(super) fn lookup(&self, key: &FlowKey) -> Option<u64> {
+        self.best.find(self.parts.hash(key), |v| self.parts.equals(v, key))
+    }
+
+    /// As `lookup`; adds to `seen` what the answer depended on.
+    pub(super) fn lookup_wild(
+        &self,
+        key: &FlowKey,
+        limits: &mut Limits<'_>,
+        seen: &mut Mask,
+    ) -> Option<u64> {
+        if self.is_ruled_out(limits, seen) {
+            return None;
+        }
+        let mut hash = 0;
+        for (n, stage) in self.shape.stages.iter().enumerate() {
+            if let Some(proof) =
+                stage.prefixes.iter().find_map(|(f, len)| limits.rule_out(*f, *len))
+            {
+                seen.or_assign(&proof);
                 return None;
             }
-            if slot.tag == tag && self.equals(slot.rule as usize, key) {
-                return self.entries.get(slot.rule as usize).map(|e| (e.rule, e.priority));
+            let Some(counts) = self.stages.get(n) else { break };
+            hash = stage.parts.hash_on(hash, key);
+            if !counts.contains(hash) {
+                seen.or_assign(&stage.up_to);
+                return None;
             }
-            at = (at + 1) & wrap;
         }
+        seen.or_assign(&self.shape.mask);
+        self.lookup(key)
+    }
+
+    /// Whether bits seen already prove a miss.
+    fn is_ruled_out(&self, limits: &Limits<'_>, seen: &Mask) -> bool {
+        let is_seen = |proof: Mask| proof.and(seen) == proof;
+        let mut all = self.shape.lengths.iter().enumerate().filter(|(_, len)| **len > 0);
+        all.any(|(f, len)| limits.rule_out_known(f, *len).is_some_and(is_seen))
+    }
+
+    /// Ranks of all rules that match, best first.
+    pub(super) fn matches(&self, key: &FlowKey) -> impl Iterator<Item = u64> {
+        let hash = self.parts.hash(key);
+        let all = std::iter::once(&self.best).chain(&self.lower);
+        all.map_while(move |p| p.find(hash, |v| self.parts.equals(v, key)))
+    }
+
+    /// Values and ranks of all rules.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowKey, u64)> {
+        let all = std::iter::once(&self.best).chain(&self.lower);
+        all.flat_map(|p| p.iter()).map(|(rank, v)| (self.parts.unpack(v), rank))
+    }
+
+    /// Memory in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let all = std::iter::once(&self.best).chain(&self.lower);
+        size_of::<Self>()
+            + size_of::<Shape>()
+            + self.shape.stages.len() * size_of::<Stage>()
+            + all.map(Pages::bytes).sum::<usize>()
+            + self.stages.iter().map(Counts::bytes).sum::<usize>()
     }
 }

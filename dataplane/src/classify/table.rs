@@ -1,9 +1,13 @@
-//! A table's rules as ordered subtables.
+//! The classifier of one table: all rules in tuple spaces, and the form that fits them.
 
-use super::subtable::Subtable;
-use super::{RuleMatch, reference};
-use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
-use std::collections::BTreeMap;
+use super::RuleMatch;
+use super::bits::{BITS_RULES, BITS_RULES_KEPT, Bits};
+use super::conjunction::Soft;
+use super::few::{FEW, FEW_KEPT, Few};
+use super::lpm::Lpm;
+use super::subtable::{id_of, rank};
+use super::tuples::Tuples;
+use crate::packet::key::{FlowKey, Mask};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,8 +16,14 @@ use std::sync::Arc;
 pub enum Template {
     /// No rule.
     Empty,
+    /// A few rules, one after the other.
+    Few,
     /// One mask: a hash table.
     Hash,
+    /// Longest prefix: a trie beside the tuple space.
+    Lpm,
+    /// Bit vectors beside the tuple space.
+    Bits,
     /// Tuple space search.
     Tuples,
 }
@@ -22,20 +32,49 @@ impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "empty",
+            Self::Few => "few rules",
             Self::Hash => "hash",
+            Self::Lpm => "longest prefix",
+            Self::Bits => "bit vectors",
             Self::Tuples => "tuple space",
         })
     }
 }
 
+/// What answers a plain lookup.
+#[derive(Clone, Debug, Default)]
+enum Form {
+    /// The tuple space itself.
+    #[default]
+    Tuples,
+    Few(Few),
+    Lpm(Box<Lpm>),
+    Bits(Box<Bits>),
+}
+
+/// A change of one ordinary rule.
+#[derive(Clone, Copy)]
+enum Change {
+    Insert,
+    Remove,
+}
+
+/// Masks below which the tuple space is as fast as the trie, and as bit vectors.
+const MASKS_LPM: usize = 2;
+const MASKS_BITS: usize = 4;
+
 /// The classifier of one table. A clone shares all and costs next to nothing; changing one
 /// leaves the others as they were.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    rules: Arc<BTreeMap<u32, Arc<RuleMatch>>>,
-    subtables: Arc<[Subtable]>,
+    form: Form,
+    tuples: Tuples,
     /// Rules with clauses.
-    soft: usize,
+    soft: Option<Arc<Soft>>,
+    /// Never another form.
+    pinned: Option<Template>,
+    /// Changes in the tuple space's form since others were last tried.
+    changes: usize,
 }
 
 impl Table {
@@ -45,109 +84,185 @@ impl Table {
 
     /// Builds the table from its rules.
     pub fn build<'a>(rules: impl Iterator<Item = (u32, &'a RuleMatch)>) -> Self {
-        let rules = rules.map(|(id, m)| (id, Arc::new(m.clone()))).collect();
-        let mut table = Self { rules: Arc::new(rules), ..Self::default() };
-        table.index();
+        Self::build_as(rules, None)
+    }
+
+    /// As `build`, in this form for good as long as the rules allow it, else in the tuple space:
+    /// so that tests and benches can set forms against each other.
+    pub fn build_as<'a>(
+        rules: impl Iterator<Item = (u32, &'a RuleMatch)>,
+        pinned: Option<Template>,
+    ) -> Self {
+        let mut soft = Soft::default();
+        let hard = rules.filter(|(id, m)| {
+            if m.clauses.is_some() {
+                soft.insert(*id, m);
+            }
+            m.clauses.is_none()
+        });
+        let tuples = Tuples::build(hard);
+        let soft = (soft.len() != 0).then(|| Arc::new(soft));
+        let mut table = Self { form: Form::Tuples, tuples, soft, pinned, changes: 0 };
+        table.fit();
         table
     }
 
     /// Adds a rule. Its number is free, and no rule has its match and priority: the caller sees
     /// to both.
     pub fn insert(&mut self, id: u32, m: &RuleMatch) {
-        Arc::make_mut(&mut self.rules).insert(id, Arc::new(m.clone()));
-        self.index();
+        if m.clauses.is_some() {
+            Arc::make_mut(self.soft.get_or_insert_default()).insert(id, m);
+            return;
+        }
+        self.tuples.insert(id, m);
+        self.follow(id, m, Change::Insert);
     }
 
     /// Takes a rule out; false if it is not there.
     pub fn remove(&mut self, id: u32, m: &RuleMatch) -> bool {
-        if self.rules.get(&id).is_none_or(|r| **r != *m) {
-            return false;
+        if m.clauses.is_some() {
+            let Some(soft) = &mut self.soft else { return false };
+            let was_there = Arc::make_mut(soft).remove(id, m);
+            self.soft.take_if(|s| s.len() == 0);
+            return was_there;
         }
-        Arc::make_mut(&mut self.rules).remove(&id);
-        self.index();
-        true
+        let was_there = self.tuples.remove(id, m);
+        if was_there {
+            self.follow(id, m, Change::Remove);
+        }
+        was_there
     }
 
-    fn index(&mut self) {
-        let mut by_mask: BTreeMap<[u64; KEY_WORDS], Vec<(u32, &RuleMatch)>> = BTreeMap::new();
-        for (id, r) in self.rules.iter().filter(|(_, r)| r.clauses.is_none()) {
-            by_mask.entry(*r.mask.words()).or_default().push((*id, r));
+    /// Follows a change of the rules. Forms are made anew only after a share of the rules changed,
+    /// so that no rule pays for more than a few others.
+    fn follow(&mut self, id: u32, m: &RuleMatch, change: Change) {
+        let rank = rank(m.priority, id);
+        let n = self.tuples.len();
+        let keeps = match (&mut self.form, change) {
+            (Form::Few(_), _) => false,
+            (_, _) if n <= FEW => false,
+            (Form::Lpm(lpm), Change::Insert) => lpm.insert(&m.value, &m.mask, rank),
+            (Form::Lpm(lpm), Change::Remove) => lpm.remove(&m.value, &m.mask, rank),
+            (Form::Bits(bits), Change::Insert) => bits.insert(&m.value, &m.mask, rank),
+            (Form::Bits(bits), Change::Remove) => bits.remove(&m.mask, rank),
+            (Form::Tuples, _) => {
+                self.changes += 1;
+                self.changes < 16 + n / 16
+            }
+        };
+        if !keeps {
+            self.fit();
         }
-        let mut subtables: Vec<Subtable> = by_mask
-            .into_values()
-            .map(|mut rules| {
-                rules.sort_by_key(|(id, r)| (u16::MAX - r.priority, *id));
-                let list: Vec<(&FlowKey, u16, u32)> =
-                    rules.iter().map(|(id, r)| (&r.value, r.priority, *id)).collect();
-                Subtable::new(&rules[0].1.mask, &list)
-            })
-            .collect();
-        subtables.sort_by_key(|s| u16::MAX - s.priority_max);
-        self.subtables = subtables.into();
-        self.soft = self.rules.values().filter(|r| r.clauses.is_some()).count();
+    }
+
+    /// Gives the table the form that fits its rules now.
+    fn fit(&mut self) {
+        self.changes = 0;
+        let (rules, masks) = (self.tuples.len(), self.tuples.masks().len());
+        let may = |t: Template| self.pinned.is_none_or(|p| p == t);
+        let least = |n: usize| if self.pinned.is_some() { 1 } else { n };
+        let was_lpm = matches!(self.form, Form::Lpm(_));
+        let few = if matches!(self.form, Form::Few(_)) { FEW_KEPT } else { FEW };
+        let many = if matches!(self.form, Form::Bits(_)) { BITS_RULES_KEPT } else { BITS_RULES };
+        self.form = Form::Tuples;
+        if rules == 0 {
+            return;
+        }
+        if may(Template::Few) && rules <= few {
+            self.form = Form::Few(Few::new(self.tuples.iter()));
+            return;
+        }
+        if may(Template::Lpm)
+            && masks >= least(MASKS_LPM)
+            && let Some(lpm) = Lpm::new(self.tuples.masks(), self.tuples.iter(), was_lpm)
+        {
+            self.form = Form::Lpm(Box::new(lpm));
+            return;
+        }
+        if may(Template::Bits)
+            && rules <= many
+            && masks >= least(MASKS_BITS)
+            && let Some(bits) = Bits::new(self.tuples.iter())
+        {
+            self.form = Form::Bits(Box::new(bits));
+        }
     }
 
     /// Number of the best rule that matches.
     #[inline]
     pub fn lookup(&self, key: &FlowKey) -> Option<u32> {
-        if self.soft != 0 {
-            return reference::lookup(self.rules.iter().map(|(id, r)| (*id, &**r)), key);
+        let hard = self.ordinary(key);
+        let found = match &self.soft {
+            None => hard,
+            Some(soft) => self.with_conjunctions(soft, hard, key),
+        };
+        found.map(id_of)
+    }
+
+    #[inline(always)]
+    fn ordinary(&self, key: &FlowKey) -> Option<u64> {
+        match &self.form {
+            Form::Tuples => self.tuples.lookup(key),
+            Form::Few(few) => few.lookup(key),
+            Form::Lpm(lpm) => lpm.lookup(key),
+            Form::Bits(bits) => bits.lookup(key),
         }
-        let mut best: Option<(u32, u16)> = None;
-        for sub in self.subtables.iter() {
-            if best.is_some_and(|(_, p)| p > sub.priority_max) {
-                break;
-            }
-            let Some((rule, priority)) = sub.lookup(key) else { continue };
-            let better = match best {
-                None => true,
-                Some((r, p)) => priority > p || (priority == p && rule < r),
-            };
-            if better {
-                best = Some((rule, priority));
-            }
-        }
-        best.map(|(rule, _)| rule)
+    }
+
+    fn with_conjunctions(&self, soft: &Soft, hard: Option<u64>, key: &FlowKey) -> Option<u64> {
+        let mut again = |conj_id, _: Option<&mut Mask>| self.ordinary(&FlowKey { conj_id, ..*key });
+        soft.lookup(key, hard, None, &mut again).or(hard)
     }
 
     /// As `lookup`; adds to `seen` the bits of the key that the answer depended on.
     pub fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u32> {
-        let found = self.lookup(key);
-        let beats = |r: &RuleMatch| {
-            found.and_then(|n| self.rules.get(&n)).is_none_or(|b| r.priority >= b.priority)
+        let hard = self.tuples.lookup_wild(key, seen);
+        let Some(soft) = &self.soft else { return hard.map(id_of) };
+        let mut again = |conj_id, seen: Option<&mut Mask>| {
+            let mut inner = Mask::ZERO;
+            let found = self.tuples.lookup_wild(&FlowKey { conj_id, ..*key }, &mut inner);
+            // That `conj_id` is not the key's.
+            inner.conj_id = 0;
+            seen.into_iter().for_each(|s| s.or_assign(&inner));
+            found
         };
-        for r in self.rules.values().filter(|r| self.soft != 0 || beats(r)) {
-            seen.or_assign(&r.mask);
-        }
-        found
+        soft.lookup(key, hard, Some(seen), &mut again).or(hard).map(id_of)
     }
 
     /// Rules.
     pub fn len(&self) -> usize {
-        self.rules.len()
+        self.tuples.len() + self.soft.as_ref().map_or(0, |s| s.len())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.len() == 0
     }
 
-    /// Number of masks, the cost driver.
+    /// Number of masks, the cost driver of the tuple spaces.
     pub fn subtables(&self) -> usize {
-        self.subtables.len()
+        self.tuples.masks().len() + self.soft.as_ref().map_or(0, |s| s.masks())
     }
 
-    /// The form in use.
+    /// The form in which ordinary rules are looked up.
     pub fn template(&self) -> Template {
-        match self.subtables.len() {
-            0 => Template::Empty,
-            1 => Template::Hash,
-            _ => Template::Tuples,
+        match (&self.form, self.tuples.masks().len()) {
+            (_, 0) => Template::Empty,
+            (Form::Few(_), _) => Template::Few,
+            (Form::Lpm(_), _) => Template::Lpm,
+            (Form::Bits(_), _) => Template::Bits,
+            (Form::Tuples, 1) => Template::Hash,
+            (Form::Tuples, _) => Template::Tuples,
         }
     }
 
-    /// Memory of the index.
+    /// Memory of the index, in bytes.
     pub fn bytes(&self) -> usize {
-        self.subtables.iter().map(Subtable::bytes).sum::<usize>()
-            + self.rules.len() * (size_of::<RuleMatch>() + 16)
+        let form = match &self.form {
+            Form::Tuples => 0,
+            Form::Few(few) => few.bytes(),
+            Form::Lpm(lpm) => lpm.bytes(),
+            Form::Bits(bits) => bits.bytes(),
+        };
+        form + self.tuples.bytes() + self.soft.as_ref().map_or(0, |s| s.bytes())
     }
 }

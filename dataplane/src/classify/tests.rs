@@ -1,6 +1,6 @@
 //! The index against the linear reference.
 
-use super::{Clause, RuleMatch, Table, reference};
+use super::{Clause, RuleMatch, Table, Template, reference};
 use crate::packet::field::{Field, ones};
 use crate::packet::key::{FlowKey, Mask};
 use proptest::collection::vec;
@@ -63,6 +63,85 @@ fn small_key() -> impl Strategy<Value = FlowKey> {
     })
 }
 
+/// Rules on prefixes of one address, with the odd other rule; and packets near them.
+fn routes() -> impl Strategy<Value = (Vec<RuleMatch>, Vec<FlowKey>)> {
+    (any::<bool>(), any::<bool>()).prop_flat_map(|(is_v6, is_src)| {
+        let address = move |v: u128| {
+            // Few different bytes, so that prefixes nest and siblings fill a node.
+            let spread = v & 0x1f07_0301_1f07_0301_1f07_0301_1f07_0301;
+            let (src, dst) = if is_src { (spread, 0) } else { (0, spread) };
+            match is_v6 {
+                true => FlowKey { ipv6_src: src, ipv6_dst: dst, ..FlowKey::ZERO },
+                false => FlowKey { ip_src: src as u32, ip_dst: dst as u32, ..FlowKey::ZERO },
+            }
+        };
+        let prefix = (0u32..=128, any::<u128>(), 0u16..4, 0u8..20).prop_map(
+            move |(len, v, priority, odd)| {
+                let ones = u128::MAX.checked_shl(128 - len).unwrap_or(0);
+                let mut mask = Mask::ZERO;
+                match (is_v6, is_src) {
+                    (true, true) => mask.ipv6_src = ones,
+                    (true, false) => mask.ipv6_dst = ones,
+                    (false, true) => mask.ip_src = (ones >> 96) as u32,
+                    (false, false) => mask.ip_dst = (ones >> 96) as u32,
+                }
+                let mut value = FlowKey { eth_type: 0x800, ..address(v) };
+                if odd == 0 {
+                    value.eth_type = 0x806;
+                } else if odd == 1 {
+                    (mask.in_port, value.in_port) = (u32::MAX, 3);
+                }
+                if odd != 2 {
+                    mask.eth_type = u16::MAX;
+                }
+                // As often as not the priority is the length.
+                let priority = if priority == 0 { len as u16 } else { priority };
+                RuleMatch::new(value, mask, priority)
+            },
+        );
+        let key = (any::<u128>(), 0u8..9).prop_map(move |(v, odd)| FlowKey {
+            eth_type: if odd == 0 { 0x806 } else { 0x800 },
+            in_port: u32::from(odd % 4),
+            ..address(v)
+        });
+        (vec(prefix, 0..120), vec(key, 1..60))
+    })
+}
+
+/// Access lists: prefixes of both addresses, ports and parts of ports.
+fn access_list() -> impl Strategy<Value = (Vec<RuleMatch>, Vec<FlowKey>)> {
+    let key = (0u32..40, 0u32..40, 0u16..24, 0u16..24, 0u8..3).prop_map(
+        |(src, dst, tp_src, tp_dst, proto)| FlowKey {
+            eth_type: 0x800,
+            ip_proto: [6, 17, 1][usize::from(proto)],
+            ip_src: 0x0a00_0000 | src.wrapping_mul(0x0003_4105),
+            ip_dst: 0xc612_0000 | dst.wrapping_mul(0x0000_1341),
+            tp_src: tp_src * 0x111,
+            tp_dst: 80 + tp_dst,
+            ..FlowKey::ZERO
+        },
+    );
+    let lens = || prop_oneof![Just(0u32), Just(9), Just(16), Just(20), Just(24), Just(32)];
+    let ports = || prop_oneof![Just(0u16), Just(0xffff), Just(0xfff0), Just(0xf000), Just(0x10f)];
+    let rule = (key.clone(), lens(), lens(), ports(), ports(), 0u16..30, any::<bool>()).prop_map(
+        |(value, src, dst, tp_src, tp_dst, priority, is_udp)| {
+            let ones = |len: u32| u32::MAX.checked_shl(32 - len).unwrap_or(0);
+            let ip_proto = if is_udp { u8::MAX } else { 0 };
+            let mask = Mask {
+                eth_type: u16::MAX,
+                ip_proto,
+                ip_src: ones(src),
+                ip_dst: ones(dst),
+                tp_src,
+                tp_dst,
+                ..Mask::ZERO
+            };
+            RuleMatch::new(value, mask, priority)
+        },
+    );
+    (vec(rule, 0..700), vec(key, 1..40))
+}
+
 /// Some of the rules get clauses of three conjunctions, some match on `conj_id`.
 fn soft_rule() -> impl Strategy<Value = RuleMatch> {
     let clause = (1u32..4, 0u8..3).prop_map(|(id, c)| Clause {
@@ -80,6 +159,10 @@ fn soft_rule() -> impl Strategy<Value = RuleMatch> {
     })
 }
 
+/// Forms that a table may be held to.
+const FORMS: [Option<Template>; 5] =
+    [None, Some(Template::Tuples), Some(Template::Few), Some(Template::Lpm), Some(Template::Bits)];
+
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
 }
@@ -94,7 +177,7 @@ fn check(table: &Table, model: &Model, key: &FlowKey) -> Result<(), TestCaseErro
         for bit in 0..64 {
             let mut flipped = *key;
             flipped.words_mut()[word] ^= 1 << bit;
-            if seen.words()[word] >> bit & 1 == 0 {
+            if (seen.words()[word] >> bit) & 1 == 0 {
                 prop_assert_eq!(model.lookup(&flipped), want, "word {} bit {}", word, bit);
             }
         }
@@ -109,9 +192,22 @@ proptest! {
         rules in vec(small_rule(), 0..60), keys in vec(small_key(), 40),
     ) {
         let model = Model::of(rules);
-        let table = Table::build(model.iter());
-        for k in &keys {
-            prop_assert_eq!(table.lookup(k), model.lookup(k));
+        for form in FORMS {
+            let table = Table::build_as(model.iter(), form);
+            for k in &keys {
+                prop_assert_eq!(table.lookup(k), model.lookup(k), "{:?}", form);
+            }
+        }
+    }
+
+    #[test]
+    fn routes_agree((rules, keys) in routes()) {
+        let model = Model::of(rules);
+        for form in FORMS {
+            let table = Table::build_as(model.iter(), form);
+            for k in &keys {
+                prop_assert_eq!(table.lookup(k), model.lookup(k), "{:?}", form);
+            }
         }
     }
 
@@ -141,16 +237,50 @@ proptest! {
     }
 
     #[test]
-    fn changes_and_old_clones(
-        rules in vec(prop_oneof![small_rule(), soft_rule()], 1..40),
-        steps in vec((any::<prop::sample::Index>(), any::<bool>()), 1..80),
-        keys in vec(small_key(), 6),
+    fn bits_that_were_not_seen_do_not_matter_in_lists(
+        (rules, keys) in prop_oneof![access_list().boxed(), routes().boxed()],
     ) {
-        let (mut model, mut table) = (Model::default(), Table::new());
+        let model = Model::of(rules.into_iter().take(80).collect());
+        let table = Table::build(model.iter());
+        for k in keys.iter().take(4) {
+            check(&table, &model, k)?;
+        }
+    }
+
+    #[test]
+    fn access_lists_agree((rules, keys) in access_list()) {
+        let model = Model::of(rules);
+        for form in FORMS {
+            let table = Table::build_as(model.iter(), form);
+            for k in &keys {
+                prop_assert_eq!(table.lookup(k), model.lookup(k), "{:?}", form);
+            }
+        }
+    }
+
+    #[test]
+    fn changes_and_old_clones(
+        (rules, keys) in prop_oneof![
+            (vec(prop_oneof![small_rule(), soft_rule()], 1..40), vec(small_key(), 6)).boxed(),
+            routes().boxed(),
+            access_list().boxed(),
+        ],
+        steps in vec((any::<prop::sample::Index>(), any::<bool>()), 1..120),
+        built in 0usize..100, form in 0..FORMS.len(),
+    ) {
+        prop_assume!(!rules.is_empty());
+        let rules = &rules[..rules.len().min(120)];
+        let mut model = Model::default();
+        for (n, r) in rules.iter().enumerate().take(built) {
+            if model.is_new(r) {
+                model.0.insert(n as u32 * 3, r.clone());
+            }
+        }
+        let mut table = Table::build_as(model.iter(), FORMS[form]);
         let mut old = Vec::new();
-        for (which, is_insert) in steps {
-            let n = which.index(rules.len());
-            let (id, r) = (n as u32 * 3, &rules[n]);
+        for (n, (which, is_insert)) in steps.into_iter().enumerate() {
+            let at = which.index(rules.len());
+            let (id, r) = (at as u32 * 3, &rules[at]);
             if !is_insert {
                 prop_assert_eq!(table.remove(id, r), model.0.remove(&id).is_some());
             } else if !model.0.contains_key(&id) && model.is_new(r) {
@@ -158,11 +288,15 @@ proptest! {
                 model.0.insert(id, r.clone());
             }
             prop_assert_eq!(table.len(), model.0.len());
-            old.push((table.clone(), model.clone()));
+            if n % 5 == 0 {
+                old.push((table.clone(), model.clone()));
+            }
         }
+        old.push((table, model));
         for (table, model) in &old {
-            for k in &keys {
+            for k in keys.iter().take(12) {
                 prop_assert_eq!(table.lookup(k), model.lookup(k));
+                prop_assert_eq!(table.lookup_wild(k, &mut Mask::ZERO.clone()), model.lookup(k));
             }
         }
     }

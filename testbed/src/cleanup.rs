@@ -23,6 +23,8 @@ enum Entry {
     Namespace(String),
     Process(i32),
     Folder(String),
+    /// A file of the kernel's and what it said before.
+    Setting(String, String),
 }
 
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
@@ -49,6 +51,11 @@ impl Ticket {
 
     pub fn folder(path: &Path) -> Self {
         Self::enter(Entry::Folder(path.to_string_lossy().into_owned()))
+    }
+
+    /// That `path`, a setting of the machine, is to say `text` again. Its owner writes it on drop.
+    pub fn setting(path: &str, text: &str) -> Self {
+        Self::enter(Entry::Setting(path.to_owned(), text.to_owned()))
     }
 
     fn enter(entry: Entry) -> Self {
@@ -107,6 +114,7 @@ fn remove_all() {
             Entry::Namespace(name) => netns::remove_by_name(name),
             // A folder that is gone already is what we want.
             Entry::Folder(path) => drop(std::fs::remove_dir_all(path)),
+            Entry::Setting(path, text) => drop(std::fs::write(path, text)),
             Entry::Process(_) => {}
         }
     }

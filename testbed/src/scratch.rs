@@ -8,6 +8,8 @@ use crate::{Error, Result};
 
 /// Folders begin with this and the pid of the process that made them.
 const PREFIX: &str = "slu-";
+/// The system's place for what lives no longer than it does; root's alone.
+const RUN: &str = "/run";
 
 /// A folder, removed on drop unless it is kept.
 #[derive(Debug)]
@@ -18,9 +20,18 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new(label: &str) -> Result<Self> {
+        Self::below(&std::env::temp_dir(), label)
+    }
+
+    /// Where only root writes: DPDK loads no plugin from below a folder that is open to all.
+    pub fn private(label: &str) -> Result<Self> {
+        Self::below(Path::new(RUN), label)
+    }
+
+    fn below(parent: &Path, label: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("{PREFIX}{}-{n}-{label}", std::process::id()));
+        let path = parent.join(format!("{PREFIX}{}-{n}-{label}", std::process::id()));
         std::fs::create_dir(&path).map_err(Error::io(format!("make {}", path.display())))?;
         let ticket = Some(Ticket::folder(&path));
         Ok(Self { path, ticket })
@@ -54,7 +65,8 @@ impl Drop for Scratch {
 
 /// Removes folders of processes that have ended; kept ones among them.
 pub fn remove_stale() {
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let parents = [std::env::temp_dir(), RUN.into()];
+    let entries = parents.iter().filter_map(|p| std::fs::read_dir(p).ok()).flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());

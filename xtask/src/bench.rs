@@ -12,8 +12,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::play;
 use crate::shell::cargo;
+use crate::{play, setup};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +25,8 @@ pub struct Args {
 enum What {
     /// veth, a forwarder, veth: sluice, a bare AF_XDP loop and Open vSwitch in turn (as root)
     E2e(play::Args),
+    /// The pipeline on packets from memory against Open vSwitch with DPDK in turn (as root)
+    Pipeline(play::Args),
     /// What each room costs by itself, in nanoseconds and cycles
     Rooms(Rooms),
 }
@@ -46,6 +48,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         What::E2e(rest) => {
             let packages = ["sluice-control", "sluice-testbed", "sluice-benches"];
             play::run("sluice-bench", &packages, rest)
+        }
+        What::Pipeline(rest) => {
+            let missing = setup::ensure_peer()?;
+            if !missing.is_empty() {
+                return Err(format!("still missing: {}", missing.join(", ")));
+            }
+            play::run("sluice-bench-pipeline", &["sluice-control", "sluice-testbed"], rest)
         }
         What::Rooms(rooms) => run_rooms(rooms),
     }

@@ -19,6 +19,8 @@ struct Need {
 enum Found {
     Program(&'static str),
     Header(&'static str),
+    /// Of no user's path
+    File(&'static str),
 }
 
 const NEEDS: &[Need] = &[
@@ -35,6 +37,23 @@ const NEEDS: &[Need] = &[
     program("ovs-ofctl", "openvswitch-common", "the reference for flow text"),
 ];
 
+/// What the peer of `bench pipeline` needs: the switch, and what builds its replay device.
+const PEER_NEEDS: &[Need] = &[
+    Need {
+        found: Found::File("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"),
+        package: "openvswitch-switch-dpdk",
+        why: "the peer",
+    },
+    program("ovsdb-server", "openvswitch-switch", "the peer's database"),
+    program("ovs-ofctl", "openvswitch-common", "the peer's rules"),
+    Need { found: Found::Header("dpdk/rte_ethdev.h"), package: "libdpdk-dev", why: "its replay" },
+    program("cc", "gcc", "its replay"),
+    program("pkg-config", "pkg-config", "its replay"),
+    program("dpkg-source", "dpkg-dev", "DPDK's sources"),
+    program("xz", "xz-utils", "DPDK's sources"),
+    program("taskset", "util-linux", "pinning"),
+];
+
 const fn program(name: &'static str, package: &'static str, why: &'static str) -> Need {
     Need { found: Found::Program(name), package, why }
 }
@@ -44,6 +63,7 @@ impl Need {
         match self.found {
             Found::Program(name) => has_program(name),
             Found::Header(name) => Path::new("/usr/include").join(name).is_file(),
+            Found::File(path) => Path::new(path).is_file(),
         }
     }
 
@@ -54,7 +74,16 @@ impl Need {
 
 /// Installs what is missing, or says what is. Returns what is still missing.
 pub fn ensure() -> Result<Vec<String>, String> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_met()).collect();
+    ensure_all(NEEDS)
+}
+
+/// The same for the peer of `bench pipeline`.
+pub fn ensure_peer() -> Result<Vec<String>, String> {
+    ensure_all(PEER_NEEDS)
+}
+
+fn ensure_all(needs: &[Need]) -> Result<Vec<String>, String> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !need.is_met()).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
     }

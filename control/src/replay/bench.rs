@@ -4,9 +4,14 @@
 //! each pass rewrites unspoilt headers. What leaves is freed at the port. Packets of one port are
 //! taken in bursts of the batch size. Several workers share the packets by a symmetric hash of the
 //! flow, so both directions of a connection stay together.
+//!
+//! What the replay itself costs (a frame taken, the copy, the frame given back) is measured too and
+//! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
+//! empty caches and connections and tells how the rate comes up.
 
 use super::engine::Engine;
-use super::report::{BenchReport, Settings, Tiers, drops, tiers};
+use super::load::{Load, Order};
+use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, tiers};
 use super::{Packet, ReplayError};
 use crate::config::Config;
 use sluice_dataplane::clock::Now;
@@ -28,16 +33,23 @@ pub struct BenchOptions {
     pub workers: usize,
     /// First processor; further workers take the next ones. `None`: not bound.
     pub cpu: Option<usize>,
+    pub order: Order,
+    /// Begin with nothing cached and tell how the rate comes up; for one worker.
+    pub cold: bool,
 }
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { seconds: 5.0, workers: 1, cpu: None }
+        Self { seconds: 5.0, workers: 1, cpu: None, order: Order::File, cold: false }
     }
 }
 
 /// Batches between two looks at the clock.
 const BATCHES_PER_LOOK: usize = 256;
+/// The same for a cold bench, where a batch of misses takes long.
+const BATCHES_PER_LOOK_COLD: usize = 8;
+/// Part of the time that is spent on the floor.
+const FLOOR_SHARE: f64 = 0.1;
 
 /// How often the process has called its allocator; a binary that counts sets this up.
 pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -52,34 +64,6 @@ impl Egress for Discard {
     }
 }
 
-/// Packets in one block of memory, in bursts of one port each.
-struct Load {
-    bytes: Vec<u8>,
-    /// Start and length of each packet.
-    packets: Vec<(usize, usize)>,
-    /// Port and packets of each burst.
-    bursts: Vec<(PortIx, std::ops::Range<usize>)>,
-}
-
-impl Load {
-    fn new<'a>(list: impl Iterator<Item = &'a Packet>) -> Self {
-        let mut load = Self { bytes: Vec::new(), packets: Vec::new(), bursts: Vec::new() };
-        for p in list {
-            // A packet starts a cache line, as in a frame.
-            let at = load.bytes.len().next_multiple_of(64);
-            load.bytes.resize(at, 0);
-            load.bytes.extend_from_slice(&p.bytes);
-            load.packets.push((at, p.bytes.len()));
-            let n = load.packets.len();
-            match load.bursts.last_mut() {
-                Some((port, range)) if *port == p.port && range.len() < BATCH_MAX => range.end = n,
-                _ => load.bursts.push((p.port, n - 1..n)),
-            }
-        }
-        load
-    }
-}
-
 /// One worker's part of the result.
 struct Lap {
     packets: u64,
@@ -88,6 +72,8 @@ struct Lap {
     allocations: u64,
     tiers: Tiers,
     drops: BTreeMap<&'static str, u64>,
+    floor: Cost,
+    cold: Option<Cold>,
 }
 
 pub(super) fn run(
@@ -109,7 +95,7 @@ pub(super) fn run(
             .enumerate()
             .map(|(i, (engine, load))| {
                 let cpu = cpus.get(i).copied();
-                scope.spawn(move || lap(engine, &load, cpu, options.seconds))
+                scope.spawn(move || lap(engine, &load, cpu, options))
             })
             .collect();
         threads.into_iter().filter_map(|t| t.join().ok()).collect()
@@ -119,6 +105,7 @@ pub(super) fn run(
         microflows,
         conns_max: config.conntrack.conns_max,
         cpus,
+        order: options.order,
         distinct_packets: packets.len(),
         debug_build: cfg!(debug_assertions),
     };
@@ -126,15 +113,21 @@ pub(super) fn run(
 }
 
 /// An engine and its packets for each worker. The first has played everything already; the others
-/// play their part now.
+/// play their part now. A cold one plays nothing.
 fn engines(
     options: &BenchOptions,
     config: &Config,
     first: Engine,
     packets: &[Packet],
 ) -> Result<Vec<(Engine, Load)>, ReplayError> {
+    let all: Vec<&Packet> = packets.iter().collect();
+    let microflows = Some(first.lane.microflows());
+    if options.cold {
+        let engine = Engine::new(config, first.lane.program().clone(), microflows)?;
+        return Ok(vec![(engine, Load::new(&all, options.order))]);
+    }
     if options.workers <= 1 {
-        return Ok(vec![(first, Load::new(packets.iter()))]);
+        return Ok(vec![(first, Load::new(&all, options.order))]);
     }
     let mut out = Vec::new();
     for w in 0..options.workers {
@@ -143,37 +136,44 @@ fn engines(
             let parsed = parse(&p.bytes, p.port, &mut key, &mut layers);
             parsed.is_ok() && usize::from(entropy(&key)) % options.workers == w
         };
-        let program = first.lane.program().clone();
-        let mut engine = Engine::new(config, program, Some(first.lane.microflows()))?;
-        for p in packets.iter().filter(mine) {
+        let mine: Vec<&Packet> = packets.iter().filter(mine).collect();
+        let mut engine = Engine::new(config, first.lane.program().clone(), microflows)?;
+        for p in &mine {
             engine.play(p, &mut |_| {})?;
         }
-        out.push((engine, Load::new(packets.iter().filter(mine))));
+        out.push((engine, Load::new(&mine, options.order)));
     }
     Ok(out)
 }
 
-fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, seconds: f64) -> Lap {
+fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, options: &BenchOptions) -> Lap {
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
     }
     let base = e.now();
+    let mut cold = options.cold.then(|| Cold::new(options.seconds));
+    let look = if options.cold { BATCHES_PER_LOOK_COLD } else { BATCHES_PER_LOOK };
     // Caches of the processor, and entries whose first packets could not be kept.
-    for _ in 0..3 {
-        pass(&mut e, load, base, &mut || true);
+    for _ in 0..if options.cold { 0 } else { 3 } {
+        pass(&mut e, load, base, look, &mut |_| true);
     }
     e.lane.settle(base);
     let (tiers_before, drops_before) = (tiers(&e), drops(&e));
     let mut packets = 0;
     let allocations = ALLOCATIONS.load(Relaxed);
     let (start, cycles) = (Instant::now(), tsc());
-    let limit = Duration::from_secs_f64(seconds);
+    let limit = Duration::from_secs_f64(options.seconds);
     let mut elapsed = Duration::ZERO;
-    while elapsed < limit && !load.packets.is_empty() {
+    while elapsed < limit && !load.is_empty() {
         let now = Now::from_ns(base.ns + elapsed.as_nanos() as u64);
-        packets += pass(&mut e, load, now, &mut || start.elapsed() < limit);
+        packets += pass(&mut e, load, now, look, &mut |done| {
+            let elapsed = start.elapsed();
+            cold.iter_mut().for_each(|c| c.note(elapsed, packets + done));
+            elapsed < limit
+        });
         e.lane.housekeep(now, 64);
         elapsed = start.elapsed();
+        cold.iter_mut().for_each(|c| c.end_of_pass(elapsed));
     }
     let cycles = tsc().saturating_sub(cycles);
     let elapsed = start.elapsed();
@@ -184,30 +184,60 @@ fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, seconds: f64) -> Lap {
     drops.retain(|_, v| *v > 0);
     let tiers =
         Tiers { tier1: after.tier1 - tiers_before.tier1, tier3: after.tier3 - tiers_before.tier3 };
-    Lap { packets, elapsed, cycles, allocations, tiers, drops }
+    let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
+    Lap { packets, elapsed, cycles, allocations, tiers, drops, floor, cold }
 }
 
-/// All packets once, or until `go_on` says no. Says how many went.
-fn pass(e: &mut Engine, load: &Load, now: Now, go_on: &mut dyn FnMut() -> bool) -> u64 {
+/// All packets once, or until `go_on`, asked every `look` batches with the number so far, says no.
+/// Says how many went.
+fn pass(
+    e: &mut Engine,
+    load: &Load,
+    now: Now,
+    look: usize,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> u64 {
     let mut done = 0;
     for (i, (port, range)) in load.bursts.iter().enumerate() {
-        for (at, len) in &load.packets[range.clone()] {
+        for bytes in load.burst(range) {
             let Some(mut frame) = e.pool.alloc() else { continue };
-            frame.copy_from(&load.bytes[*at..*at + *len]);
+            frame.copy_from(bytes);
             if let Err(frame) = e.burst.push(frame) {
                 e.pool.free(frame);
             }
         }
         done += range.len() as u64;
         e.lane.run(&mut e.burst, *port, now, &mut e.pool, &mut Discard);
-        if i % BATCHES_PER_LOOK == BATCHES_PER_LOOK - 1 {
+        if i % look == look - 1 {
             e.lane.drain_events().for_each(drop);
-            if !go_on() {
+            if !go_on(done) {
                 break;
             }
         }
     }
     done
+}
+
+/// The same copies without a lane between: a batch of frames taken, filled and given back.
+fn floor(e: &mut Engine, load: &Load, seconds: f64) -> Cost {
+    let limit = Duration::from_secs_f64(seconds);
+    let (start, cycles) = (Instant::now(), tsc());
+    let mut packets = 0u64;
+    while start.elapsed() < limit && !load.is_empty() {
+        for (_, range) in &load.bursts {
+            for bytes in load.burst(range) {
+                let Some(mut frame) = e.pool.alloc() else { continue };
+                frame.copy_from(bytes);
+                if let Err(frame) = e.burst.push(frame) {
+                    e.pool.free(frame);
+                }
+            }
+            packets += range.len() as u64;
+            e.burst.drain().for_each(|frame| e.pool.free(frame));
+        }
+    }
+    let cycles = tsc().saturating_sub(cycles);
+    Cost::of(packets, start.elapsed().as_nanos() as f64, cycles as f64)
 }
 
 fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
@@ -223,18 +253,20 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
         tiers.tier3 += l.tiers.tier3;
         l.drops.iter().for_each(|(k, v)| *drops.entry(*k).or_default() += v);
     }
-    let per = |x: f64| if packets == 0 { 0.0 } else { x / packets as f64 };
     let busy_ns: f64 = laps.iter().map(|l| l.elapsed.as_nanos() as f64).sum();
+    let cost = Cost::of(packets, busy_ns, cycles as f64);
     BenchReport {
         mpps,
-        ns_per_packet: per(busy_ns),
-        tsc_cycles_per_packet: per(cycles as f64),
+        ns_per_packet: cost.ns_per_packet,
+        tsc_cycles_per_packet: cost.tsc_cycles_per_packet,
         packets,
         seconds: laps.iter().map(|l| l.elapsed.as_secs_f64()).fold(0.0, f64::max),
         workers,
         tiers,
         drops,
         allocations: laps.iter().map(|l| l.allocations).max().unwrap_or(0),
+        floor: laps.first().map(|l| l.floor).unwrap_or_default(),
+        cold: laps.iter().find_map(|l| l.cold.clone()),
         settings,
     }
 }

@@ -1,6 +1,6 @@
 //! The words of `sluice replay`.
 
-use super::{BenchOptions, Options};
+use super::{BenchOptions, Options, Order};
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
 
@@ -39,6 +39,12 @@ pub struct Args {
     /// Processor of the first worker; the others take the next ones
     #[arg(long, requires = "bench")]
     cpu: Option<usize>,
+    /// In which order the packets come while measuring
+    #[arg(long, requires = "bench", value_enum, default_value_t)]
+    order: Order,
+    /// Begin with empty caches and tell how the rate comes up
+    #[arg(long, requires = "bench", conflicts_with = "workers")]
+    cold: bool,
 }
 
 fn input(text: &str) -> Result<(String, PathBuf), String> {
@@ -63,6 +69,8 @@ impl Args {
             seconds: self.seconds,
             workers: usize::from(self.workers),
             cpu: self.cpu,
+            order: self.order,
+            cold: self.cold,
         });
         Options {
             flows: self.flows.clone(),

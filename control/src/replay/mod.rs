@@ -13,11 +13,13 @@
 mod bench;
 pub mod cli;
 mod engine;
+mod load;
 mod report;
 
 pub use bench::{ALLOCATIONS, BenchOptions};
 pub use engine::{Engine, Sent, lane_config};
-pub use report::{BenchReport, FlowReport, Report};
+pub use load::Order;
+pub use report::{BenchReport, Cold, Cost, FlowReport, Report};
 
 use crate::config::{self, Config, PortType};
 use crate::model::{Model, ModelError};

@@ -1,12 +1,14 @@
 //! What a replay says at its end; the JSON form is this very structure.
 
 use super::engine::Engine;
+use super::load::Order;
 use super::{Out, Packet};
 use crate::model::Model;
 use serde::Serialize;
 use sluice_dataplane::counters::{Drop, Stat};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -54,7 +56,61 @@ pub struct BenchReport {
     pub drops: BTreeMap<&'static str, u64>,
     /// Calls of the allocator during the measurement, by all workers.
     pub allocations: u64,
+    /// What the replay costs without a dataplane in it.
+    pub floor: Cost,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cold: Option<Cold>,
     pub settings: Settings,
+}
+
+/// Of one packet.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Cost {
+    pub ns_per_packet: f64,
+    pub tsc_cycles_per_packet: f64,
+}
+
+impl Cost {
+    pub(super) fn of(packets: u64, ns: f64, cycles: f64) -> Self {
+        let per = |x: f64| if packets == 0 { 0.0 } else { x / packets as f64 };
+        Self { ns_per_packet: per(ns), tsc_cycles_per_packet: per(cycles) }
+    }
+}
+
+/// How a bench came up from empty caches.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cold {
+    /// When each packet had come once; 0 if the time did not suffice.
+    pub first_pass_ns: u64,
+    /// Time since the first packet and packets until then, a millisecond or more apart.
+    pub samples: Vec<(u64, u64)>,
+}
+
+impl Cold {
+    /// A minute of samples; then it stops taking them.
+    const SAMPLES_MAX: usize = 60_000;
+    const STEP_NS: u64 = 1_000_000;
+
+    pub(super) fn new(seconds: f64) -> Self {
+        // All room at once: nothing is allocated while we measure.
+        let samples = (seconds * 1e9) as usize / Self::STEP_NS as usize + 1;
+        let room = samples.min(Self::SAMPLES_MAX);
+        Self { first_pass_ns: 0, samples: Vec::with_capacity(room) }
+    }
+
+    pub(super) fn note(&mut self, elapsed: Duration, packets: u64) {
+        let ns = elapsed.as_nanos() as u64;
+        let last = self.samples.last().map_or(0, |s| s.0);
+        if ns >= last + Self::STEP_NS && self.samples.len() < self.samples.capacity() {
+            self.samples.push((ns, packets));
+        }
+    }
+
+    pub(super) fn end_of_pass(&mut self, elapsed: Duration) {
+        if self.first_pass_ns == 0 {
+            self.first_pass_ns = elapsed.as_nanos() as u64;
+        }
+    }
 }
 
 /// The settings in force.
@@ -64,6 +120,7 @@ pub struct Settings {
     pub microflows: usize,
     pub conns_max: u32,
     pub cpus: Vec<usize>,
+    pub order: Order,
     pub distinct_packets: usize,
     pub debug_build: bool,
 }
@@ -140,6 +197,12 @@ impl fmt::Display for BenchReport {
             "         tier 1 {}, tier 3 {}, allocations {}",
             t.tier1, t.tier3, self.allocations
         )?;
+        let (ns, cycles) = (self.floor.ns_per_packet, self.floor.tsc_cycles_per_packet);
+        writeln!(f, "         of it the replay's own copy: {ns:.1} ns and {cycles:.0} cycles")?;
+        if let Some(cold) = &self.cold {
+            let ms = cold.first_pass_ns as f64 / 1e6;
+            writeln!(f, "         from cold: each packet once in {ms:.2} ms")?;
+        }
         for (reason, n) in &self.drops {
             writeln!(f, "         drop {n} {reason}")?;
         }

@@ -19,7 +19,7 @@ use crate::process::{Process, wait_until};
 use crate::{Error, Result};
 
 /// Where Debian has the database's shape, and programs that are on no user's path.
-const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+pub(super) const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 /// Longer than any window; the loop is ended by us.
 const LOOP_SECONDS: &str = "3600";
@@ -201,18 +201,18 @@ const SECURE: &str = "fail_mode=secure";
 const OVS_OPTIONS: [&str; 2] = ["options:n_rxq=1", "options:xdp-mode=native"];
 
 /// A program that was built beside this one.
-fn own_program(name: &str) -> PathBuf {
+pub(super) fn own_program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     own.parent().map_or_else(|| name.into(), |folder| folder.join(name))
 }
 
-fn system_program(name: &str) -> Option<PathBuf> {
+pub(super) fn system_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-fn absent(path: &Path, hint: &str) -> Option<String> {
+pub(super) fn absent(path: &Path, hint: &str) -> Option<String> {
     (!path.exists()).then(|| format!("no {}: {hint}", path.display()))
 }
 

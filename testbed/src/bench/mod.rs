@@ -11,6 +11,7 @@
 
 mod bpf;
 mod forwarder;
+pub mod pipeline;
 mod report;
 mod scene;
 

@@ -11,6 +11,7 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::{FlowKey, PortIx};
+use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
@@ -133,6 +134,7 @@ pub fn program(rules: Vec<Arc<Rule>>) -> Program {
         bridges: vec![bridge],
         ports,
         underlay: Arc::new(underlay),
+        vlan_limit: VLAN_LIMIT_DEFAULT,
     })
 }
 

@@ -11,6 +11,7 @@ use crate::store::{Changed, Flows, Outcome, Removed, Site, StoreError};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::{Port, Program, RuleIds, Underlay};
 use std::collections::VecDeque;
@@ -117,6 +118,7 @@ impl Model {
         }
         model.draft = Program::compile(ProgramParts {
             bridges: model.bridges.iter().map(parts).collect(),
+            vlan_limit: VLAN_LIMIT_DEFAULT,
             ..ProgramParts::default()
         });
         Ok(model)

@@ -70,6 +70,7 @@ named_list! {
         NormalNoPorts = "normal_no_ports", "NORMAL or FLOOD found no port to send to.";
         EditFailed = "edit_failed", "A header edit did not fit the packet's layers.";
         VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";
+        MplsTooMany = "mpls_too_many", "push_mpls or pop_mpls on a packet with more than 3 labels, or without room for one.";
         UnsupportedAction = "unsupported_action", "The flow asks for an action that this build does not run.";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }

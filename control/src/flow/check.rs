@@ -203,6 +203,7 @@ fn needs(prereq: Prereq) -> &'static str {
         Prereq::Ipv6 => "ipv6",
         Prereq::Ip => "ip or ipv6",
         Prereq::Vlan => "a VLAN tag (dl_vlan, or vlan_tci=0x1000/0x1000; or push_vlan before)",
+        Prereq::Mpls => "mpls or mplsm",
         Prereq::Tcp => "tcp or tcp6",
         Prereq::Udp => "udp or udp6",
         Prereq::Sctp => "sctp or sctp6",

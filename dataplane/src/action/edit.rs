@@ -14,6 +14,7 @@ use crate::counters::Drop;
 use crate::packet::frame::Frame;
 use crate::packet::parse::Layers;
 use crate::wire::checksum::Delta;
+use crate::wire::mpls::LSE_BYTES;
 use crate::wire::{ipv4::Ipv4, sctp};
 use zerocopy::FromBytes;
 
@@ -44,6 +45,10 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
         Step::PushVlan { tpid, tci } => push_vlan(frame, layers, tpid, tci),
         Step::PopVlan => pop_vlan(frame, layers),
         Step::SetVlan { tpid, tci } => set_vlan(frame.bytes_mut(), tpid, tci),
+        Step::PushMpls(lse) => push_mpls(frame, layers, lse),
+        Step::PopMpls => pop_mpls(frame, layers),
+        Step::SetMpls(lse) => set_mpls(frame.bytes_mut(), layers, lse),
+        Step::SetEthType(eth_type) => set_eth_type(frame.bytes_mut(), layers, eth_type),
         Step::SetIpv6Src(v) => set_ipv6_address(frame.bytes_mut(), layers, 8, v),
         Step::SetIpv6Dst(v) => set_ipv6_address(frame.bytes_mut(), layers, 24, v),
         Step::SetIpv6Rest { label, tos, ttl, which } => {
@@ -104,16 +109,57 @@ fn set_vlan(bytes: &mut [u8], tpid: u16, tci: u16) -> Done {
     Ok(())
 }
 
+/// A label goes between Ethernet with its tags and what follows.
+fn push_mpls(frame: &mut Frame, layers: &mut Layers, lse: u32) -> Done {
+    let l3 = usize::from(layers.l3);
+    if frame.len() < l3 || frame.prepend(LSE_BYTES).is_none() {
+        return Err(Drop::MplsTooMany);
+    }
+    let bytes = frame.bytes_mut();
+    bytes.copy_within(LSE_BYTES..LSE_BYTES + l3, 0);
+    shift_payload(layers, LSE_BYTES as i32);
+    set_mpls(bytes, layers, lse)
+}
+
+fn pop_mpls(frame: &mut Frame, layers: &mut Layers) -> Done {
+    let l3 = usize::from(layers.l3);
+    if frame.len() < l3 + LSE_BYTES {
+        return Err(Drop::EditFailed);
+    }
+    frame.bytes_mut().copy_within(0..l3, LSE_BYTES);
+    frame.trim_front(LSE_BYTES);
+    shift_payload(layers, -(LSE_BYTES as i32));
+    Ok(())
+}
+
+fn set_mpls(bytes: &mut [u8], layers: &Layers, lse: u32) -> Done {
+    *chunk(bytes, usize::from(layers.l3))? = lse.to_be_bytes();
+    Ok(())
+}
+
+/// The type is the last of Ethernet, also behind tags and in SNAP.
+fn set_eth_type(bytes: &mut [u8], layers: &Layers, eth_type: u16) -> Done {
+    let at = usize::from(layers.l3).checked_sub(2).ok_or(Drop::EditFailed)?;
+    *chunk(bytes, at)? = eth_type.to_be_bytes();
+    Ok(())
+}
+
+fn move_one(at: &mut u16, by: i32) {
+    if *at != 0 {
+        *at = (i32::from(*at) + by) as u16;
+    }
+}
+
 fn shift(layers: &mut Layers, by: i32) {
-    let move_one = |at: &mut u16| {
-        if *at != 0 {
-            *at = (i32::from(*at) + by) as u16;
-        }
-    };
-    move_one(&mut layers.l3);
-    move_one(&mut layers.l4);
-    move_one(&mut layers.payload);
-    move_one(&mut layers.end);
+    move_one(&mut layers.l3, by);
+    shift_payload(layers, by);
+}
+
+/// What is behind the labels moves against what is before them.
+fn shift_payload(layers: &mut Layers, by: i32) {
+    move_one(&mut layers.l4, by);
+    move_one(&mut layers.payload, by);
+    move_one(&mut layers.end, by);
 }
 
 struct Ipv4Edit {

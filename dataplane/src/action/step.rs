@@ -32,6 +32,15 @@ pub enum Step {
         tpid: u16,
         tci: u16,
     },
+    /// A label stack entry in front of what `eth_type` names. Which type that is then, is for
+    /// `SetEthType` to say, as with the others.
+    PushMpls(u32),
+    /// The outermost label stack entry away.
+    PopMpls,
+    /// Another outermost label stack entry.
+    SetMpls(u32),
+    /// The type behind the tags.
+    SetEthType(u16),
     SetIpv4 {
         src: u32,
         dst: u32,

@@ -1,6 +1,6 @@
 //! Exact match on the masked packet key: two-slot buckets of 64-byte lines.
 
-use crate::packet::key::{KeyBase, KeyL3, KeyTunnel, PacketKey};
+use crate::packet::key::{KeyBase, KeyL3, KeyStack, KeyTunnel, PacketKey, shape};
 use crate::prefetch::prefetch;
 
 /// Which bits of a packet's key the program can see.
@@ -9,11 +9,17 @@ pub struct KeyMask {
     pub base: [u64; 5],
     pub l3: [u64; 8],
     pub tunnel: [u64; 8],
+    pub stack: [u64; 8],
 }
 
 impl KeyMask {
     /// Everything matters.
-    pub const ALL: Self = Self { base: [u64::MAX; 5], l3: [u64::MAX; 8], tunnel: [u64::MAX; 8] };
+    pub const ALL: Self = Self {
+        base: [u64::MAX; 5],
+        l3: [u64::MAX; 8],
+        tunnel: [u64::MAX; 8],
+        stack: [u64::MAX; 8],
+    };
 
     /// The bits that one of two masks has.
     pub fn or(&self, other: &Self) -> Self {
@@ -21,6 +27,7 @@ impl KeyMask {
             base: std::array::from_fn(|i| self.base[i] | other.base[i]),
             l3: std::array::from_fn(|i| self.l3[i] | other.l3[i]),
             tunnel: std::array::from_fn(|i| self.tunnel[i] | other.tunnel[i]),
+            stack: std::array::from_fn(|i| self.stack[i] | other.stack[i]),
         }
     }
 
@@ -30,6 +37,7 @@ impl KeyMask {
             base: base_words(&mask.base),
             l3: *l3_words(&mask.l3),
             tunnel: *tunnel_words(&mask.tunnel),
+            stack: *stack_words(&mask.stack),
         }
     }
 }
@@ -46,6 +54,11 @@ fn l3_words(b: &KeyL3) -> &[u64; 8] {
 
 #[inline]
 fn tunnel_words(b: &KeyTunnel) -> &[u64; 8] {
+    zerocopy::transmute_ref!(b)
+}
+
+#[inline]
+fn stack_words(b: &KeyStack) -> &[u64; 8] {
     zerocopy::transmute_ref!(b)
 }
 
@@ -87,6 +100,7 @@ pub struct Microflows {
     slots: Box<[Slot]>,
     l3: Box<[[u64; 8]]>,
     tunnel: Box<[[u64; 8]]>,
+    stack: Box<[[u64; 8]]>,
     /// Bits of the bucket number.
     bucket_mask: u32,
     seed: [u64; 6],
@@ -124,6 +138,7 @@ impl Microflows {
             slots: vec![EMPTY; entries].into(),
             l3: vec![[0; 8]; entries].into(),
             tunnel: vec![[0; 8]; entries].into(),
+            stack: vec![[0; 8]; entries].into(),
             bucket_mask: (entries / 2 - 1) as u32,
             seed,
             mask: KeyMask::ALL,
@@ -152,6 +167,9 @@ impl Microflows {
         }
         if key.has_tunnel() {
             h = self.hash_line(h, tunnel_words(&key.tunnel), &self.mask.tunnel);
+        }
+        if key.has_stack() {
+            h = self.hash_line(h, stack_words(&key.stack), &self.mask.stack);
         }
         *masked = k;
         let bucket = (h ^ (h >> 32)) as u32 & self.bucket_mask;
@@ -183,7 +201,8 @@ impl Microflows {
         if differs != 0 || slot.traversal == NONE {
             return false;
         }
-        let one_line = !key.has_l3() && !key.has_tunnel();
+        let more = shape::L3 | shape::TUNNEL | shape::STACK;
+        let one_line = key.base.shape & more == 0;
         one_line || self.same_lines(at, key)
     }
 
@@ -194,6 +213,8 @@ impl Microflows {
         (!key.has_l3() || line_same(self.l3.get(at), l3_words(&key.l3), &self.mask.l3))
             && (!key.has_tunnel()
                 || line_same(self.tunnel.get(at), tunnel_words(&key.tunnel), &self.mask.tunnel))
+            && (!key.has_stack()
+                || line_same(self.stack.get(at), stack_words(&key.stack), &self.mask.stack))
     }
 
     /// The slot that holds this key.
@@ -239,6 +260,9 @@ impl Microflows {
         }
         if key.has_tunnel() {
             self.tunnel[i] = and_line(tunnel_words(&key.tunnel), &self.mask.tunnel);
+        }
+        if key.has_stack() {
+            self.stack[i] = and_line(stack_words(&key.stack), &self.mask.stack);
         }
     }
 

@@ -51,6 +51,7 @@ pub enum Prereq {
     /// IPv4 or IPv6.
     Ip,
     Vlan,
+    Mpls,
     Tcp,
     Udp,
     Sctp,
@@ -199,6 +200,11 @@ fields! {
     VlanVid = "vlan_vid", ["OXM_OF_VLAN_VID"], vlan_tci, 0, 13, Decimal, Arbitrary, None, rw, alias;
     VlanPcp = "vlan_pcp", ["OXM_OF_VLAN_PCP"], vlan_tci, 13, 3, Decimal, No, Vlan, rw, alias;
     VlanTpid = "vlan_tpid", [], vlan_tpid, 0, 16, Hex, No, None, ro, own;
+
+    MplsLabel = "mpls_label", ["OXM_OF_MPLS_LABEL"], mpls_lse, 12, 20, Decimal, No, Mpls, rw, own;
+    MplsTc = "mpls_tc", ["OXM_OF_MPLS_TC"], mpls_lse, 9, 3, Decimal, No, Mpls, rw, own;
+    MplsBos = "mpls_bos", ["OXM_OF_MPLS_BOS"], mpls_lse, 8, 1, Decimal, No, Mpls, ro, own;
+    MplsTtl = "mpls_ttl", ["NXM_NX_MPLS_TTL"], mpls_lse, 0, 8, Decimal, No, Mpls, rw, own;
 
     IpSrc = "ip_src", ["NXM_OF_IP_SRC", "OXM_OF_IPV4_SRC", "nw_src", "ipv4_src"], ip_src, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
     IpDst = "ip_dst", ["NXM_OF_IP_DST", "OXM_OF_IPV4_DST", "nw_dst", "ipv4_dst"], ip_dst, 0, 32, Ipv4, Arbitrary, Ipv4, rw, own;
@@ -352,6 +358,7 @@ pub fn prereq_met(prereq: Prereq, key: &FlowKey) -> bool {
         Prereq::Ipv6 => v6,
         Prereq::Ip => v4 || v6,
         Prereq::Vlan => key.vlan_tci & super::key::VLAN_PRESENT != 0,
+        Prereq::Mpls => super::key::is_mpls(key.eth_type),
         Prereq::Tcp => proto(6),
         Prereq::Udp => proto(17),
         Prereq::Sctp => proto(132),
@@ -365,66 +372,4 @@ pub fn prereq_met(prereq: Prereq, key: &FlowKey) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn names_are_unique_and_found() {
-        for f in FIELDS {
-            assert_eq!(Field::by_name(f.name), Some(f.id), "{}", f.name);
-            for a in f.aliases {
-                assert_eq!(Field::by_name(a), Some(f.id), "{a}");
-            }
-            assert!((f.offset as usize) * 8 + f.shift as usize + f.bits as usize <= 320 * 8);
-        }
-    }
-
-    #[test]
-    fn primary_fields_do_not_overlap() {
-        let mut seen = FlowKey::ZERO;
-        for f in FIELDS.iter().filter(|f| f.is_primary) {
-            assert_eq!(f.get(&seen), 0, "{} lies over an earlier field", f.name);
-            f.whole().or_into(&mut seen);
-        }
-        for f in FIELDS.iter().filter(|f| !f.is_primary) {
-            assert_ne!(f.get(&seen), 0, "{} views bits that nobody owns", f.name);
-        }
-    }
-
-    #[test]
-    fn wide_registers_are_big_endian_pairs() {
-        let mut k = FlowKey::ZERO;
-        Field::Reg0.info().set(&mut k, 0x11111111);
-        Field::Reg1.info().set(&mut k, 0x22222222);
-        Field::Reg3.info().set(&mut k, 0x44444444);
-        assert_eq!(Field::Xreg0.info().get(&k), 0x1111_1111_2222_2222);
-        assert_eq!(Field::Xxreg0.info().get(&k), 0x1111_1111_2222_2222_0000_0000_4444_4444);
-        Field::Xreg7.info().set(&mut k, 0xaaaa_aaaa_bbbb_bbbb);
-        assert_eq!(Field::Reg14.info().get(&k), 0xaaaa_aaaa);
-        assert_eq!(Field::Reg15.info().get(&k), 0xbbbb_bbbb);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            ..ProptestConfig::with_cases(512)
-        })]
-        #[test]
-        fn a_range_reads_back_and_leaves_the_rest(
-            ix in 0..FIELDS.len(), lo in 0u8..128, hi in 0u8..128, v: u128, fill: u8,
-        ) {
-            let f = &FIELDS[ix];
-            let (lo, hi) = (lo % f.bits, hi % f.bits);
-            let Some(r) = f.range(lo.min(hi), lo.max(hi)) else { return Ok(()); };
-            prop_assume!(r.shift as u16 + r.bits as u16 <= 128);
-            let filled = [fill; 320];
-            let mut k: FlowKey = zerocopy::transmute!(filled);
-            let before = k;
-            r.set(&mut k, v);
-            prop_assert_eq!(r.get(&k), v & ones(r.bits));
-            r.set(&mut k, r.get(&before));
-            prop_assert_eq!(k, before);
-        }
-    }
-}
+mod tests;

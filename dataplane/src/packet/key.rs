@@ -2,17 +2,24 @@
 //!
 //! `PacketKey` is what parsing lifts from the bytes, packed for hashing and comparing: 40
 //! bytes for the common packet, a second line (`KeyL3`) for IPv6, ARP and ND, a third
-//! (`KeyTunnel`) for packets that came out of a tunnel. It holds *everything* that tables can
-//! see of a packet, so two packets with equal `PacketKey` take the same walk.
+//! (`KeyTunnel`) for packets that came out of a tunnel, a fourth (`KeyStack`) for what is rare:
+//! MPLS labels, a second tag, long tunnel options. It holds *everything* that tables can see of
+//! a packet, so two packets with equal `PacketKey` take the same walk.
 //!
 //! `FlowKey` is what the walk works on: every field of the language in host order, also those
 //! that no packet carries (registers, metadata, connection state). It is made from the
 //! `PacketKey` alone ([`FlowKey::from_packet`]), never from the bytes: that is the proof that
 //! the cache key is wide enough.
 //!
-//! A `FlowKey` is also a `Mask`: a one bit says that the bit matters. Both are 40 words of 64
+//! **Behind MPLS labels** the key holds what a flow may bring to light by `pop_mpls`: the IP, ARP
+//! and transport fields of the payload, read as its first bits suggest. Flows cannot see them
+//! before, because each of those fields has an `eth_type` that it needs. So popping labels needs no
+//! bytes and no second parse, and what was changed there before a push is still known after it.
+//!
+//! A `FlowKey` is also a `Mask`: a one bit says that the bit matters. Both are 50 words of 64
 //! bits to the classifier; `field.rs` names the bit ranges.
 
+use crate::wire::ether;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Index of a port in the switch; not the OpenFlow number, which is per bridge.
@@ -37,7 +44,26 @@ pub mod shape {
     pub const L4_VALID: u8 = 16;
     /// The outer tag is a service tag (TPID 0x88a8); else, if there is one, 0x8100.
     pub const STAG: u8 = 32;
+    /// `KeyStack` is part of the key.
+    pub const STACK: u8 = 64;
 }
+
+/// What `KeyStack::payload` says of a packet with MPLS labels.
+pub mod payload {
+    /// Nothing that is understood.
+    pub const OTHER: u8 = 0;
+    /// ARP or RARP.
+    pub const ARP: u8 = 1;
+    pub const IPV4: u8 = 4;
+    pub const IPV6: u8 = 6;
+}
+
+/// MPLS labels that are known; those behind them are payload (Open vSwitch:
+/// `FLOW_MAX_MPLS_LABELS`).
+pub const MPLS_LABELS_MAX: usize = 3;
+
+/// Bytes of tunnel options that a bridge can map; in words of four.
+pub const TUN_METADATA_BYTES: usize = 64;
 
 /// Bits of `ip_frag`, as in OVS: a fragment; not the first one.
 pub const FRAG_ANY: u8 = 1;
@@ -96,6 +122,10 @@ pub struct KeyL3 {
     pub ipv6_label: [u8; 4],
 }
 
+/// Tunnel option bytes that fit the third line; the others are in the fourth.
+pub const OPTIONS_IN_TUNNEL: usize = 16;
+const OPTIONS_IN_STACK: usize = TUN_METADATA_BYTES - OPTIONS_IN_TUNNEL;
+
 /// Third line: the tunnel that the packet came out of. IPv4 addresses are in the last four
 /// bytes, the rest zero.
 #[derive(
@@ -110,17 +140,38 @@ pub struct KeyTunnel {
     pub tun_flags: u16,
     pub tun_tos: u8,
     pub tun_ttl: u8,
-    pub pad: [u8; 4],
-    /// Geneve option data, for a later room; zero.
-    pub options: [u8; 16],
+    /// `FlowKey::tun_present`, native order.
+    pub present: u16,
+    pub pad: [u8; 2],
+    /// The first bytes of `FlowKey::tun_metadata`.
+    pub options: [u8; OPTIONS_IN_TUNNEL],
+}
+
+/// Fourth line: stacked headers.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C, align(8))]
+pub struct KeyStack {
+    /// MPLS label stack entries, outermost first; zero behind the last.
+    pub mpls: [[u8; 4]; MPLS_LABELS_MAX],
+    /// Second tag, with `VLAN_PRESENT`; 0 if there is none.
+    pub inner_tci: [u8; 2],
+    /// What is behind the labels: a value of [`payload`].
+    pub payload: u8,
+    /// `STAG` of the second tag; `L3_VALID` and `L4_VALID` of what is behind the labels.
+    pub shape: u8,
+    /// The rest of `FlowKey::tun_metadata`.
+    pub options: [[u8; 8]; OPTIONS_IN_STACK / 8],
 }
 
 const _: () = assert!(size_of::<KeyBase>() == 40);
 const _: () = assert!(size_of::<KeyL3>() == 64);
 const _: () = assert!(size_of::<KeyTunnel>() == 64);
+const _: () = assert!(size_of::<KeyStack>() == 64);
 
-/// All that tables can see of a packet. `l3` and `tunnel` are meaningful only when `shape`
-/// says so; they are zeroed otherwise only when written for the first time (`parse` leaves
+/// All that tables can see of a packet. `l3`, `tunnel` and `stack` are meaningful only when
+/// `shape` says so; they are zeroed otherwise only when written for the first time (`parse` leaves
 /// stale bytes: whoever hashes or compares looks at `shape` first).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
@@ -128,6 +179,7 @@ pub struct PacketKey {
     pub base: KeyBase,
     pub l3: KeyL3,
     pub tunnel: KeyTunnel,
+    pub stack: KeyStack,
 }
 
 impl PacketKey {
@@ -140,6 +192,37 @@ impl PacketKey {
     pub fn has_tunnel(&self) -> bool {
         self.base.shape & shape::TUNNEL != 0
     }
+
+    #[inline]
+    pub fn has_stack(&self) -> bool {
+        self.base.shape & shape::STACK != 0
+    }
+
+    /// The EtherType of the innermost payload that is understood, and which of its headers are
+    /// good: behind MPLS labels what is there, else what the packet says. 0: nothing that is
+    /// understood behind the labels.
+    pub fn innermost(&self) -> (u16, u8) {
+        let eth_type = u16::from_be_bytes(self.base.eth_type);
+        if !is_mpls(eth_type) {
+            return (eth_type, self.base.shape);
+        }
+        if !self.has_stack() {
+            return (0, 0);
+        }
+        let eth_type = match self.stack.payload {
+            payload::IPV4 => ether::TYPE_IPV4,
+            payload::IPV6 => ether::TYPE_IPV6,
+            payload::ARP => ether::TYPE_ARP,
+            _ => 0,
+        };
+        (eth_type, self.stack.shape)
+    }
+}
+
+/// Whether an EtherType announces MPLS labels.
+#[inline]
+pub fn is_mpls(eth_type: u16) -> bool {
+    matches!(eth_type, ether::TYPE_MPLS | ether::TYPE_MPLS_MULTICAST)
 }
 
 impl PartialEq for PacketKey {
@@ -147,250 +230,10 @@ impl PartialEq for PacketKey {
         self.base == other.base
             && (!self.has_l3() || self.l3 == other.l3)
             && (!self.has_tunnel() || self.tunnel == other.tunnel)
+            && (!self.has_stack() || self.stack == other.stack)
     }
 }
 
-/// Every field of the language. See `field.rs` for names and bit ranges.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C, align(16))]
-pub struct FlowKey {
-    /// `xxreg0..3`; `reg0` is the highest 32 bits of `xxreg0`, `xreg0` the highest 64.
-    pub xxreg: [u128; 4],
-    pub ct_label: u128,
-    pub ipv6_src: u128,
-    pub ipv6_dst: u128,
-    pub nd_target: u128,
-    pub tun_ipv6_src: u128,
-    pub tun_ipv6_dst: u128,
-    pub ct_ipv6_src: u128,
-    pub ct_ipv6_dst: u128,
-    pub metadata: u64,
-    pub tun_id: u64,
-    pub eth_dst: u64,
-    pub eth_src: u64,
-    /// ARP sender, ND source link-layer address.
-    pub arp_sha: u64,
-    /// ARP target, ND target link-layer address.
-    pub arp_tha: u64,
-    /// OpenFlow port number in the bridge that is being walked.
-    pub in_port: u32,
-    pub tun_src: u32,
-    pub tun_dst: u32,
-    pub pkt_mark: u32,
-    pub ct_mark: u32,
-    /// IPv4, or ARP sender protocol address.
-    pub ip_src: u32,
-    /// IPv4, or ARP target protocol address.
-    pub ip_dst: u32,
-    pub ipv6_label: u32,
-    pub ct_nw_src: u32,
-    pub ct_nw_dst: u32,
-    pub conj_id: u32,
-    /// Identifier of an ICMP query: no flow sees it, connection tracking does.
-    pub icmp_id: u16,
-    pub spare: u16,
-    pub eth_type: u16,
-    pub vlan_tci: u16,
-    pub vlan_tpid: u16,
-    /// Transport source port, or ICMP type.
-    pub tp_src: u16,
-    /// Transport destination port, or ICMP code.
-    pub tp_dst: u16,
-    pub tcp_flags: u16,
-    pub ct_zone: u16,
-    pub ct_tp_src: u16,
-    pub ct_tp_dst: u16,
-    pub tun_flags: u16,
-    /// IP protocol, or ARP operation.
-    pub ip_proto: u8,
-    pub ip_tos: u8,
-    pub ip_ttl: u8,
-    pub ip_frag: u8,
-    pub ct_state: u8,
-    pub ct_nw_proto: u8,
-    pub tun_tos: u8,
-    pub tun_ttl: u8,
-    pub pad: [u8; 4],
-}
+mod flow;
 
-/// Words of 64 bits in a `FlowKey`.
-pub const KEY_WORDS: usize = 40;
-
-const _: () = assert!(size_of::<FlowKey>() == KEY_WORDS * 8);
-
-/// A set of bits of a `FlowKey`.
-pub type Mask = FlowKey;
-
-impl Default for FlowKey {
-    fn default() -> Self {
-        Self::ZERO
-    }
-}
-
-impl std::fmt::Debug for FlowKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut set = f.debug_map();
-        for field in super::field::FIELDS.iter().filter(|f| f.is_primary) {
-            let v = field.get(self);
-            if v != 0 {
-                set.entry(&field.name, &format_args!("{v:#x}"));
-            }
-        }
-        set.finish()
-    }
-}
-
-#[inline]
-fn be48(b: &[u8; 6]) -> u64 {
-    u64::from_be_bytes([0, 0, b[0], b[1], b[2], b[3], b[4], b[5]])
-}
-
-/// The low 48 bits as a MAC address.
-#[inline]
-pub fn mac_bytes(v: u64) -> [u8; 6] {
-    let [_, _, a, b, c, d, e, f] = v.to_be_bytes();
-    [a, b, c, d, e, f]
-}
-
-/// A MAC address as a number, first byte highest.
-#[inline]
-pub fn mac_number(b: [u8; 6]) -> u64 {
-    be48(&b)
-}
-
-impl FlowKey {
-    pub const ZERO: Self = Self {
-        xxreg: [0; 4],
-        ct_label: 0,
-        ipv6_src: 0,
-        ipv6_dst: 0,
-        nd_target: 0,
-        tun_ipv6_src: 0,
-        tun_ipv6_dst: 0,
-        ct_ipv6_src: 0,
-        ct_ipv6_dst: 0,
-        metadata: 0,
-        tun_id: 0,
-        eth_dst: 0,
-        eth_src: 0,
-        arp_sha: 0,
-        arp_tha: 0,
-        in_port: 0,
-        tun_src: 0,
-        tun_dst: 0,
-        pkt_mark: 0,
-        ct_mark: 0,
-        ip_src: 0,
-        ip_dst: 0,
-        ipv6_label: 0,
-        ct_nw_src: 0,
-        ct_nw_dst: 0,
-        conj_id: 0,
-        icmp_id: 0,
-        spare: 0,
-        eth_type: 0,
-        vlan_tci: 0,
-        vlan_tpid: 0,
-        tp_src: 0,
-        tp_dst: 0,
-        tcp_flags: 0,
-        ct_zone: 0,
-        ct_tp_src: 0,
-        ct_tp_dst: 0,
-        tun_flags: 0,
-        ip_proto: 0,
-        ip_tos: 0,
-        ip_ttl: 0,
-        ip_frag: 0,
-        ct_state: 0,
-        ct_nw_proto: 0,
-        tun_tos: 0,
-        tun_ttl: 0,
-        pad: [0; 4],
-    };
-
-    /// Expands a packet's key. `in_port` is the OpenFlow number in the bridge to be walked.
-    pub fn from_packet(p: &PacketKey, in_port: u32) -> Self {
-        let b = &p.base;
-        let mut k = Self {
-            in_port,
-            eth_dst: be48(&b.eth_dst),
-            eth_src: be48(&b.eth_src),
-            eth_type: u16::from_be_bytes(b.eth_type),
-            vlan_tci: u16::from_be_bytes(b.vlan_tci),
-            vlan_tpid: match (b.vlan_tci, b.shape & shape::STAG) {
-                ([0, 0], _) => 0,
-                (_, 0) => 0x8100,
-                _ => 0x88a8,
-            },
-            ip_frag: b.ip_frag,
-            ip_proto: b.ip_proto,
-            ip_tos: b.ip_tos,
-            ip_ttl: b.ip_ttl,
-            ip_src: u32::from_be_bytes(b.ip_src),
-            ip_dst: u32::from_be_bytes(b.ip_dst),
-            tp_src: u16::from_be_bytes(b.tp_src),
-            tp_dst: u16::from_be_bytes(b.tp_dst),
-            tcp_flags: u16::from_be_bytes(b.tcp_flags),
-            icmp_id: u16::from_be_bytes(b.icmp_id),
-            ..Self::ZERO
-        };
-        if p.has_l3() {
-            k.ipv6_src = u128::from_be_bytes(p.l3.ipv6_src);
-            k.ipv6_dst = u128::from_be_bytes(p.l3.ipv6_dst);
-            k.nd_target = u128::from_be_bytes(p.l3.nd_target);
-            k.arp_sha = be48(&p.l3.arp_sha);
-            k.arp_tha = be48(&p.l3.arp_tha);
-            k.ipv6_label = u32::from_be_bytes(p.l3.ipv6_label);
-        }
-        if p.has_tunnel() {
-            let (src, dst) =
-                (u128::from_be_bytes(p.tunnel.tun_src), u128::from_be_bytes(p.tunnel.tun_dst));
-            if b.shape & shape::TUNNEL_V6 != 0 {
-                k.tun_ipv6_src = src;
-                k.tun_ipv6_dst = dst;
-            } else {
-                k.tun_src = src as u32;
-                k.tun_dst = dst as u32;
-            }
-            k.tun_id = u64::from_be_bytes(p.tunnel.tun_id);
-            k.tun_flags = p.tunnel.tun_flags;
-            k.tun_tos = p.tunnel.tun_tos;
-            k.tun_ttl = p.tunnel.tun_ttl;
-        }
-        k
-    }
-
-    /// The key as the classifier sees it.
-    #[inline]
-    pub fn words(&self) -> &[u64; KEY_WORDS] {
-        zerocopy::transmute_ref!(self)
-    }
-
-    #[inline]
-    pub fn words_mut(&mut self) -> &mut [u64; KEY_WORDS] {
-        zerocopy::transmute_mut!(self)
-    }
-
-    /// Bit-wise and.
-    pub fn and(&self, mask: &Mask) -> Self {
-        let mut out = *self;
-        for (w, m) in out.words_mut().iter_mut().zip(mask.words()) {
-            *w &= m;
-        }
-        out
-    }
-
-    /// Bit-wise or, in place.
-    pub fn or_assign(&mut self, other: &Mask) {
-        for (w, m) in self.words_mut().iter_mut().zip(other.words()) {
-            *w |= m;
-        }
-    }
-
-    /// Whether the two agree on every bit of `mask`.
-    pub fn matches(&self, value: &FlowKey, mask: &Mask) -> bool {
-        let it = self.words().iter().zip(value.words()).zip(mask.words());
-        it.fold(0, |acc, ((a, b), m)| acc | ((a ^ b) & m)) == 0
-    }
-}
+pub use flow::{FlowKey, KEY_WORDS, Mask, mac_bytes, mac_number};

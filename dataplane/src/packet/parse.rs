@@ -5,7 +5,11 @@
 //! default), so that a table matches the same packets. Parsing never refuses a packet for what is
 //! behind its Ethernet header: it stops where sense ends and leaves the rest of the key zero.
 //!
-//! - One tag, the outer one, is taken into `vlan_tci`; a second stays: `eth_type` is its TPID.
+//! - Tags: as many as the switch's `vlan-limit` says (Open vSwitch's default is one, its most
+//!   two), the outermost in `vlan_tci`. What is beyond stays: `eth_type` is the next one's TPID.
+//! - MPLS: three labels. If the bottom of the stack is among them, the payload is read as IPv4,
+//!   IPv6 or ARP as its first four bits suggest, for flows that pop the labels (`key.rs` says
+//!   why); the shape of the packet does not show it.
 //! - A length instead of a type: SNAP's type if there is one, else 0x05ff.
 //! - IPv4 and IPv6: a wrong version, header length or total length leaves all L3 fields zero, as
 //!   if only the Ethernet header were there. (Open vSwitch does not look at the version.)
@@ -27,10 +31,11 @@
 //! against the sum of these headers makes every load a fixed offset. Everything else takes the
 //! walk, whose code stays out of the hot lines.
 
-use super::key::{FRAG_ANY, FRAG_LATER, KeyBase, KeyL3, PacketKey, PortIx, VLAN_PRESENT, shape};
+use super::key::{FRAG_ANY, FRAG_LATER, KeyBase, KeyL3, KeyStack, PacketKey, PortIx, payload};
+use super::key::{VLAN_PRESENT, is_mpls, shape};
 use crate::counters::Drop;
 use crate::wire::ether::{Ethernet, LlcSnap};
-use crate::wire::{arp, ether, icmp, ipv4, ipv6, proto, sctp, tcp, udp, vlan};
+use crate::wire::{arp, ether, icmp, ipv4, ipv6, mpls, proto, sctp, tcp, udp, vlan};
 use zerocopy::FromBytes;
 
 /// IPv6 extension headers that are passed; a packet with more has no valid L3.
@@ -38,6 +43,11 @@ pub const EXTENSIONS_MAX: usize = 16;
 
 /// Neighbour discovery options that are looked at; those behind are as if absent.
 pub const ND_OPTIONS_MAX: usize = 32;
+
+/// Tags that are taken unless the switch says otherwise (Open vSwitch: `vlan-limit`).
+pub const VLAN_LIMIT_DEFAULT: u8 = 1;
+/// Tags that can be taken.
+pub const VLAN_LIMIT_MAX: u8 = 2;
 
 /// Bits of `Layers::flags`.
 pub mod layer {
@@ -51,10 +61,11 @@ pub mod layer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Layers {
-    /// What `eth_type` names. Always set: with an unknown type, the first byte behind Ethernet.
+    /// What `eth_type` names. Always set: with an unknown type, the first byte behind Ethernet;
+    /// with MPLS, the outermost label. What follows is then of the payload behind the labels.
     pub l3: u16,
     /// Transport header: TCP, UDP, SCTP, ICMP or ICMPv6, complete in its fixed part. Set exactly
-    /// when the key's shape has `L4_VALID`.
+    /// when the innermost shape has `L4_VALID`.
     pub l4: u16,
     /// First byte behind the last header that was understood, TCP options included; 0 if L3 is not
     /// valid, or TCP's header length is not sane. Of a later fragment: its data.
@@ -78,9 +89,21 @@ pub fn parse(
     key: &mut PacketKey,
     layers: &mut Layers,
 ) -> Result<(), Drop> {
+    parse_limited(bytes, in_port, VLAN_LIMIT_DEFAULT, key, layers)
+}
+
+/// The same where another number of tags is taken.
+#[inline]
+pub fn parse_limited(
+    bytes: &[u8],
+    in_port: PortIx,
+    vlan_limit: u8,
+    key: &mut PacketKey,
+    layers: &mut Layers,
+) -> Result<(), Drop> {
     match bytes.first_chunk::<FAST_BYTES>() {
         Some(head) if parse_common(head, bytes.len(), in_port, key, layers) => Ok(()),
-        _ => parse_any(bytes, in_port, key, layers),
+        _ => parse_any(bytes, in_port, vlan_limit, key, layers),
     }
 }
 
@@ -170,32 +193,23 @@ fn word(bytes: [u8; 8]) -> u64 {
 pub fn parse_any(
     bytes: &[u8],
     in_port: PortIx,
+    vlan_limit: u8,
     key: &mut PacketKey,
     layers: &mut Layers,
 ) -> Result<(), Drop> {
     // Offsets are 16 bits; no port has longer frames.
     let bytes = bytes.get(..usize::from(u16::MAX)).unwrap_or(bytes);
-    let Ok((eth, mut rest)) = Ethernet::ref_from_prefix(bytes) else {
+    let Ok((eth, rest)) = Ethernet::ref_from_prefix(bytes) else {
         return Err(Drop::ParseTruncated);
     };
-    let PacketKey { base, l3, tunnel: _ } = key;
+    let PacketKey { base, l3, tunnel: _, stack } = key;
     *base = KeyBase::default();
     base.eth_dst = eth.dst;
     base.eth_src = eth.src;
     base.in_port = in_port.0;
-    let mut flags = 0;
-    let mut eth_type = eth.eth_type.get();
-    if vlan::is_tpid(eth_type)
-        && let Ok((tag, behind)) = vlan::VlanTag::ref_from_prefix(rest)
-    {
-        if eth_type == ether::TYPE_QINQ {
-            base.shape |= shape::STAG;
-        }
-        base.vlan_tci = (tag.tci.get() | VLAN_PRESENT).to_be_bytes();
-        flags |= layer::VLAN;
-        eth_type = tag.eth_type.get();
-        rest = behind;
-    }
+    *layers = Layers::default();
+    let mut walk = Walk { base, layers };
+    let (mut eth_type, mut rest) = walk.tags(eth.eth_type.get(), rest, vlan_limit, stack);
     if eth_type < ether::TYPE_MIN {
         let snap = LlcSnap::ref_from_prefix(rest).ok();
         match snap.and_then(|(s, behind)| Some((s.ethernet_type()?, behind))) {
@@ -203,14 +217,13 @@ pub fn parse_any(
             None => eth_type = ether::TYPE_NONE,
         }
     }
-    base.eth_type = eth_type.to_be_bytes();
-    let l3_at = bytes.len() - rest.len();
-    *layers = Layers { l3: l3_at as u16, flags, ..Layers::default() };
-    let mut walk = Walk { base, layers };
+    walk.base.eth_type = eth_type.to_be_bytes();
+    walk.layers.l3 = (bytes.len() - rest.len()) as u16;
     match eth_type {
         ether::TYPE_IPV4 => walk.ipv4(rest),
         ether::TYPE_IPV6 => walk.ipv6(rest, l3),
         ether::TYPE_ARP | ether::TYPE_RARP => walk.arp(rest, l3),
+        _ if is_mpls(eth_type) => walk.mpls(rest, l3, stack),
         _ => {}
     }
     Ok(())
@@ -224,6 +237,74 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Takes up to `limit` tags. Returns the type behind them, and what it names.
+    #[inline]
+    fn tags<'b>(
+        &mut self,
+        mut eth_type: u16,
+        mut rest: &'b [u8],
+        limit: u8,
+        stack: &mut KeyStack,
+    ) -> (u16, &'b [u8]) {
+        for n in 0..limit.min(VLAN_LIMIT_MAX) {
+            if !vlan::is_tpid(eth_type) {
+                break;
+            }
+            let Ok((tag, behind)) = vlan::VlanTag::ref_from_prefix(rest) else { break };
+            let stag = if eth_type == ether::TYPE_QINQ { shape::STAG } else { 0 };
+            let tci = (tag.tci.get() | VLAN_PRESENT).to_be_bytes();
+            if n == 0 {
+                self.base.shape |= stag;
+                self.base.vlan_tci = tci;
+                self.layers.flags |= layer::VLAN;
+            } else {
+                *stack = KeyStack { inner_tci: tci, shape: stag, ..KeyStack::default() };
+                self.base.shape |= shape::STACK;
+            }
+            eth_type = tag.eth_type.get();
+            rest = behind;
+        }
+        (eth_type, rest)
+    }
+
+    /// Labels, and what is behind them if their end is known.
+    #[cold]
+    fn mpls(&mut self, mut rest: &[u8], l3: &mut KeyL3, stack: &mut KeyStack) {
+        if self.base.shape & shape::STACK == 0 {
+            *stack = KeyStack::default();
+            self.base.shape |= shape::STACK;
+        }
+        let labels_at = self.layers.l3;
+        let mut is_bottom = false;
+        for lse in &mut stack.mpls {
+            let Some((entry, behind)) = rest.split_first_chunk::<4>() else { return };
+            *lse = *entry;
+            rest = behind;
+            self.layers.l3 += 4;
+            is_bottom = mpls::is_bottom(*entry);
+            if is_bottom {
+                break;
+            }
+        }
+        if is_bottom {
+            match rest.first().map(|b| b >> 4) {
+                Some(payload::IPV4) => self.ipv4(rest),
+                Some(payload::IPV6) => self.ipv6(rest, l3),
+                // The hardware type's first bits.
+                Some(0) => self.arp(rest, l3),
+                _ => {}
+            }
+        }
+        self.layers.l3 = labels_at;
+        let good = shape::L3_VALID | shape::L4_VALID;
+        stack.payload = match (self.base.shape & (shape::L3 | shape::L3_VALID), rest.first()) {
+            (0, _) | (_, None) => payload::OTHER,
+            (_, Some(first)) => (first >> 4).max(payload::ARP),
+        };
+        stack.shape |= self.base.shape & good;
+        self.base.shape &= !good;
+    }
+
     fn ipv4(&mut self, rest: &[u8]) {
         let Ok((ip, _)) = ipv4::Ipv4::ref_from_prefix(rest) else { return };
         let header = ip.header_len();

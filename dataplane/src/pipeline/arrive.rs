@@ -69,7 +69,8 @@ pub(super) fn unwrap(
     let port = port_of(&program.tunnels, &slot.key).ok_or(Drop::TunnelNoPort)?;
     frame.trim_tail(frame.len().saturating_sub(usize::from(popped.inner_end)));
     frame.trim_front(usize::from(popped.inner_offset));
-    parse::parse(frame.bytes(), port, &mut slot.key, &mut slot.layers)?;
+    let limit = program.vlan_limit;
+    parse::parse_limited(frame.bytes(), port, limit, &mut slot.key, &mut slot.layers)?;
     popped.mark(&mut slot.key);
     tunnel::ecn_inward(frame.bytes_mut(), &slot.layers, &mut slot.key)?;
     slot.in_port = port;

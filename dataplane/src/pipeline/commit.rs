@@ -8,31 +8,122 @@
 //! A packet whose `eth_type` promises a header that is not there, or makes no sense, keeps its
 //! bytes: `shape` says which headers are good (Open vSwitch: `commit_set_nw_action` does nothing
 //! without a protocol, `commit_set_port_action` nothing without ports).
+//!
+//! **Stacks.** Tags and labels are compared from the innermost: what agrees stays, the rest is
+//! popped and pushed anew, and one entry that only changes is written in place. Both keys know the
+//! payload behind labels, so a change that is due there (a clone popped the labels and edited the
+//! packet, and now it is to leave as it came) takes the labels off, edits, and puts them on again.
 
 use crate::action::step::{Step, Which};
-use crate::packet::key::{FlowKey, VLAN_PRESENT, mac_bytes, shape};
+use crate::packet::key::{FlowKey, VLAN_PRESENT, is_mpls, mac_bytes, shape};
 
 const ARP: u16 = 0x0806;
 const RARP: u16 = 0x8035;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
+/// What is known of a packet's payload, behind all tags and labels: it does not change on a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub eth_type: u16,
+    /// Which of its headers are good.
+    pub shape: u8,
+}
+
+impl Payload {
+    /// Whether the payload can be taken for one of this type.
+    pub fn is(self, eth_type: u16) -> bool {
+        let arp = |t| matches!(t, ARP | RARP);
+        eth_type == self.eth_type || arp(eth_type) && arp(self.eth_type)
+    }
+}
+
+/// Bytes of tags and labels.
+pub(super) fn stacked_bytes(key: &FlowKey) -> usize {
+    4 * (tags(key).1 + key.mpls_labels())
+}
+
 /// Emits the steps that turn a packet that looks like `base` into one that looks like `key`, and
-/// moves `base` there. `shape` is the packet's.
-pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, shape: u8, out: &mut Vec<Step>) {
+/// moves `base` there.
+pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, payload: Payload, out: &mut Vec<Step>) {
     ethernet(base, key, out);
+    let shape = if key.l3_lost == 0 { payload.shape } else { 0 };
+    if is_mpls(base.eth_type) || is_mpls(key.eth_type) {
+        labels(base, key, payload.eth_type, shape, out);
+    } else {
+        network(base, key, payload.eth_type, shape, out);
+    }
+    if base.eth_type != key.eth_type {
+        out.push(Step::SetEthType(key.eth_type));
+        base.eth_type = key.eth_type;
+    }
+}
+
+/// The payload's own headers.
+fn network(base: &mut FlowKey, key: &FlowKey, eth_type: u16, shape: u8, out: &mut Vec<Step>) {
     if shape & shape::L3_VALID == 0 {
         return;
     }
-    match key.eth_type {
+    match eth_type {
         IPV4 => ipv4(base, key, out),
         IPV6 => ipv6(base, key, out),
         ARP | RARP => arp(base, key, out),
         _ => {}
     }
-    if matches!(key.eth_type, IPV4 | IPV6) && shape & shape::L4_VALID != 0 {
+    if matches!(eth_type, IPV4 | IPV6) && shape & shape::L4_VALID != 0 {
         transport(base, key, out);
     }
+}
+
+/// How one stack of headers becomes another, from the outermost.
+struct Restack {
+    pops: usize,
+    /// The outermost entry that is left is written anew.
+    rewrites: bool,
+    pushes: usize,
+}
+
+fn restack<T: PartialEq>(have: &[T], want: &[T], keeps_any: bool) -> Restack {
+    let pairs = have.iter().rev().zip(want.iter().rev());
+    let equal = if keeps_any { pairs.take_while(|(a, b)| a == b).count() } else { 0 };
+    let rewrites = keeps_any && have.len() > equal && want.len() > equal;
+    let left = equal + usize::from(rewrites);
+    Restack { pops: have.len() - left, rewrites, pushes: want.len() - left }
+}
+
+#[cold]
+fn labels(base: &mut FlowKey, key: &FlowKey, eth_type: u16, shape: u8, out: &mut Vec<Step>) {
+    let (have, want) = (base.mpls_labels(), key.mpls_labels());
+    // What the payload needs comes after the pops, when it lies open.
+    let (mut edited, popped) = (*base, out.len());
+    network(&mut edited, key, eth_type, shape, out);
+    let edits = out.len() - popped;
+    let (have, want) = (&base.mpls_lse[..have], &key.mpls_lse[..want]);
+    let r = restack(have, want, edits == 0);
+    out.extend(std::iter::repeat_n(Step::PopMpls, r.pops));
+    if let Some(new) = out.get_mut(popped..) {
+        new.rotate_left(edits);
+    }
+    if r.rewrites
+        && let Some(lse) = want.get(r.pushes)
+    {
+        out.push(Step::SetMpls(*lse));
+    }
+    out.extend(want.iter().take(r.pushes).rev().map(|lse| Step::PushMpls(*lse)));
+    *base = FlowKey { mpls_lse: key.mpls_lse, ..edited };
+}
+
+/// The tags, outermost first: TPID and TCI.
+fn tags(key: &FlowKey) -> ([(u16, u16); 2], usize) {
+    let tag = |tpid: u16, tci: u16| (if tpid == 0 { 0x8100 } else { tpid }, tci & !VLAN_PRESENT);
+    let is = |tci: u16| tci & VLAN_PRESENT != 0;
+    let both = [tag(key.vlan_tpid, key.vlan_tci), tag(key.inner_tpid, key.inner_tci)];
+    let count = match (is(key.vlan_tci), is(key.inner_tci)) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
+    (both, count)
 }
 
 fn ethernet(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
@@ -42,18 +133,25 @@ fn ethernet(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
         out.push(Step::SetEth { dst, src, which });
         (base.eth_dst, base.eth_src) = (key.eth_dst, key.eth_src);
     }
-    let (had, has) = (base.vlan_tci & VLAN_PRESENT != 0, key.vlan_tci & VLAN_PRESENT != 0);
-    let tpid = if key.vlan_tpid == 0 { 0x8100 } else { key.vlan_tpid };
-    let tci = key.vlan_tci & !VLAN_PRESENT;
-    match (had, has) {
-        (false, true) => out.push(Step::PushVlan { tpid, tci }),
-        (true, false) => out.push(Step::PopVlan),
-        (true, true) if (base.vlan_tci, base.vlan_tpid) != (key.vlan_tci, key.vlan_tpid) => {
-            out.push(Step::SetVlan { tpid, tci });
-        }
-        _ => {}
+    if base.vlan_tci | key.vlan_tci != 0 {
+        vlan(base, key, out);
     }
+}
+
+fn vlan(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
+    let ((have, h), (want, w)) = (tags(base), tags(key));
+    let want = &want[..w];
+    let r = restack(&have[..h], want, true);
+    out.extend(std::iter::repeat_n(Step::PopVlan, r.pops));
+    if r.rewrites
+        && let Some((tpid, tci)) = want.get(r.pushes).copied()
+    {
+        out.push(Step::SetVlan { tpid, tci });
+    }
+    let pushed = want.iter().take(r.pushes).rev();
+    out.extend(pushed.map(|(tpid, tci)| Step::PushVlan { tpid: *tpid, tci: *tci }));
     (base.vlan_tci, base.vlan_tpid) = (key.vlan_tci, key.vlan_tpid);
+    (base.inner_tci, base.inner_tpid) = (key.inner_tci, key.inner_tpid);
 }
 
 fn ipv4(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
@@ -141,83 +239,4 @@ fn transport(base: &mut FlowKey, key: &FlowKey, out: &mut Vec<Step>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: u8 = shape::L3_VALID | shape::L4_VALID;
-
-    fn udp() -> FlowKey {
-        FlowKey { eth_type: IPV4, ip_proto: 17, ip_ttl: 64, ip_src: 1, tp_src: 5, ..FlowKey::ZERO }
-    }
-
-    #[test]
-    fn registers_and_undone_changes_cost_nothing() {
-        let (mut base, mut key) = (udp(), udp());
-        key.xxreg[0] = 9;
-        key.metadata = 4;
-        let mut out = Vec::new();
-        commit(&mut base, &key, ALL, &mut out);
-        assert_eq!(out, []);
-    }
-
-    #[test]
-    fn many_changes_fold_into_one_step_per_header_and_once() {
-        let (mut base, mut key) = (udp(), udp());
-        key.eth_dst = 0x0200_0000_0001;
-        key.ip_ttl = 63;
-        key.ip_dst = 7;
-        key.tp_dst = 53;
-        let mut out = Vec::new();
-        commit(&mut base, &key, ALL, &mut out);
-        assert_eq!(
-            out,
-            [
-                Step::SetEth { dst: [2, 0, 0, 0, 0, 1], src: [0; 6], which: Which::of(&[true]) },
-                Step::SetIpv4 {
-                    src: 1,
-                    dst: 7,
-                    tos: 0,
-                    ttl: 63,
-                    which: Which::of(&[false, true, false, true]),
-                },
-                Step::SetPorts { src: 5, dst: 53, which: Which::of(&[false, true]) },
-            ]
-        );
-        out.clear();
-        commit(&mut base, &key, ALL, &mut out);
-        assert_eq!(out, [], "a second commit has nothing to say");
-    }
-
-    #[test]
-    fn vlan_presence_decides_push_pop_or_rewrite() {
-        let mut out = Vec::new();
-        let (mut base, mut key) = (udp(), udp());
-        key.vlan_tci = VLAN_PRESENT | 10;
-        commit(&mut base, &key, ALL, &mut out);
-        key.vlan_tci = VLAN_PRESENT | 11;
-        commit(&mut base, &key, ALL, &mut out);
-        key.vlan_tci = 0;
-        commit(&mut base, &key, ALL, &mut out);
-        let tag = |tci| (0x8100, tci);
-        let (a, b) = (tag(10), tag(11));
-        assert_eq!(
-            out,
-            [
-                Step::PushVlan { tpid: a.0, tci: a.1 },
-                Step::SetVlan { tpid: b.0, tci: b.1 },
-                Step::PopVlan
-            ]
-        );
-    }
-
-    #[test]
-    fn a_header_that_is_not_there_is_not_written() {
-        let mut out = Vec::new();
-        let (mut base, mut key) = (udp(), udp());
-        (key.ip_dst, key.tp_dst) = (7, 53);
-        commit(&mut base, &key, 0, &mut out);
-        assert_eq!(out, []);
-        commit(&mut base, &key, shape::L3_VALID, &mut out);
-        assert!(matches!(out[..], [Step::SetIpv4 { .. }]), "{out:?}");
-    }
-}
+mod tests;

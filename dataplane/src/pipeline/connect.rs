@@ -57,14 +57,17 @@ impl Walk<'_, '_> {
 
     fn ct_packet(&self, zone: u16) -> CtPacket {
         let p = &self.packet;
-        let (l3, l4_at) = (usize::from(p.layers.l3), usize::from(p.layers.l4));
+        // The payload's, should labels have been before it.
+        let mut room = None;
+        let (bare, layers) = p.behind_labels(&mut room);
+        let (l3, l4_at) = (usize::from(layers.l3), usize::from(layers.l4));
         let l4 = match (p.layers.l4, self.rec.error.bytes()) {
             (0, _) => &[],
             (_, Some(translated)) => translated.get(l4_at - l3..).unwrap_or(&[]),
             _ => p.bytes.get(l4_at..usize::from(p.layers.end).min(p.bytes.len())).unwrap_or(&[]),
         };
         let mut packet = CtPacket::from_key(&self.key, l4, zone);
-        packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, p.layers, p.key);
+        packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
         packet
     }
 
@@ -154,7 +157,8 @@ impl Walk<'_, '_> {
         let at = self.rec.translations.len() as u16;
         self.rec.translations.push(*rewrite);
         self.rec.steps.push(Step::NatIcmpError(at));
-        let (l3, l4) = (usize::from(self.packet.layers.l3), usize::from(self.packet.layers.l4));
+        let layers = self.packet.behind_labels(&mut None).1;
+        let (l3, l4) = (usize::from(layers.l3), usize::from(layers.l4));
         let copy = self.rec.error.take(self.packet.bytes.get(l3..).unwrap_or(&[]));
         // A copy that is cut too early stays as it is: the next `ct` calls it invalid.
         let _ = rewrite_icmp_error(copy, l4.saturating_sub(l3), rewrite);

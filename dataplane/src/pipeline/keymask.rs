@@ -9,7 +9,7 @@
 //!   tunnel port takes from the packet's own tunnel fields.
 //!
 //! Always kept: the in_port, the shape, Ethernet type, IP protocol, fragment bits, the VLAN
-//! presence bit, and the whole tunnel line.
+//! presence bit, and the whole lines of tunnel and stacked headers.
 //!
 //! What does not come from the key (frame length, TCP sequence numbers, MAC table,
 //! connections) is covered by guards instead.
@@ -17,7 +17,8 @@
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::KeyMask;
 use crate::packet::field::{FIELDS, Field, Prereq, Subfield};
-use crate::packet::key::{FlowKey, Mask, PacketKey, VLAN_PRESENT, mac_bytes};
+use crate::packet::key::{FlowKey, KeyStack, KeyTunnel, Mask, PacketKey};
+use crate::packet::key::{VLAN_PRESENT, mac_bytes};
 use crate::pipeline::rule::Rule;
 
 /// Gathers what rules can see.
@@ -52,15 +53,23 @@ impl Visible {
         if self.tracks {
             packet.base.icmp_id = [0xff; 2];
         }
-        packet.tunnel = crate::packet::key::KeyTunnel {
+        packet.tunnel = KeyTunnel {
             tun_id: [0xff; 8],
             tun_src: [0xff; 16],
             tun_dst: [0xff; 16],
             tun_flags: 0xffff,
             tun_tos: 0xff,
             tun_ttl: 0xff,
-            pad: [0; 4],
+            present: 0xffff,
+            pad: [0; 2],
             options: [0xff; 16],
+        };
+        packet.stack = KeyStack {
+            mpls: [[0xff; 4]; 3],
+            inner_tci: [0xff; 2],
+            payload: 0xff,
+            shape: 0xff,
+            options: [[0xff; 8]; 6],
         };
         KeyMask::new(&packet)
     }
@@ -136,7 +145,6 @@ fn of_action(a: &Action, mask: &mut Mask) {
         | Action::WriteActions(_)
         | Action::ClearActions
         | Action::WriteMetadata { .. }
-        | Action::PushMpls(_)
         | Action::PopMpls(_)
         | Action::SetMplsTtl(_)
         | Action::DecMplsTtl
@@ -161,6 +169,11 @@ fn of_action(a: &Action, mask: &mut Mask) {
             whole(Field::VlanTci, mask);
         }
         Action::DecTtl => whole(Field::IpTtl, mask),
+        // The first label takes over what IP says.
+        Action::PushMpls(_) => {
+            whole(Field::IpTos, mask);
+            whole(Field::IpTtl, mask);
+        }
         Action::CheckPktLarger { dst, .. } => of_write(*dst, mask),
         Action::Ct(ct) => of_ct(ct, mask),
         Action::Clone(list) => list.iter().for_each(|a| of_action(a, mask)),

@@ -1,9 +1,10 @@
 //! Where a packet leaves a bridge: a device, a cable to another bridge, a tunnel.
 
+use super::commit::stacked_bytes;
 use super::miss::{Event, Flow, Walk};
 use crate::action::step::Step;
 use crate::counters::Drop;
-use crate::packet::key::{FlowKey, PortIx, VLAN_PRESENT};
+use crate::packet::key::{FlowKey, PortIx, TUN_METADATA_BYTES};
 use crate::pipeline::program::{Port, PortRole};
 use crate::pipeline::underlay::NextHop;
 use crate::tunnel::{GeneveParams, TunnelConfig, TunnelKey, TunnelRemote};
@@ -127,9 +128,7 @@ impl Walk<'_, '_> {
     /// Whether the frame with `extra` bytes in front is at most `room` long. Lengths that decide
     /// alike share the traversal.
     fn fits(&mut self, extra: usize, room: u16) -> bool {
-        let came_tagged = self.packet.key.base.vlan_tci != [0, 0];
-        let leaves_tagged = self.key.vlan_tci & VLAN_PRESENT != 0;
-        let grows = 4 * (i32::from(leaves_tagged) - i32::from(came_tagged));
+        let grows = stacked_bytes(&self.key) as i32 - self.came_with as i32;
         let limit = i32::from(room) - extra as i32 - grows;
         let limit = limit.clamp(0, i32::from(u16::MAX)) as u16;
         let fits = self.packet.bytes.len() <= limit as usize;
@@ -161,6 +160,8 @@ fn crossing(k: &FlowKey, in_port: u32) -> FlowKey {
         tun_ipv6_src: 0,
         tun_ipv6_dst: 0,
         tun_flags: 0,
+        tun_present: 0,
+        tun_metadata: [0; TUN_METADATA_BYTES],
         tun_tos: 0,
         tun_ttl: 0,
         ct_state: 0,

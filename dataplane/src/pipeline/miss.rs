@@ -16,6 +16,7 @@
 //! as in Open vSwitch: a flow that sets it to NONE may send a packet back where it came from. The
 //! in_port that a `resubmit` gives holds for that one lookup.
 
+use super::commit::Payload;
 use crate::action::step::Step;
 use crate::cache::traversal::{Item, Recording};
 use crate::clock::Now;
@@ -25,7 +26,7 @@ use crate::limits::{
     DEPTH_MAX, OUTPUTS_MAX, RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RESUBMITS_MAX,
     TRAVERSAL_GUARDS_MAX,
 };
-use crate::packet::key::{FlowKey, PacketKey, PortIx};
+use crate::packet::key::{FlowKey, PacketKey, PortIx, is_mpls};
 use crate::packet::parse::Layers;
 use crate::pipeline::delta::{Dirty, table_bit};
 use crate::pipeline::program::{Bridge, Program};
@@ -59,6 +60,32 @@ pub struct Subject<'a> {
     pub in_port: PortIx,
     /// Checksums need no check.
     pub checksums_good: bool,
+}
+
+impl Subject<'_> {
+    /// Key and layers of the packet as if its MPLS labels were off; `room` is for the key if there
+    /// are any.
+    #[inline]
+    pub(super) fn behind_labels<'k>(
+        &'k self,
+        room: &'k mut Option<PacketKey>,
+    ) -> (&'k PacketKey, Layers) {
+        if is_mpls(u16::from_be_bytes(self.key.base.eth_type)) {
+            return self.without_labels(room);
+        }
+        (self.key, *self.layers)
+    }
+
+    #[cold]
+    fn without_labels<'k>(&self, room: &'k mut Option<PacketKey>) -> (&'k PacketKey, Layers) {
+        let mut layers = *self.layers;
+        let key = room.insert(*self.key);
+        let (eth_type, shape) = self.key.innermost();
+        key.base.eth_type = eth_type.to_be_bytes();
+        key.base.shape |= shape;
+        layers.l3 += 4 * FlowKey::from_packet(self.key, 0).mpls_labels() as u16;
+        (key, layers)
+    }
 }
 
 /// Tunnel headers in use under the present program, found again by what they were made from.
@@ -119,7 +146,7 @@ pub(super) enum Stop {
 pub(super) type Flow = Result<(), Stop>;
 
 /// Steps that one `commit` and the output behind it add at most.
-const COMMIT_STEPS_MAX: usize = 16;
+const COMMIT_STEPS_MAX: usize = 24;
 
 /// One walk.
 pub struct Walk<'a, 'w> {
@@ -136,6 +163,10 @@ pub struct Walk<'a, 'w> {
     /// The packet's bytes after the steps so far.
     pub(super) base: FlowKey,
     pub(super) key: FlowKey,
+    /// What is behind all tags and labels.
+    pub(super) payload: Payload,
+    /// Bytes of tags and labels that the packet came with.
+    pub(super) came_with: usize,
     pub(super) table: u8,
     pub(super) depth: u32,
     pub(super) resubmits: u32,
@@ -164,6 +195,7 @@ pub fn walk(
         return;
     };
     let key = FlowKey::from_packet(packet.key, port.number);
+    let (eth_type, shape) = packet.key.innermost();
     let mut w = Walk {
         program,
         packet,
@@ -175,6 +207,8 @@ pub fn walk(
         own_bridge: port.bridge,
         base: key,
         key,
+        payload: Payload { eth_type, shape },
+        came_with: super::commit::stacked_bytes(&key),
         table: 0,
         depth: 0,
         resubmits: 0,
@@ -288,8 +322,7 @@ impl<'w> Walk<'_, 'w> {
         if self.rec.steps.len() + COMMIT_STEPS_MAX >= RECORDED_STEPS_MAX {
             return self.too_much();
         }
-        let shape = self.packet.key.base.shape;
-        super::commit::commit(&mut self.base, &self.key, shape, &mut self.rec.steps);
+        super::commit::commit(&mut self.base, &self.key, self.payload, &mut self.rec.steps);
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! From packet key to outputs.
 //!
 //! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks
-//! its tables for one packet and translates the flows' actions into steps (`verbs`, `commit`,
-//! `connect`, `normal`, `leave`). `run` is the stage list of a batch: it serves packets from the
-//! cache, sends the rest to the walk, and executes the steps. `trace` is the walk with an
+//! its tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
+//! `commit`, `connect`, `normal`, `leave`). `run` is the stage list of a batch: it serves packets
+//! from the cache, sends the rest to the walk, and executes the steps. `trace` is the walk with an
 //! observer that tells what it saw.
 //!
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
@@ -15,6 +15,7 @@ mod connect;
 mod delta;
 mod execute;
 mod guards;
+mod headers;
 pub mod keymask;
 mod leave;
 pub mod miss;

@@ -11,6 +11,7 @@ use crate::classify::{RuleMatch, Table};
 use crate::fdb::Fdb;
 use crate::limits::TABLES_MAX;
 use crate::packet::key::PortIx;
+use crate::packet::parse::VLAN_LIMIT_MAX;
 use crate::pipeline::delta::Delta;
 use crate::pipeline::keymask;
 use crate::pipeline::rule::{Rule, RuleBook};
@@ -94,6 +95,8 @@ pub struct Program {
     pub underlay: Arc<Underlay>,
     /// Packet fields that this program can see; never fewer than its rules need.
     pub visible: KeyMask,
+    /// Tags that are read from a packet that arrives.
+    pub vlan_limit: u8,
     /// What differs from the version before.
     pub delta: Delta,
 }
@@ -136,7 +139,11 @@ impl Program {
 
     /// Builds all of it. Rules get numbers in the order in which they come.
     pub fn compile(parts: ProgramParts) -> Self {
-        let mut program = Self { version: parts.version, ..Self::default() };
+        let vlan_limit = match parts.vlan_limit {
+            0 => VLAN_LIMIT_MAX,
+            n => n.min(VLAN_LIMIT_MAX),
+        };
+        let mut program = Self { version: parts.version, vlan_limit, ..Self::default() };
         let mut number = 0;
         for b in parts.bridges {
             let mut by_table: Vec<Vec<(u32, Arc<Rule>)>> = vec![Vec::new(); TABLES_MAX];
@@ -285,6 +292,9 @@ pub struct ProgramParts {
     pub bridges: Vec<BridgeParts>,
     pub ports: Vec<Option<Port>>,
     pub underlay: Arc<Underlay>,
+    /// Open vSwitch's `vlan-limit`: how many tags of an arriving packet flows can know; 0: as many
+    /// as possible. Default there: [`crate::packet::parse::VLAN_LIMIT_DEFAULT`].
+    pub vlan_limit: u8,
 }
 
 #[derive(Debug)]

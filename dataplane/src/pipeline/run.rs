@@ -243,7 +243,13 @@ impl Lane {
             bytes += frame.len() as u64;
             slot.in_port = in_port;
             slot.checksums_good = port.checksums_good;
-            let mut parsed = parse::parse(frame.bytes(), in_port, &mut slot.key, &mut slot.layers);
+            let mut parsed = parse::parse_limited(
+                frame.bytes(),
+                in_port,
+                program.vlan_limit,
+                &mut slot.key,
+                &mut slot.layers,
+            );
             if port.partial_checksums && parsed.is_ok() {
                 let done =
                     l4sum::complete_partial_checksum(frame.bytes_mut(), &slot.layers, &slot.key);

@@ -89,7 +89,8 @@ impl Lane {
         seen: &mut dyn Observer,
     ) -> Result<Vec<Step>, Drop> {
         let (mut key, mut layers) = (PacketKey::default(), Layers::default());
-        parse::parse(bytes, in_port, &mut key, &mut layers)?;
+        let limit = self.program.vlan_limit;
+        parse::parse_limited(bytes, in_port, limit, &mut key, &mut layers)?;
         let mut world = World {
             program: &self.program,
             conntrack: &mut self.conntrack,

@@ -43,19 +43,20 @@ impl Walk<'_, '_> {
                 Ok(())
             }
             Action::PushVlan { tpid } => {
-                if self.key.vlan_tci & VLAN_PRESENT != 0 {
-                    // One tag is tracked (Open vSwitch's vlan-limit=1 refuses the second).
-                    return Err(Stop::Error(Drop::VlanTooMany));
-                }
-                self.key.vlan_tpid = *tpid;
-                self.key.vlan_tci = VLAN_PRESENT;
+                self.push_vlan(*tpid);
                 Ok(())
             }
             Action::PopVlan => {
-                self.key.vlan_tci = 0;
-                self.key.vlan_tpid = 0;
+                self.pop_vlan();
                 Ok(())
             }
+            Action::PushMpls(eth_type) => self.push_mpls(*eth_type),
+            Action::PopMpls(eth_type) => self.pop_mpls(*eth_type),
+            Action::SetMplsTtl(ttl) => {
+                self.set_mpls_ttl(*ttl);
+                Ok(())
+            }
+            Action::DecMplsTtl => self.dec_mpls_ttl(),
             Action::DecTtl => self.dec_ttl(),
             Action::Resubmit { in_port, table, with_ct: _ } => {
                 self.resubmit(*in_port, table.unwrap_or(self.table))

@@ -16,6 +16,9 @@ pub const TYPE_TEB: u16 = 0x6558;
 pub const TYPE_RARP: u16 = 0x8035;
 pub const TYPE_VLAN: u16 = 0x8100;
 pub const TYPE_IPV6: u16 = 0x86dd;
+pub const TYPE_MPLS: u16 = 0x8847;
+/// MPLS whose outermost label was assigned upstream, once "multicast" (RFC 5332).
+pub const TYPE_MPLS_MULTICAST: u16 = 0x8848;
 pub const TYPE_QINQ: u16 = 0x88a8;
 
 /// Shortest frame a wire carries, without the check sequence; shorter payloads are padded.

@@ -17,6 +17,7 @@ pub mod geneve;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod mpls;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;

@@ -52,8 +52,10 @@ fn value(c: &mut Chance, f: Field) -> u128 {
     match f {
         InPort => c.below(6).into(),
         EthDst | EthSrc | ArpSha | ArpTha | NdSll | NdTll => number(&c.of(&MACS)),
-        EthType => c.of(&[0x0800, 0x0806, 0x86dd]),
-        VlanTci => c.of(&[0, 0x1000, 0x100a, 0x700a]),
+        EthType => c.of(&[0x0800, 0x0806, 0x86dd, 0x8847, 0x8100]),
+        VlanTci => c.of(&[0, 0x1000, 0x100a, 0x700a, 0x1014]),
+        MplsLabel => c.of(&[16, 17, 0]),
+        MplsTtl => c.of(&[64, 1, 2]),
         IpProto => c.of(&[1, 6, 17, 58]),
         IpSrc | IpDst | ArpSpa | ArpTpa | CtNwSrc | CtNwDst => number(&c.of(&IPS)),
         TunSrc | TunDst => number(&c.of(&[PEER_IP, LOCAL_IP])),
@@ -74,7 +76,7 @@ fn mask(c: &mut Chance) -> u128 {
     c.of(&[u128::MAX, u128::MAX, u128::MAX, 1, 0xff, !0xff, 0x20, 0x2, 0x1000])
 }
 
-const WRITABLE: [Field; 29] = [
+const WRITABLE: [Field; 32] = [
     Field::InPort,
     Field::Metadata,
     Field::TunId,
@@ -87,6 +89,9 @@ const WRITABLE: [Field; 29] = [
     Field::EthSrc,
     Field::VlanTci,
     Field::VlanPcp,
+    Field::MplsLabel,
+    Field::MplsTc,
+    Field::MplsTtl,
     Field::IpSrc,
     Field::IpDst,
     Field::Ipv6Src,
@@ -134,7 +139,7 @@ fn ct_by_chance(c: &mut Chance, tables: u8) -> Action {
 
 fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
     let table = c.below(tables.into()) as u8;
-    match c.below(30) {
+    match c.below(34) {
         0..=5 => out(c.of(&[1, 2, 3, 4, 5, 9, 77])),
         6 => Action::InPort,
         7 => c.of(&[Action::Flood, Action::All]),
@@ -165,12 +170,24 @@ fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
             dst: Field::Reg0.info().range(0, 0).unwrap(),
         },
         26 => c.of(&[Action::CtClear, Action::Exit]),
+        28..=31 => mpls_action(c),
         27 if deep => Action::Clone((0..2).map(|_| action(c, tables, false)).collect()),
         _ => ct_by_chance(c, tables),
     }
 }
 
+fn mpls_action(c: &mut Chance) -> Action {
+    match c.below(8) {
+        0..=2 => Action::PushMpls(c.of(&[0x8847, 0x8848])),
+        3..=5 => Action::PopMpls(c.of(&[0x0800, 0x0800, 0x86dd, 0x0806, 0x8847, 0x88cc])),
+        6 => Action::DecMplsTtl,
+        _ => Action::SetMplsTtl(c.of(&[1, 64])),
+    }
+}
+
 const FIELDS_OF_PACKETS: &[Field] = &[
+    Field::MplsLabel,
+    Field::MplsBos,
     Field::InPort,
     Field::EthSrc,
     Field::EthDst,
@@ -294,6 +311,7 @@ pub fn net(c: &mut Chance) -> Net {
     if c.one_in(6) {
         net.underlay.neighbours.clear();
     }
+    net.vlan_limit = c.of(&[1, 1, 2]);
     for p in [1, 2] {
         net.port(p).up = !c.one_in(8);
         net.port(p).partial_checksums = c.one_in(3);
@@ -305,7 +323,10 @@ pub fn net(c: &mut Chance) -> Net {
 /// A packet by chance, with the port it comes in by.
 pub fn packet(c: &mut Chance) -> (u16, Vec<u8>) {
     let p = PacketBuilder::eth(c.of(&MACS[..3]), c.of(&MACS));
-    let p = if c.one_in(6) { p.vlan(10, c.below(4) as u8) } else { p };
+    let p = if c.one_in(5) { p.vlan(10, c.below(4) as u8) } else { p };
+    let p = if c.one_in(8) { p.tag(c.of(&[0x8100, 0x88a8]), 20) } else { p };
+    let labels = if c.one_in(5) { 1 + c.below(4) } else { 0 };
+    let p = (0..labels).fold(p, |p, n| p.mpls(16 + n as u32, 0, c.of(&[64, 64, 1])));
     let (sp, dp) = (c.of(&L4_PORTS), c.of(&L4_PORTS));
     let v6 = c.one_in(4);
     let p = if v6 {

@@ -113,8 +113,9 @@ fn produce(reason: Drop) -> Option<Case> {
         }
         Drop::VlanTooMany => {
             let push = Action::PushVlan { tpid: 0x8100 };
-            acts([push.clone(), push, out(2)])
+            Case { headroom: Some(3), ..acts([push, out(2)]) }
         }
+        Drop::MplsTooMany => acts([push_mpls(), push_mpls(), push_mpls(), push_mpls(), out(2)]),
         Drop::TooBig => {
             case(Net::of([always([out(5)])]), 1, v4().udp(1, 2).frame_len(1500).build())
         }
@@ -136,9 +137,9 @@ fn every_reason_can_be_had() {
 }
 
 #[test]
-fn a_tag_needs_room_in_front() {
-    let c = acts([Action::PushVlan { tpid: 0x8100 }, out(2)]);
+fn a_label_needs_room_in_front() {
+    let c = acts([push_mpls(), out(2)]);
     let mut s = Switch::new(&c.net);
     assert_eq!(s.batch_with(1, &[udp()], Some(3)), []);
-    assert_eq!(s.dropped(Drop::VlanTooMany), 1);
+    assert_eq!(s.dropped(Drop::MplsTooMany), 1);
 }

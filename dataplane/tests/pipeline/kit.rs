@@ -16,6 +16,7 @@ use sluice_dataplane::fdb::{Fdb, FdbEntry};
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::{FlowKey, PortIx};
+use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
@@ -109,6 +110,10 @@ pub fn mv(src: Field, dst: Field) -> Action {
     }
 }
 
+pub fn push_mpls() -> Action {
+    Action::PushMpls(0x8847)
+}
+
 pub fn resubmit(table: u8) -> Action {
     Action::Resubmit { in_port: None, table: Some(table), with_ct: false }
 }
@@ -167,6 +172,7 @@ pub struct Net {
     pub ports: Vec<Option<Port>>,
     pub flows: [Vec<Flow>; 3],
     pub underlay: Underlay,
+    pub vlan_limit: u8,
 }
 
 pub fn port(bridge: u16, number: u32, role: PortRole) -> Port {
@@ -229,7 +235,8 @@ impl Default for Net {
             }],
         };
         underlay.sort();
-        Self { ports, flows: Default::default(), underlay }
+        let vlan_limit = VLAN_LIMIT_DEFAULT;
+        Self { ports, flows: Default::default(), underlay, vlan_limit }
     }
 }
 
@@ -279,6 +286,7 @@ impl Net {
             bridges: (0..3).map(bridge).collect(),
             ports: self.ports.clone(),
             underlay: Arc::new(self.underlay.clone()),
+            vlan_limit: self.vlan_limit,
         })
     }
 }

@@ -3,6 +3,7 @@
 mod chance;
 mod changes;
 mod drops;
+mod headers;
 mod kit;
 mod nat;
 mod packets;

@@ -17,20 +17,29 @@ fn eth() -> PacketBuilder {
 
 /// Parses into lines full of old bytes, so that whatever is read but not written shows.
 fn parsed(bytes: &[u8], stale: u8) -> (PacketKey, Layers) {
+    parsed_limited(bytes, VLAN_LIMIT_DEFAULT, stale)
+}
+
+fn parsed_limited(bytes: &[u8], limit: u8, stale: u8) -> (PacketKey, Layers) {
     let fill = |n: usize| vec![stale; n];
     let mut key = PacketKey {
         base: KeyBase::read_from_bytes(&fill(40)).unwrap(),
         l3: KeyL3::read_from_bytes(&fill(64)).unwrap(),
+        stack: KeyStack::read_from_bytes(&fill(64)).unwrap(),
         ..PacketKey::default()
     };
     let mut layers = Layers { l3: 1, l4: 2, payload: 3, end: 4, flags: 0xffff };
-    parse(bytes, PortIx(7), &mut key, &mut layers).unwrap();
+    parse_limited(bytes, PortIx(7), limit, &mut key, &mut layers).unwrap();
     (key, layers)
 }
 
 fn flow(bytes: &[u8]) -> (FlowKey, Layers) {
-    let (key, layers) = parsed(bytes, 0xa5);
-    let (other, same) = parsed(bytes, 0x5a);
+    flow_limited(bytes, VLAN_LIMIT_DEFAULT)
+}
+
+fn flow_limited(bytes: &[u8], limit: u8) -> (FlowKey, Layers) {
+    let (key, layers) = parsed_limited(bytes, limit, 0xa5);
+    let (other, same) = parsed_limited(bytes, limit, 0x5a);
     assert_eq!((key, layers), (other, same), "stale bytes show");
     (FlowKey::from_packet(&key, 7), layers)
 }
@@ -246,6 +255,8 @@ fn a_frame_without_ethernet_header_is_the_only_error() {
     assert_eq!(flow(&huge).1, at(14, 0, 0, 0, 0));
 }
 
+mod stacks;
+
 /// One of each kind of packet.
 fn samples() -> Vec<Vec<u8>> {
     let v4 = || eth().ipv4([10, 0, 0, 1], [10, 0, 0, 2]);
@@ -263,19 +274,27 @@ fn samples() -> Vec<Vec<u8>> {
         v6().vlan(5, 0).tcp(3, 4).payload(&[1; 30]).build(),
         v6().extension(0, &[0; 8]).fragment(1, 0, true).udp(1, 2).payload(&[1; 30]).build(),
         v6().nd_solicit(V6B, Some(A)).build(),
+        v4().mpls(16, 0, 64).tcp(1, 2).payload(&[1; 30]).build(),
+        v6().vlan(5, 6).mpls(16, 0, 64).mpls(17, 0, 64).udp(1, 2).build(),
+        eth().mpls(16, 0, 64).arp(2, (A, [1; 4]), (B, [2; 4])).build(),
         eth().eth_type(30).payload(&[0xaa, 0xaa, 3, 0, 0, 0, 8, 6, 1, 1, 1, 1]).build(),
     ]
 }
 
 /// Layers and shape agree with each other and lie inside the frame.
 fn consistent(bytes: &[u8]) {
-    let (key, layers) = parsed(bytes, 0xa5);
-    let (other, same) = parsed(bytes, 0x5a);
+    (1..=VLAN_LIMIT_MAX).for_each(|limit| consistent_limited(bytes, limit));
+}
+
+fn consistent_limited(bytes: &[u8], limit: u8) {
+    let (key, layers) = parsed_limited(bytes, limit, 0xa5);
+    let (other, same) = parsed_limited(bytes, limit, 0x5a);
     assert_eq!((key, layers), (other, same), "stale bytes show");
     let mut slow = (PacketKey::default(), Layers::default());
-    parse_any(bytes, PortIx(7), &mut slow.0, &mut slow.1).unwrap();
+    parse_any(bytes, PortIx(7), limit, &mut slow.0, &mut slow.1).unwrap();
     assert_eq!((key, layers), slow, "the two roads differ");
-    let has = |bit| key.base.shape & bit != 0;
+    let (_, shape) = key.innermost();
+    let has = |bit| shape & bit != 0;
     assert_eq!(has(shape::L4_VALID), layers.l4 != 0);
     assert!(has(shape::L3_VALID) || layers.end == 0);
     assert!(usize::from(layers.end) <= bytes.len() && usize::from(layers.payload) <= bytes.len());

@@ -90,7 +90,7 @@ fn a_packet_by_hand() {
     assert_eq!((popped.shape, found.tun_flags), (shape::TUNNEL, flag::KEY));
     assert_eq!((found.tun_id, found.tun_ttl), (0x123456_u64.to_be_bytes(), 64));
     assert_eq!((found.tun_src, found.tun_dst), (low([10, 0, 0, 1]), low([10, 0, 0, 2])));
-    assert_eq!((found.pad, found.options), ([0; 4], [0; 16]));
+    assert_eq!((found.present, found.pad, found.options), (0, [0; 2], [0; 16]));
     let (mut key, _) = parsed(&inner);
     popped.mark(&mut key);
     assert!(key.has_tunnel());

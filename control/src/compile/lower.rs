@@ -3,9 +3,10 @@
 //! Words that do the same become the same: `load`, `set_field` and `mod_*` are all one `Set`.
 //! `note` does nothing and vanishes.
 
-use crate::flow::{self, Flow, FlowAction, Match, NatSide, SubField};
+use super::lower_verbs::verb;
+use crate::flow::{self, Flow, FlowAction, Match, NatSide, SubField, action_set};
 use sluice_dataplane::action::{Action, Ct, Nat, PORT_LOCAL, Set, Zone};
-use sluice_dataplane::classify::RuleMatch;
+use sluice_dataplane::classify::{Clause, RuleMatch};
 use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
 use sluice_dataplane::packet::field::{Field, Prereq, Subfield};
 use std::net::IpAddr;
@@ -13,12 +14,27 @@ use std::net::IpAddr;
 /// The match of a flow as the classifier takes it.
 pub fn matching(flow: &Flow) -> RuleMatch {
     let Match { key, mask } = flow.match_;
-    RuleMatch { value: key, mask, priority: flow.priority, clauses: None }
+    RuleMatch { value: key, mask, priority: flow.priority, clauses: clauses(&flow.actions) }
 }
 
 /// Lowers a whole action list.
 pub fn actions(list: &[FlowAction]) -> Box<[Action]> {
-    list.iter().flat_map(action).collect()
+    list.iter().filter_map(action).collect()
+}
+
+/// Lowers the actions of a bucket, in the order in which an action set runs.
+pub fn bucket(list: &[FlowAction]) -> Box<[Action]> {
+    action_set::ordered(list).into_iter().filter_map(action).collect()
+}
+
+/// The conjunctions that a flow is a part of.
+pub fn clauses(list: &[FlowAction]) -> Option<Box<[Clause]>> {
+    let clause = |a: &FlowAction| match *a {
+        FlowAction::Conjunction { id, clause, n_clauses } => Some(Clause { id, clause, n_clauses }),
+        _ => None,
+    };
+    let all: Vec<Clause> = list.iter().filter_map(clause).collect();
+    (!all.is_empty()).then(|| all.into())
 }
 
 fn action(a: &FlowAction) -> Option<Action> {
@@ -33,17 +49,12 @@ fn action(a: &FlowAction) -> Option<Action> {
         FlowAction::All => Action::All,
         FlowAction::InPort => Action::InPort,
         FlowAction::GotoTable(table) => Action::Goto(*table),
-        FlowAction::Resubmit { port, table } => {
+        FlowAction::Resubmit { port, table, with_ct } => {
             // Resubmitting to IN_PORT is resubmitting with the port of entry.
             let in_port = port.filter(|p| *p != flow::ports::IN_PORT);
-            Action::Resubmit { in_port, table: *table, with_ct: false }
+            Action::Resubmit { in_port, table: *table, with_ct: *with_ct }
         }
-        FlowAction::Move { src, dst } => Action::Move {
-            src: src.lower()?,
-            src_prereq: prereq(src.field),
-            dst: dst.lower()?,
-            dst_prereq: prereq(dst.field),
-        },
+        FlowAction::Move { src, dst } => move_(*src, *dst)?,
         FlowAction::ModVlanVid(vid) => Action::ModVlan { vid: Some(*vid), pcp: None },
         FlowAction::ModVlanPcp(pcp) => Action::ModVlan { vid: None, pcp: Some(*pcp) },
         FlowAction::SetVlanVid(vid) => tagged(Field::DlVlan, u128::from(*vid))?,
@@ -58,20 +69,21 @@ fn action(a: &FlowAction) -> Option<Action> {
         }
         FlowAction::Clone(list) => Action::Clone(actions(list)),
         FlowAction::Exit => Action::Exit,
-        FlowAction::Note(_) => return None,
-        // The rest are constants, which `write` has taken.
-        FlowAction::Load { .. }
-        | FlowAction::SetField { .. }
-        | FlowAction::ModDlSrc(_)
-        | FlowAction::ModDlDst(_)
-        | FlowAction::ModNwSrc(_)
-        | FlowAction::ModNwDst(_)
-        | FlowAction::ModNwTos(_)
-        | FlowAction::ModNwEcn(_)
-        | FlowAction::ModNwTtl(_)
-        | FlowAction::ModTpSrc(_)
-        | FlowAction::ModTpDst(_)
-        | FlowAction::SetTunnel { .. } => return None,
+        FlowAction::WriteActions(list) => Action::WriteActions(actions(list)),
+        // A conjunction is a part of the rule's match (`clauses`).
+        FlowAction::Note(_) | FlowAction::Conjunction { .. } => return None,
+        other => return verb(other),
+    })
+}
+
+/// Bits that exist only in text read as zero.
+fn move_(src: SubField, dst: SubField) -> Option<Action> {
+    let (to, dst_prereq) = (dst.lower()?, prereq(dst.field));
+    Some(match src.lower() {
+        Some(from) => {
+            Action::Move { src: from, src_prereq: prereq(src.field), dst: to, dst_prereq }
+        }
+        None => Action::Set(Set { dst: to, prereq: dst_prereq, value: 0, mask: u128::MAX }),
     })
 }
 
@@ -82,7 +94,7 @@ fn tagged(field: Field, value: u128) -> Option<Action> {
 }
 
 /// A port action says "transport port", whatever the transport; its field is TCP's.
-fn prereq(field: Field) -> Prereq {
+pub(super) fn prereq(field: Field) -> Prereq {
     match field {
         Field::TcpSrc | Field::TcpDst => Prereq::Transport,
         other => other.info().prereq,
@@ -137,4 +149,98 @@ fn lower_nat(nat: &flow::Nat) -> Nat {
         ports: nat.ports,
         mode,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{NoNames, parse_flow};
+
+    fn lower(text: &str) -> Box<[Action]> {
+        let line = format!("tcp,ct_state=+trk+est actions={text}");
+        let flow = parse_flow(&line, &NoNames).unwrap_or_else(|e| panic!("{line}: {e}"));
+        actions(&flow.actions)
+    }
+
+    /// No action gets lost on the way but those that do nothing.
+    #[test]
+    fn every_action_becomes_one() {
+        for text in [
+            "output:1",
+            "output:reg0",
+            "output(port=1,max_len=64)",
+            "resubmit(1,2,ct)",
+            "goto_table:3",
+            "move:reg0->reg1",
+            "move:NXM_NX_CT_STATE[8..15]->reg1[0..7]",
+            "load:1->reg0",
+            "set_field:1->reg0",
+            "mod_vlan_vid:1",
+            "mod_vlan_pcp:1",
+            "set_vlan_vid:1",
+            "set_vlan_pcp:1",
+            "strip_vlan",
+            "pop_vlan",
+            "push_vlan:0x8100",
+            "mod_dl_src:00:00:00:00:00:01",
+            "mod_dl_dst:00:00:00:00:00:01",
+            "mod_nw_src:1.2.3.4",
+            "mod_nw_dst:1.2.3.4",
+            "mod_nw_tos:4",
+            "mod_nw_ecn:1",
+            "mod_nw_ttl:1",
+            "mod_tp_src:1",
+            "mod_tp_dst:1",
+            "set_tunnel:1",
+            "set_tunnel64:1",
+            "dec_ttl",
+            "set_mpls_ttl:1",
+            "dec_mpls_ttl",
+            "push_mpls:0x8847",
+            "pop_mpls:0x800",
+            "ct(commit)",
+            "ct_clear",
+            "check_pkt_larger(14)->reg0[0]",
+            "clone(output:1)",
+            "exit",
+            "controller",
+            "controller(id=1)",
+            "enqueue:1:2",
+            "bundle(eth_src,0,hrw,ofport,members:1)",
+            "bundle_load(eth_src,0,hrw,ofport,reg0,members:1)",
+            "multipath(eth_src,0,hrw,2,0,reg0)",
+            "group:1",
+            "push:reg0",
+            "pop:reg0",
+            "set_queue:1",
+            "pop_queue",
+            "fin_timeout(idle_timeout=1)",
+            "learn(table=1,reg0=1)",
+            "sample(probability=1)",
+            "meter:1",
+            "clear_actions",
+            "write_actions(output:1)",
+            "write_metadata:1",
+            "normal",
+            "flood",
+            "all",
+            "in_port",
+            "local",
+        ] {
+            assert_eq!(lower(text).len(), 1, "{text}");
+        }
+        for text in ["note:00", "drop", "conjunction(1,1/2)"] {
+            assert!(lower(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn conjunctions_become_clauses() {
+        let of = |text: &str| clauses(&parse_flow(text, &NoNames).unwrap().actions);
+        let list = of("actions=conjunction(7,1/2),note:00,conjunction(9,3/3)").unwrap();
+        let (a, b) = (list[0], list[1]);
+        assert_eq!((a.id, a.clause, a.n_clauses), (7, 0, 2));
+        assert_eq!((b.id, b.clause, b.n_clauses), (9, 2, 3));
+        assert_eq!(of("actions=output:1"), None);
+    }
 }

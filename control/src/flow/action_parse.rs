@@ -1,15 +1,25 @@
 //! Actions: names and arguments as in ovs-actions(7).
 
 use super::check::{Checker, Place};
+use super::controller_parse::{parse_controller, parse_fin_timeout, parse_sample};
 use super::ct_parse::parse_ct;
-use super::error::{FlowError, Problem, nearest, nearest_field};
+use super::error::{FlowError, Problem, nearest};
+use super::field_parse;
+use super::hash_parse::{parse_bundle, parse_multipath};
+use super::learn_parse::parse_learn;
 use super::ports::{self, PortNames, lookup_port, parse_port};
 use super::span::{Form, Pair, Pairs, Span};
 use super::subfield::SubField;
-use super::value::{parse_mac, parse_masked, parse_uint, parse_within};
-use super::{DEPTH_MAX, FlowAction};
-use sluice_dataplane::packet::field::{Field, ones};
+use super::value::{parse_mac, parse_within};
+use super::{Controller, DEPTH_MAX, FlowAction};
 use std::net::Ipv4Addr;
+
+/// Largest ids (OpenFlow 1.5.1 sections 7.3.4.6 and 7.3.4.7: `OFPG_MAX`, `OFPM_MAX`).
+pub const GROUP_MAX: u32 = 0xffff_ff00;
+pub const METER_MAX: u32 = 0xffff_0000;
+
+const RESUBMIT_TAKES: Problem =
+    Problem::UnknownArgument { of: "resubmit", takes: "a port, a table and ct" };
 
 /// Actions that are read here, for "did you mean".
 const KNOWN: &[&str] = &[
@@ -39,6 +49,10 @@ const KNOWN: &[&str] = &[
     "set_tunnel",
     "set_tunnel64",
     "dec_ttl",
+    "set_mpls_ttl",
+    "dec_mpls_ttl",
+    "push_mpls",
+    "pop_mpls",
     "ct",
     "ct_clear",
     "check_pkt_larger",
@@ -46,6 +60,25 @@ const KNOWN: &[&str] = &[
     "clone",
     "exit",
     "drop",
+    "controller",
+    "enqueue",
+    "bundle",
+    "bundle_load",
+    "multipath",
+    "group",
+    "push",
+    "pop",
+    "delete_field",
+    "set_queue",
+    "pop_queue",
+    "fin_timeout",
+    "learn",
+    "conjunction",
+    "sample",
+    "meter",
+    "clear_actions",
+    "write_actions",
+    "write_metadata",
     "normal",
     "flood",
     "all",
@@ -55,40 +88,14 @@ const KNOWN: &[&str] = &[
 
 /// Actions of Open vSwitch that sluice does not have.
 const UNSUPPORTED: &[&str] = &[
-    "controller",
-    "enqueue",
-    "output_reg",
-    "bundle",
-    "bundle_load",
-    "group",
-    "push",
-    "pop",
     "set_mpls_label",
     "set_mpls_tc",
-    "set_mpls_ttl",
-    "dec_mpls_ttl",
-    "push_mpls",
-    "pop_mpls",
     "dec_nsh_ttl",
-    "delete_field",
     "encap",
     "decap",
-    "set_queue",
-    "pop_queue",
-    "fin_timeout",
-    "learn",
-    "conjunction",
-    "multipath",
-    "sample",
     "unroll_xlate",
-    "output_trunc",
-    "meter",
-    "clear_actions",
-    "write_actions",
-    "write_metadata",
     "debug_recirc",
     "debug_slow",
-    "table",
 ];
 
 /// Reads a list of actions and checks each against `checker`.
@@ -113,9 +120,6 @@ pub fn parse_list(
     let mut drop_at: Option<Span<'_>> = None;
     let mut pairs = Pairs::new(text);
     while let Some(pair) = pairs.next()? {
-        if matches!(out.last(), Some(FlowAction::GotoTable(_))) {
-            return Err(pair.key.err(Problem::AfterGoto));
-        }
         if pair.key.text.eq_ignore_ascii_case("drop") {
             no_value(&pair, "drop")?;
             drop_at = Some(pair.key);
@@ -124,7 +128,7 @@ pub fn parse_list(
         let before = out.len();
         parse_one(&pair, names, checker, depth, &mut out)?;
         for action in &out[before..] {
-            checker.check(action).map_err(|p| quote(&pair).err(p))?;
+            checker.check(action).map_err(|p| quote(&pair, &p).err(p))?;
         }
     }
     match drop_at {
@@ -134,8 +138,9 @@ pub fn parse_list(
 }
 
 /// What a message about a whole action quotes.
-fn quote<'a>(pair: &Pair<'a>) -> Span<'a> {
-    if pair.form == Form::Colon { pair.value } else { pair.key }
+fn quote<'a>(pair: &Pair<'a>, problem: &Problem) -> Span<'a> {
+    let of_value = pair.form == Form::Colon && !problem.is_of_place();
+    if of_value { pair.value } else { pair.key }
 }
 
 fn no_value(pair: &Pair<'_>, word: &'static str) -> Result<(), FlowError> {
@@ -158,9 +163,13 @@ fn parse_one(
         "output" => output(v, names)?,
         "resubmit" => resubmit(v, names)?,
         "goto_table" => FlowAction::GotoTable(number(pair, "goto_table", 254)? as u8),
-        "move" => move_(v)?,
-        "load" => return load(v, out),
-        "set_field" => set_field(v, names)?,
+        "move" => field_parse::move_(v)?,
+        "load" => return field_parse::load(v, out),
+        "set_field" => field_parse::set_field(v, names)?,
+        "push" | "pop" if v.is_empty() => return Err(pair.key.err(Problem::MissingValue(word))),
+        "push" | "pop" => field_parse::stack(v, word == "push")?,
+        "write_metadata" => field_parse::write_metadata(v)?,
+        "delete_field" => field_parse::delete_field(v)?,
         "ct" => {
             if checker.place() == Place::CtExec {
                 return Err(pair.key.err(Problem::NotInCt));
@@ -168,12 +177,24 @@ fn parse_one(
             FlowAction::Ct(Box::new(parse_ct(v, names, checker, depth)?))
         }
         "ct_clear" => bare(pair, "ct_clear", FlowAction::CtClear)?,
-        "check_pkt_larger" => check_pkt_larger(v)?,
-        "note" => FlowAction::Note(note(v)?),
+        "check_pkt_larger" => field_parse::check_pkt_larger(v)?,
+        "note" => FlowAction::Note(hex_bytes(v, "note")?),
         "clone" => {
             let mut inner = checker.nested(Place::Clone);
             FlowAction::Clone(parse_list(v, names, &mut inner, depth + 1)?)
         }
+        "write_actions" => {
+            let mut inner = checker.nested(Place::ActionSet);
+            FlowAction::WriteActions(parse_list(v, names, &mut inner, depth + 1)?)
+        }
+        "learn" => FlowAction::Learn(Box::new(parse_learn(v, names)?)),
+        "controller" => FlowAction::Controller(Box::new(parse_controller(v)?)),
+        "sample" => FlowAction::Sample(parse_sample(pair, names)?),
+        "fin_timeout" => parse_fin_timeout(v)?,
+        "bundle" | "bundle_load" => parse_bundle(pair, names, word == "bundle_load")?,
+        "multipath" => parse_multipath(pair)?,
+        "conjunction" => conjunction(pair)?,
+        "enqueue" => enqueue(pair, names)?,
         "exit" => bare(pair, "exit", FlowAction::Exit)?,
         "dec_ttl" => FlowAction::DecTtl(dec_ttl(v)?),
         "nat" => return Err(pair.key.err(Problem::Rule("nat can stand only inside ct(...)"))),
@@ -183,12 +204,39 @@ fn parse_one(
         _ if UNSUPPORTED.contains(&word.as_str()) => {
             return Err(pair.key.err(Problem::Unsupported(format!("action {word}"))));
         }
-        _ => match modify(&word, pair)? {
+        _ => match modify(&word, pair)?.or(numbered(&word, pair)?) {
             Some(action) => action,
             None => port_or_unknown(pair, names)?,
         },
     });
     Ok(())
+}
+
+/// The actions of one number or none.
+fn numbered(word: &str, pair: &Pair<'_>) -> Result<Option<FlowAction>, FlowError> {
+    use FlowAction as A;
+    let u32_of = |of| number(pair, of, u32::MAX.into()).map(|n| n as u32);
+    Ok(Some(match word {
+        "group" => match u32_of("group")? {
+            id if id <= GROUP_MAX => A::Group(id),
+            _ => return Err(pair.value.err(Problem::Rule("group ids end at 0xffffff00"))),
+        },
+        "meter" => match u32_of("meter")? {
+            id if (1..=METER_MAX).contains(&id) => A::Meter(id),
+            _ => return Err(pair.value.err(Problem::Rule("meter ids are 1 to 0xffff0000"))),
+        },
+        "set_queue" => A::SetQueue(u32_of("set_queue")?),
+        "pop_queue" => bare(pair, "pop_queue", A::PopQueue)?,
+        "clear_actions" => bare(pair, "clear_actions", A::ClearActions)?,
+        "dec_mpls_ttl" => bare(pair, "dec_mpls_ttl", A::DecMplsTtl)?,
+        "set_mpls_ttl" => A::SetMplsTtl(number(pair, "set_mpls_ttl", 255)? as u8),
+        "push_mpls" => match number(pair, "push_mpls", 0xffff)? as u16 {
+            eth_type @ (0x8847 | 0x8848) => A::PushMpls(eth_type),
+            _ => return Err(bad(pair, "push_mpls", "0x8847 or 0x8848")),
+        },
+        "pop_mpls" => A::PopMpls(number(pair, "pop_mpls", 0xffff)? as u16),
+        _ => return Ok(None),
+    }))
 }
 
 fn bare(pair: &Pair<'_>, word: &'static str, action: FlowAction) -> Result<FlowAction, FlowError> {
@@ -256,18 +304,87 @@ fn ipv4(pair: &Pair<'_>, of: &str) -> Result<u32, FlowError> {
 
 fn output(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     if v.text.contains("max_len") && v.text.contains("port") {
-        return Err(v.err(Problem::Unsupported("output of a truncated packet".to_string())));
+        return output_truncated(v, names);
     }
     match parse_port(v, names) {
-        Ok(port) => to_port(port, v),
-        Err(_) if SubField::parse(v).is_ok() => {
-            Err(v.err(Problem::Unsupported("output to a port from a field".to_string())))
+        Ok(port) => to_port(port, v, u16::MAX),
+        // Whatever looks like a range was meant as one: the message says what is wrong with it.
+        Err(_) if v.text.contains('[') || SubField::parse(v).is_ok() => {
+            SubField::parse(v).map(FlowAction::OutputField)
         }
         Err(p) => Err(v.err(p)),
     }
 }
 
-fn to_port(port: u32, at: Span<'_>) -> Result<FlowAction, FlowError> {
+/// `output(port=PORT,max_len=BYTES)`.
+fn output_truncated(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
+    let (mut port, mut max_len) = (None, None);
+    let mut pairs = Pairs::new(v);
+    while let Some(pair) = pairs.next()? {
+        let value = pair.value;
+        match pair.key.text {
+            "port" => port = Some(ordinary_port(value, names)?),
+            "max_len" => {
+                let n = parse_within(value, "max_len", 14, u32::MAX.into());
+                max_len = Some(n.map_err(|p| value.err(p))? as u32);
+            }
+            _ => {
+                let takes = "port and max_len";
+                return Err(pair.key.err(Problem::UnknownArgument { of: "output", takes }));
+            }
+        }
+    }
+    match (port, max_len) {
+        (Some(port), Some(max_len)) => Ok(FlowAction::OutputTruncated { port, max_len }),
+        _ => Err(v.err(Problem::Expected("output(port=PORT,max_len=BYTES)"))),
+    }
+}
+
+/// A port of the bridge, LOCAL, or IN_PORT.
+fn ordinary_port(v: Span<'_>, names: &dyn PortNames) -> Result<u32, FlowError> {
+    match parse_port(v, names).map_err(|p| v.err(p))? {
+        n if n < ports::PORT_MAX || n == ports::LOCAL || n == ports::IN_PORT => Ok(n),
+        _ => Err(v.err(Problem::Rule("this takes a port of the bridge, LOCAL or IN_PORT"))),
+    }
+}
+
+/// `enqueue:PORT:QUEUE`, `enqueue(PORT,QUEUE)`.
+fn enqueue(pair: &Pair<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
+    let v = pair.value;
+    let parts = v.words(b":,")?;
+    let (port, queue) = match parts.as_slice() {
+        [port, queue] => (*port, *queue),
+        // `1q2`, as old texts have it.
+        [one] => match one.split_once("q") {
+            Some(both) if both.0.text.bytes().all(|b| b.is_ascii_digit()) => both,
+            _ => return Err(pair.whole.err(Problem::Expected("enqueue(PORT,QUEUE)"))),
+        },
+        _ => return Err(pair.whole.err(Problem::Expected("enqueue(PORT,QUEUE)"))),
+    };
+    let port = ordinary_port(port.trim(), names)?;
+    let queue = queue.trim();
+    let n = parse_within(queue, "a queue", 0, u32::MAX.into()).map_err(|p| queue.err(p))?;
+    Ok(FlowAction::Enqueue { port, queue: n as u32 })
+}
+
+/// `conjunction(ID,K/N)`.
+fn conjunction(pair: &Pair<'_>) -> Result<FlowAction, FlowError> {
+    let v = pair.value;
+    let usage = || pair.whole.err(Problem::Expected("conjunction(ID,K/N), as in (7,1/2)"));
+    let (id, clause) = v.split_once(",").ok_or_else(usage)?;
+    let (k, n) = clause.split_once("/").ok_or_else(usage)?;
+    let within = |s: Span<'_>, of, lo, hi| {
+        let s = s.trim();
+        parse_within(s, of, lo, hi).map_err(|p| if s.is_empty() { usage() } else { s.err(p) })
+    };
+    let id = within(id, "the id of a conjunction", 0, u32::MAX.into())? as u32;
+    let n_clauses = within(n, "the number of clauses", 2, 64)? as u8;
+    let clause = within(k, "the clause", 1, n_clauses.into())? as u8 - 1;
+    Ok(FlowAction::Conjunction { id, clause, n_clauses })
+}
+
+/// The action that sends to `port`; `max_len` counts if it is the controller.
+fn to_port(port: u32, at: Span<'_>, max_len: u16) -> Result<FlowAction, FlowError> {
     Ok(match port {
         ports::NORMAL => FlowAction::Normal,
         ports::FLOOD => FlowAction::Flood,
@@ -275,7 +392,7 @@ fn to_port(port: u32, at: Span<'_>) -> Result<FlowAction, FlowError> {
         ports::IN_PORT => FlowAction::InPort,
         ports::LOCAL => FlowAction::Local,
         ports::CONTROLLER => {
-            return Err(at.err(Problem::Unsupported("output to the controller".to_string())));
+            FlowAction::Controller(Box::new(Controller { max_len, ..Controller::default() }))
         }
         ports::TABLE => {
             return Err(at.err(Problem::Rule("TABLE can be used only in packet-outs")));
@@ -290,7 +407,8 @@ fn to_port(port: u32, at: Span<'_>) -> Result<FlowAction, FlowError> {
 
 fn port_or_unknown(pair: &Pair<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     if let Some(port) = lookup_port(pair.key, names) {
-        let action = to_port(port, pair.key)?;
+        // A bare number has no room for a length: Open vSwitch then sends no bytes at all.
+        let action = to_port(port, pair.key, 0)?;
         return if pair.value.is_empty() {
             Ok(action)
         } else {
@@ -304,7 +422,7 @@ fn port_or_unknown(pair: &Pair<'_>, names: &dyn PortNames) -> Result<FlowAction,
     Err(pair.key.err(Problem::UnknownAction(guess)))
 }
 
-/// `resubmit:PORT` and `resubmit([PORT],[TABLE])`.
+/// `resubmit:PORT` and `resubmit([PORT],[TABLE][,ct])`.
 fn resubmit(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     let mut parts = v.split_list()?.into_iter().map(Span::trim);
     let port = match parts.next() {
@@ -320,90 +438,24 @@ fn resubmit(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError>
         },
         _ => None,
     };
+    let with_ct = match parts.next() {
+        Some(ct) if ct.text == "ct" => true,
+        Some(extra) if !extra.is_empty() => return Err(extra.err(RESUBMIT_TAKES)),
+        _ => false,
+    };
     if let Some(extra) = parts.next() {
-        let what = match extra.text {
-            "ct" => Problem::Unsupported("resubmit with ct".to_string()),
-            _ => Problem::UnknownArgument { of: "resubmit", takes: "a port and a table" },
-        };
-        return Err(extra.err(what));
+        return Err(extra.err(RESUBMIT_TAKES));
     }
     if port.is_none() && table.is_none() {
         return Err(v.err(Problem::Rule("resubmit needs a port, a table, or both")));
     }
-    Ok(FlowAction::Resubmit { port, table })
-}
-
-fn arrow<'a>(v: Span<'a>, usage: &'static str) -> Result<(Span<'a>, Span<'a>), FlowError> {
-    v.split_once("->").ok_or_else(|| v.err(Problem::Expected(usage)))
-}
-
-fn move_(v: Span<'_>) -> Result<FlowAction, FlowError> {
-    let (src, dst) = arrow(v, "SOURCE->DESTINATION, such as NXM_NX_REG0[]->NXM_NX_REG1[]")?;
-    let (src, dst) = (SubField::parse(src)?, SubField::parse(dst)?);
-    if src.bits != dst.bits {
-        return Err(v.err(Problem::Width { src: src.bits, dst: dst.bits }));
-    }
-    Ok(FlowAction::Move { src, dst })
-}
-
-/// Open vSwitch encodes 64 bits at a time, so a wider `load` prints as several.
-fn load(v: Span<'_>, out: &mut Vec<FlowAction>) -> Result<(), FlowError> {
-    let (value_text, dst_text) = arrow(v, "VALUE->DESTINATION, such as 0x1->NXM_NX_REG0[]")?;
-    let dst = SubField::parse(dst_text)?;
-    let bad = || Problem::BadValue { of: "load".to_string(), want: "a number such as 10 or 0xa" };
-    let value = parse_uint(value_text.text).ok_or_else(|| value_text.err(bad()))?;
-    let max = ones(dst.bits);
-    if value > max {
-        let of = dst_text.text.to_string();
-        return Err(value_text.err(Problem::TooLarge { of, bits: dst.bits, max }));
-    }
-    let mut done = 0;
-    while done < dst.bits {
-        let bits = (dst.bits - done).min(64);
-        let part = SubField { field: dst.field, lo: dst.lo + done, bits };
-        out.push(FlowAction::Load { value: (value >> done) as u64 & ones(bits) as u64, dst: part });
-        done += bits;
-    }
-    Ok(())
-}
-
-fn set_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
-    let usage = "VALUE->FIELD, such as 10.0.0.1->ip_dst";
-    // An arrow can stand in no value but a quoted port name, so the last one counts.
-    let i = v.text.rfind("->").ok_or_else(|| v.err(Problem::Expected(usage)))?;
-    let (value_text, name) = (v.slice(0, i), v.from(i + 2));
-    let Some(field) = Field::by_name(name.text) else {
-        return Err(name.err(Problem::UnknownField(nearest_field(name.text))));
-    };
-    if !field.info().writable {
-        return Err(name.err(Problem::ReadOnly(field.info().name)));
-    }
-    let (value, mask) = parse_masked(field, value_text, names).map_err(|p| value_text.err(p))?;
-    if field == Field::IpTos && value & 3 != 0 {
-        let want = "a multiple of 4; the rest is nw_ecn";
-        return Err(value_text.err(Problem::BadValue { of: "nw_tos".to_string(), want }));
-    }
-    if mask == 0 {
-        return Err(value_text.err(Problem::Rule("a set_field must set at least one bit")));
-    }
-    Ok(FlowAction::SetField { field, value, mask })
-}
-
-fn check_pkt_larger(v: Span<'_>) -> Result<FlowAction, FlowError> {
-    let (len, dst) = arrow(v, "check_pkt_larger(LENGTH)->BIT")?;
-    let len = if len.text.ends_with(')') { len.slice(0, len.text.len() - 1) } else { len };
-    let n = parse_within(len, "the length", 0, 65535).map_err(|p| len.err(p))?;
-    let range = SubField::parse(dst)?;
-    if range.bits != 1 {
-        return Err(dst.err(Problem::MustBeWide("the destination", 1)));
-    }
-    Ok(FlowAction::CheckPktLarger { len_bytes: n as u16, dst: range })
+    Ok(FlowAction::Resubmit { port, table, with_ct })
 }
 
 /// Pairs of hexadecimal digits, dots between them if one likes.
-fn note(v: Span<'_>) -> Result<Vec<u8>, FlowError> {
+pub fn hex_bytes(v: Span<'_>, of: &str) -> Result<Vec<u8>, FlowError> {
     let want = "pairs of hexadecimal digits such as 00.1a.ff";
-    let wrong = || v.err(Problem::BadValue { of: "note".to_string(), want });
+    let wrong = || v.err(Problem::BadValue { of: of.to_string(), want });
     let digits: Vec<u8> = v.text.bytes().filter(|b| *b != b'.').collect();
     if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(wrong());

@@ -1,5 +1,6 @@
 //! Actions as `ovs-ofctl` 3.1 prints them.
 
+use super::extra_print::{self, hex_text};
 use super::ports::{self, PortNames, write_port};
 use super::value::{write_hex, write_ipv6, write_mac, write_masked};
 use super::{Alg, Ct, FlowAction, Nat, NatSide, Zone};
@@ -33,8 +34,8 @@ fn write_action(out: &mut String, action: &FlowAction, names: &dyn PortNames) {
         A::InPort => write!(out, "IN_PORT"),
         A::Local => write!(out, "LOCAL"),
         A::GotoTable(table) => write!(out, "goto_table:{table}"),
-        A::Resubmit { port, table } => {
-            write_resubmit(out, *port, *table, names);
+        A::Resubmit { port, table, with_ct } => {
+            write_resubmit(out, *port, *table, *with_ct, names);
             Ok(())
         }
         A::Move { .. } | A::Load { .. } | A::SetField { .. } | A::CheckPktLarger { .. } => {
@@ -60,22 +61,96 @@ fn write_action(out: &mut String, action: &FlowAction, names: &dyn PortNames) {
             Ok(())
         }
         A::CtClear => write!(out, "ct_clear"),
-        A::Note(bytes) => {
-            let hex: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
-            write!(out, "note:{}", hex.join("."))
-        }
+        A::Note(bytes) => write!(out, "note:{}", hex_text(bytes)),
         A::Clone(inner) => {
-            out.push_str("clone(");
-            write_actions(out, inner, names);
-            out.push(')');
+            write_nested(out, "clone", inner, names);
+            Ok(())
+        }
+        A::WriteActions(inner) => {
+            write_nested(out, "write_actions", inner, names);
             Ok(())
         }
         A::Exit => write!(out, "exit"),
         _ => {
             write_modify(out, action);
+            write_numbered(out, action);
+            write_more(out, action, names);
             Ok(())
         }
     };
+}
+
+fn write_nested(out: &mut String, word: &str, list: &[FlowAction], names: &dyn PortNames) {
+    out.push_str(word);
+    out.push('(');
+    write_actions(out, list, names);
+    out.push(')');
+}
+
+/// Actions of one number or none.
+fn write_numbered(out: &mut String, action: &FlowAction) {
+    use FlowAction as A;
+    let _ = match action {
+        A::Group(id) => write!(out, "group:{id}"),
+        A::Meter(id) => write!(out, "meter:{id}"),
+        A::SetQueue(queue) => write!(out, "set_queue:{queue}"),
+        A::PopQueue => write!(out, "pop_queue"),
+        A::ClearActions => write!(out, "clear_actions"),
+        A::SetMplsTtl(ttl) => write!(out, "set_mpls_ttl({ttl})"),
+        A::DecMplsTtl => write!(out, "dec_mpls_ttl"),
+        A::PushMpls(eth_type) => write!(out, "push_mpls:0x{eth_type:04x}"),
+        A::PopMpls(eth_type) => write!(out, "pop_mpls:0x{eth_type:04x}"),
+        A::DeleteField(field) => write!(out, "delete_field:{}", field.info().name),
+        A::Conjunction { id, clause, n_clauses } => {
+            write!(out, "conjunction({id},{}/{n_clauses})", u32::from(*clause) + 1)
+        }
+        A::WriteMetadata { value, mask } => {
+            out.push_str("write_metadata:");
+            write_hex(out, u128::from(*value));
+            if *mask != u64::MAX {
+                out.push('/');
+                write_hex(out, u128::from(*mask));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+}
+
+/// Actions with arguments.
+fn write_more(out: &mut String, action: &FlowAction, names: &dyn PortNames) {
+    use FlowAction as A;
+    match action {
+        A::OutputField(src) => {
+            out.push_str("output:");
+            src.write(out);
+        }
+        A::OutputTruncated { port, max_len } => {
+            out.push_str("output(port=");
+            write_port(out, *port, names);
+            let _ = write!(out, ",max_len={max_len})");
+        }
+        A::Enqueue { port, queue } => {
+            out.push_str("enqueue:");
+            write_port(out, *port, names);
+            let _ = write!(out, ":{queue}");
+        }
+        A::Push(range) => {
+            out.push_str("push:");
+            range.write(out);
+        }
+        A::Pop(range) => {
+            out.push_str("pop:");
+            range.write(out);
+        }
+        A::Controller(c) => extra_print::write_controller(out, c),
+        A::Sample(s) => extra_print::write_sample(out, s, names),
+        A::FinTimeout { idle_s, hard_s } => extra_print::write_fin_timeout(out, *idle_s, *hard_s),
+        A::Bundle(b) => extra_print::write_bundle(out, b, names),
+        A::Multipath(m) => extra_print::write_multipath(out, m),
+        A::Learn(learn) => extra_print::write_learn(out, learn, names),
+        _ => {}
+    }
 }
 
 /// `mod_*` and `set_vlan_*`.
@@ -131,20 +206,28 @@ fn write_field_action(out: &mut String, action: &FlowAction, names: &dyn PortNam
     dst.write(out);
 }
 
-fn write_resubmit(out: &mut String, port: Option<u32>, table: Option<u8>, names: &dyn PortNames) {
-    match (port, table) {
-        (port, Some(table)) => {
-            out.push_str("resubmit(");
-            if let Some(p) = port {
-                write_port(out, p, names);
-            }
-            let _ = write!(out, ",{table})");
-        }
-        (port, None) => {
-            out.push_str("resubmit:");
-            write_port(out, port.unwrap_or(ports::IN_PORT), names);
-        }
+/// Open vSwitch leaves `ct` out when there is no table; it would then be lost.
+fn write_resubmit(
+    out: &mut String,
+    port: Option<u32>,
+    table: Option<u8>,
+    with_ct: bool,
+    names: &dyn PortNames,
+) {
+    if table.is_none() && !with_ct {
+        out.push_str("resubmit:");
+        write_port(out, port.unwrap_or(ports::IN_PORT), names);
+        return;
     }
+    out.push_str("resubmit(");
+    if let Some(p) = port {
+        write_port(out, p, names);
+    }
+    out.push(',');
+    if let Some(table) = table {
+        let _ = write!(out, "{table}");
+    }
+    out.push_str(if with_ct { ",ct)" } else { ")" });
 }
 
 fn write_ct(out: &mut String, ct: &Ct, names: &dyn PortNames) {

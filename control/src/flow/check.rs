@@ -5,8 +5,9 @@
 //! needs an IP packet, `goto_table` goes forward. The `mod_*` actions of OpenFlow 1.0 are
 //! exempt: on a packet without the field they do nothing.
 
+use super::action_set;
 use super::error::Problem;
-use super::{Alg, Ct, FlowAction, Match, Zone};
+use super::{Alg, Ct, FlowAction, Learn, LearnSource, LearnTarget, Match, Zone};
 use sluice_dataplane::packet::field::{Field, Prereq, prereq_met};
 use sluice_dataplane::packet::key::{FlowKey, VLAN_PRESENT};
 use std::net::IpAddr;
@@ -15,12 +16,17 @@ const CT_NEW: u8 = 0x01;
 const CT_INV: u8 = 0x10;
 const CT_TRK: u8 = 0x20;
 
+/// What the match must state for a packet to belong to a connection.
+const CT_VALID: &str = "a valid connection (ct_state=+trk-inv or +est)";
+
 /// Where a list of actions stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Flow,
     Clone,
     CtExec,
+    /// `write_actions(...)`.
+    ActionSet,
 }
 
 /// Follows a list of actions.
@@ -32,16 +38,33 @@ pub struct Checker {
     inner_tci: u16,
     table: u8,
     place: Place,
+    /// Nothing is known of the packets: prerequisites are left to the moment.
+    any_packet: bool,
+    /// The instruction of the last action.
+    last: Option<Instruction>,
+    /// The list holds a `conjunction`, or something that bears none.
+    conjunction: bool,
+    other: bool,
 }
 
 impl Checker {
     pub fn new(match_: &Match, table: u8) -> Self {
-        Checker { match_: *match_, key: match_.key, inner_tci: 0, table, place: Place::Flow }
+        Checker {
+            match_: *match_,
+            key: match_.key,
+            inner_tci: 0,
+            table,
+            place: Place::Flow,
+            any_packet: false,
+            last: None,
+            conjunction: false,
+            other: false,
+        }
     }
 
     /// For actions nested in one of this list.
     pub fn nested(&self, place: Place) -> Self {
-        Checker { place, ..self.clone() }
+        Checker { place, last: None, conjunction: false, other: false, ..self.clone() }
     }
 
     pub fn place(&self) -> Place {
@@ -50,16 +73,7 @@ impl Checker {
 
     /// Whether `action` may stand here; remembers what it changes.
     pub fn check(&mut self, action: &FlowAction) -> Result<(), Problem> {
-        if self.place == Place::CtExec {
-            let dst = match action {
-                FlowAction::Load { dst, .. } | FlowAction::Move { dst, .. } => dst.field,
-                FlowAction::SetField { field, .. } => *field,
-                _ => return Err(Problem::NotInCt),
-            };
-            if !is_ct_field(dst) {
-                return Err(Problem::NotInCt);
-            }
-        }
+        self.stands_right(action)?;
         match action {
             FlowAction::Load { dst, value } => self.write_constant(dst.field, *value as u128),
             FlowAction::SetField { field, value, .. } => self.write_constant(*field, *value),
@@ -68,6 +82,15 @@ impl Checker {
                 self.write(dst.field, self.key.vlan_tci as u128)
             }
             FlowAction::CheckPktLarger { dst, .. } => self.write(dst.field, 0),
+            FlowAction::OutputField(src) => self.exists(src.field),
+            FlowAction::Push(range) | FlowAction::Pop(range) if range.lower().is_none() => {
+                Err(Problem::Rule("no packet has these bits; take lower ones"))
+            }
+            FlowAction::Push(src) => self.exists(src.field),
+            FlowAction::Pop(dst) => self.write(dst.field, self.key.vlan_tci as u128),
+            FlowAction::Multipath(m) => self.write(m.dst.field, 0),
+            FlowAction::Bundle(b) => b.dst.map_or(Ok(()), |dst| self.write(dst.field, 0)),
+            FlowAction::Learn(learn) => self.learn(learn),
             FlowAction::ModVlanVid(_)
             | FlowAction::ModVlanPcp(_)
             | FlowAction::SetVlanVid(_)
@@ -80,15 +103,111 @@ impl Checker {
                 self.key.vlan_tci = std::mem::take(&mut self.inner_tci);
                 Ok(())
             }
-            FlowAction::GotoTable(_) if self.place != Place::Flow => {
-                Err(Problem::Rule("goto_table cannot stand inside another action"))
+            FlowAction::PushMpls(eth_type) => {
+                // What is behind the label cannot be seen any more.
+                (self.key.eth_type, self.key.ip_proto) = (*eth_type, 0);
+                Ok(())
+            }
+            FlowAction::PopMpls(eth_type) => {
+                self.key.eth_type = *eth_type;
+                Ok(())
             }
             FlowAction::GotoTable(to) if *to <= self.table => {
                 Err(Problem::GotoBackward(self.table))
             }
             FlowAction::Ct(ct) => self.ct(ct),
+            FlowAction::Resubmit { with_ct: true, .. } => {
+                let fine = self.any_packet || is_ct_valid(&self.match_);
+                let field = "resubmit with ct".to_string();
+                if fine { Ok(()) } else { Err(Problem::Prerequisite { field, needs: CT_VALID }) }
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether this place bears the action, and the order of instructions allows it here
+    /// (OpenFlow 1.5.1 section 5.9: meter, actions, clear, write, metadata, goto).
+    fn stands_right(&mut self, action: &FlowAction) -> Result<(), Problem> {
+        let now = Instruction::of(action);
+        match self.place {
+            Place::CtExec => {
+                let dst = match action {
+                    FlowAction::Load { dst, .. } | FlowAction::Move { dst, .. } => dst.field,
+                    FlowAction::SetField { field, .. } => *field,
+                    _ => return Err(Problem::NotInCt),
+                };
+                if !is_ct_field(dst) {
+                    return Err(Problem::NotInCt);
+                }
+            }
+            Place::ActionSet if !action_set::takes(action) => {
+                return Err(Problem::NotInActionSet);
+            }
+            Place::Clone if now != Instruction::Apply => {
+                return Err(Problem::InstructionInside);
+            }
+            _ => {}
+        }
+        match action {
+            FlowAction::Conjunction { .. } if self.place != Place::Flow => {
+                return Err(Problem::ConjunctionInside);
+            }
+            FlowAction::Conjunction { .. } => self.conjunction = true,
+            FlowAction::Note(_) => {}
+            _ => self.other = true,
+        }
+        if self.conjunction && self.other {
+            return Err(Problem::ConjunctionNotAlone);
+        }
+        let last = self.last.replace(now);
+        match last {
+            Some(Instruction::Goto) => Err(Problem::AfterGoto),
+            Some(last) if last == now && now != Instruction::Apply => {
+                Err(Problem::InstructionTwice(now.name()))
+            }
+            Some(last) if now < last => {
+                Err(Problem::InstructionOrder { of: now.name(), before: last.name() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the learned flow copies must be in this flow's packets, and the parts that it
+    /// matches must make sure that its own packets have the later ones.
+    fn learn(&self, learn: &Learn) -> Result<(), Problem> {
+        let mut made = Match::default();
+        let exists = |field: Field, m: &Match| match missing_prereq(field, m, &m.key) {
+            Some(needs) => {
+                Err(Problem::LearnPrerequisite { field: field.info().name.to_string(), needs })
+            }
+            None => Ok(()),
+        };
+        for spec in &learn.specs {
+            if let LearnSource::Field(src) = spec.source {
+                self.exists(src.field)?;
+            }
+            match (spec.target, spec.source) {
+                (LearnTarget::Match(dst), source) => {
+                    exists(dst.field, &made)?;
+                    if let (LearnSource::Value(value), Some(range)) = (source, dst.lower()) {
+                        range.set(&mut made.key, value);
+                        range.or_into(&mut made.mask);
+                    }
+                }
+                (LearnTarget::Load(dst), _) => {
+                    let info = dst.field.info();
+                    if !info.writable {
+                        return Err(Problem::ReadOnly(info.name));
+                    }
+                    if is_ct_field(dst.field) {
+                        return Err(Problem::OnlyInCt(info.name));
+                    }
+                    exists(dst.field, &made)?;
+                }
+                (LearnTarget::Output, _) => {}
+            }
+        }
+        Ok(())
     }
 
     fn push_vlan(&mut self) -> Result<(), Problem> {
@@ -100,6 +219,9 @@ impl Checker {
     }
 
     fn exists(&self, field: Field) -> Result<(), Problem> {
+        if self.any_packet {
+            return Ok(());
+        }
         match missing_prereq(field, &self.match_, &self.key) {
             Some(needs) => {
                 Err(Problem::Prerequisite { field: field.info().name.to_string(), needs })
@@ -110,7 +232,8 @@ impl Checker {
 
     /// A VLAN id has to have a tag to go to, unlike a whole TCI.
     fn write_constant(&mut self, field: Field, value: u128) -> Result<(), Problem> {
-        if field == Field::VlanVid && self.key.vlan_tci & VLAN_PRESENT == 0 {
+        let untagged = !self.any_packet && self.key.vlan_tci & VLAN_PRESENT == 0;
+        if field == Field::VlanVid && untagged {
             let needs = needs(Prereq::Vlan);
             return Err(Problem::Prerequisite { field: field.info().name.to_string(), needs });
         }
@@ -133,22 +256,28 @@ impl Checker {
     }
 
     fn ct(&self, ct: &Ct) -> Result<(), Problem> {
-        let key = &self.match_.key;
+        let key = &self.key;
         let (v4, v6) = (key.eth_type == 0x0800, key.eth_type == 0x86dd);
         let lacks = |field: &str, needs| Problem::Prerequisite { field: field.to_string(), needs };
-        if !v4 && !v6 {
-            return Err(lacks("ct", "ip or ipv6"));
-        }
         if ct.force && !ct.commit {
             return Err(Problem::Rule("force needs commit as well"));
         }
-        if ct.commit && key.ct_state & CT_INV != 0 {
-            return Err(Problem::Rule("a packet with ct_state=+inv cannot be committed"));
-        }
-        match ct.alg {
-            Some(Alg::Ftp) if key.ip_proto != 6 => return Err(lacks("alg=ftp", "tcp or tcp6")),
-            Some(Alg::Tftp) if key.ip_proto != 17 => return Err(lacks("alg=tftp", "udp or udp6")),
-            _ => {}
+        if !self.any_packet {
+            if !v4 && !v6 {
+                return Err(lacks("ct", "ip or ipv6"));
+            }
+            if ct.commit && key.ct_state & CT_INV != 0 {
+                return Err(Problem::Rule("a packet with ct_state=+inv cannot be committed"));
+            }
+            match ct.alg {
+                Some(Alg::Ftp) if key.ip_proto != 6 => {
+                    return Err(lacks("alg=ftp", "tcp or tcp6"));
+                }
+                Some(Alg::Tftp) if key.ip_proto != 17 => {
+                    return Err(lacks("alg=tftp", "udp or udp6"));
+                }
+                _ => {}
+            }
         }
         if let Zone::Field(src) = ct.zone {
             self.exists(src.field)?;
@@ -163,10 +292,45 @@ impl Checker {
         if !ct.exec.is_empty() && !ct.commit {
             return Err(Problem::Rule("exec needs commit: without it nothing is stored"));
         }
-        match nat.addresses {
+        match nat.addresses.filter(|_| !self.any_packet) {
             Some((IpAddr::V4(_), _)) if !v4 => Err(lacks("nat to an IPv4 address", "ip")),
             Some((IpAddr::V6(_), _)) if !v6 => Err(lacks("nat to an IPv6 address", "ipv6")),
             _ => Ok(()),
+        }
+    }
+}
+
+/// What an action is in OpenFlow 1.1 and later, in the order in which instructions run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Instruction {
+    Meter,
+    Apply,
+    Clear,
+    Write,
+    Metadata,
+    Goto,
+}
+
+impl Instruction {
+    fn of(action: &FlowAction) -> Self {
+        match action {
+            FlowAction::Meter(_) => Instruction::Meter,
+            FlowAction::ClearActions => Instruction::Clear,
+            FlowAction::WriteActions(_) => Instruction::Write,
+            FlowAction::WriteMetadata { .. } => Instruction::Metadata,
+            FlowAction::GotoTable(_) => Instruction::Goto,
+            _ => Instruction::Apply,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Instruction::Meter => "meter",
+            Instruction::Apply => "an action",
+            Instruction::Clear => "clear_actions",
+            Instruction::Write => "write_actions",
+            Instruction::Metadata => "write_metadata",
+            Instruction::Goto => "goto_table",
         }
     }
 }
@@ -188,7 +352,7 @@ pub fn missing_prereq(field: Field, m: &Match, key: &FlowKey) -> Option<&'static
             | Field::CtTpDst
     );
     if is_tuple {
-        return (!is_ct_valid(m)).then_some("a valid connection (ct_state=+trk-inv or +est)");
+        return (!is_ct_valid(m)).then_some(CT_VALID);
     }
     let prereq = field.info().prereq;
     (!prereq_met(prereq, key)).then(|| needs(prereq))

@@ -109,6 +109,23 @@ pub enum Problem {
     AfterGoto,
     #[error("goto_table can only go forward, to a table after {0}")]
     GotoBackward(u8),
+    #[error("{of} must come before {before}")]
+    InstructionOrder { of: &'static str, before: &'static str },
+    #[error("{0} can be given only once")]
+    InstructionTwice(&'static str),
+    #[error("an instruction cannot stand inside another action")]
+    InstructionInside,
+    #[error("a conjunction cannot stand inside another action")]
+    ConjunctionInside,
+    #[error("conjunction goes together with nothing but note and further conjunctions")]
+    ConjunctionNotAlone,
+    #[error(
+        "an action set has no place for this: it takes outputs, groups, header changes, \
+         set_queue, ct and resubmit"
+    )]
+    NotInActionSet,
+    #[error("the learned flow lacks {needs} before {field}")]
+    LearnPrerequisite { field: String, needs: &'static str },
     #[error("drop stands alone; remove the other actions or the drop")]
     DropNotAlone,
     #[error("{0}")]
@@ -122,6 +139,20 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether it is where an action stands that is wrong, and not what it says.
+    pub fn is_of_place(&self) -> bool {
+        matches!(
+            self,
+            Problem::AfterGoto
+                | Problem::InstructionOrder { .. }
+                | Problem::InstructionTwice(_)
+                | Problem::InstructionInside
+                | Problem::ConjunctionNotAlone
+                | Problem::ConjunctionInside
+                | Problem::NotInActionSet
+        )
+    }
+
     /// The same about the name that the user wrote instead of the field's first one.
     pub fn about(self, name: &str) -> Self {
         match self {

@@ -137,10 +137,25 @@ impl FlowFilter {
 }
 
 impl Flow {
-    /// Whether the flow names `port` (also NORMAL, LOCAL ...) as an output. Outputs nested in
-    /// `clone` do not count.
+    /// Whether the flow names `port` (also NORMAL, LOCAL ...) as an output, in nested actions
+    /// too.
     pub fn outputs_to(&self, port: u32) -> bool {
-        self.actions.iter().any(|a| output_of(a) == Some(port))
+        self.actions.iter().any(|a| a.any(&|a| output_of(a) == Some(port)))
+    }
+
+    /// Whether the flow names the group.
+    pub fn uses_group(&self, id: u32) -> bool {
+        self.actions.iter().any(|a| a.any(&|a| *a == FlowAction::Group(id)))
+    }
+
+    /// Whether the flow names the meter, also as that of a `controller`.
+    pub fn uses_meter(&self, id: u32) -> bool {
+        let names = |a: &FlowAction| match a {
+            FlowAction::Meter(n) => *n == id,
+            FlowAction::Controller(c) => c.meter == Some(id),
+            _ => false,
+        };
+        self.actions.iter().any(|a| a.any(&names))
     }
 
     /// The rule that an `add` replaces: same table, priority and match.
@@ -151,7 +166,8 @@ impl Flow {
 
 fn output_of(action: &FlowAction) -> Option<u32> {
     Some(match action {
-        FlowAction::Output(port) => *port,
+        FlowAction::Output(port) | FlowAction::Enqueue { port, .. } => *port,
+        FlowAction::Controller(_) => ports::CONTROLLER,
         FlowAction::Normal => ports::NORMAL,
         FlowAction::Flood => ports::FLOOD,
         FlowAction::All => ports::ALL,

@@ -1,6 +1,7 @@
 //! Random flows print and read back equal; random and damaged text is refused or printed back
 //! equal, and never worse.
 
+use super::arb::{self, WRITABLE};
 use super::value::parse_masked;
 use super::*;
 use proptest::collection::vec;
@@ -99,31 +100,10 @@ fn arb_match() -> impl Strategy<Value = Match> {
     )
 }
 
-fn arb_range(fields: &'static [Field], bits_max: u8) -> impl Strategy<Value = SubField> {
-    (select(fields), any::<u8>(), any::<u8>()).prop_map(move |(field, a, b)| {
-        let width = text_bits(field);
-        let lo = a % width;
-        SubField { field, lo, bits: 1 + b % (width - lo).min(bits_max) }
-    })
-}
-
-const WRITABLE: &[Field] = &[
-    Field::Metadata,
-    Field::TunId,
-    Field::TunDst,
-    Field::TunIpv6Src,
-    Field::PktMark,
-    Field::Reg0,
-    Field::Reg14,
-    Field::Xreg3,
-    Field::Xxreg0,
-    Field::EthDst,
-    Field::EthSrc,
-];
 const CT_FIELDS: &[Field] = &[Field::CtMark, Field::CtLabel];
 
 fn arb_load(fields: &'static [Field]) -> impl Strategy<Value = FlowAction> {
-    (arb_range(fields, 64), any::<u64>())
+    (arb::range(fields, 64), any::<u64>())
         .prop_map(|(dst, v)| FlowAction::Load { value: v & ones(dst.bits) as u64, dst })
 }
 
@@ -138,7 +118,7 @@ fn arb_set(fields: &'static [Field]) -> impl Strategy<Value = FlowAction> {
 }
 
 fn arb_move() -> impl Strategy<Value = FlowAction> {
-    (arb_range(WRITABLE, 128), arb_range(WRITABLE, 128)).prop_map(|(mut src, mut dst)| {
+    (arb::range(WRITABLE, 128), arb::range(WRITABLE, 128)).prop_map(|(mut src, mut dst)| {
         src.bits = src.bits.min(dst.bits);
         dst.bits = src.bits;
         FlowAction::Move { src, dst }
@@ -196,6 +176,7 @@ fn arb_simple() -> impl Strategy<Value = FlowAction> {
         (0..ports::PORT_MAX, 0..255u8, 0..3).prop_map(|(p, t, k)| A::Resubmit {
             port: (k != 0).then_some(p),
             table: (k != 1).then_some(t),
+            with_ct: false,
         }),
         arb_move(),
         arb_load(WRITABLE),
@@ -220,13 +201,16 @@ fn arb_simple() -> impl Strategy<Value = FlowAction> {
 
 fn arb_actions(v4: bool, ip: bool) -> impl Strategy<Value = Vec<FlowAction>> {
     let leaf = if ip {
-        prop_oneof![3 => arb_simple().boxed(), 1 => arb_ct(v4).boxed()].boxed()
+        prop_oneof![3 => arb_simple().boxed(), 2 => arb::verb(), 1 => arb_ct(v4).boxed()].boxed()
     } else {
-        arb_simple().boxed()
+        prop_oneof![3 => arb_simple().boxed(), 2 => arb::verb()].boxed()
     };
     let nested =
         leaf.prop_recursive(3, 12, 4, |inner| vec(inner, 0..4).prop_map(FlowAction::Clone));
-    vec(nested, 0..6)
+    let list = (vec(nested, 0..6), arb::instructions()).prop_map(|(list, (first, last))| {
+        first.into_iter().chain(list).chain(last).collect::<Vec<_>>()
+    });
+    prop_oneof![9 => list, 1 => arb::conjunctions()]
 }
 
 fn arb_flow() -> impl Strategy<Value = Flow> {
@@ -245,7 +229,9 @@ fn arb_flow() -> impl Strategy<Value = Flow> {
                 (table, (priority, cookie, idle, hard, importance, f), match_, goto),
                 mut actions,
             )| {
-                actions.extend(goto.filter(|&g| g > table).map(FlowAction::GotoTable));
+                let alone = matches!(actions.first(), Some(FlowAction::Conjunction { .. }));
+                let goto = goto.filter(|&g| g > table && !alone);
+                actions.extend(goto.map(FlowAction::GotoTable));
                 let flags = FlowFlags {
                     send_flow_rem: f.0,
                     check_overlap: f.1,
@@ -313,6 +299,14 @@ const WORDS: &[&str] = &[
     "goto_table:9",
     "resubmit(",
     "clone(",
+    "learn(",
+    "controller(",
+    "write_actions(",
+    "conjunction(",
+    "bundle(",
+    "members:",
+    "push:",
+    "table=",
     ")",
     "(",
     ",",

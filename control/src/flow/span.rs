@@ -77,6 +77,22 @@ impl<'a> Span<'a> {
         }
     }
 
+    /// The pieces between bytes of `separators` that stand outside quotes and parentheses,
+    /// without the empty ones.
+    pub fn words(self, separators: &[u8]) -> Result<Vec<Self>, FlowError> {
+        let mut out = Vec::new();
+        let mut from = 0;
+        while from < self.text.len() {
+            let open = |at: usize| self.from(at).err(Problem::Unclosed('"'));
+            let to = scan(self.text.as_bytes(), from, separators).map_err(open)?;
+            if to > from {
+                out.push(self.slice(from, to));
+            }
+            from = to + 1;
+        }
+        Ok(out)
+    }
+
     pub fn is_empty(self) -> bool {
         self.text.is_empty()
     }

@@ -4,7 +4,7 @@
 //! one worker, which alone writes it; readers on other threads add the workers up. That is
 //! why the cells are relaxed atomics written by load and store: no locked instruction.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 macro_rules! named_list {
     ($(#[$doc:meta])* $name:ident {
@@ -165,13 +165,17 @@ impl Counters {
         Drop::ALL.iter().map(|d| self.dropped(*d)).sum()
     }
 }
-/// What a rule, a bucket, a group or a meter met. Workers add to it in portions (never per
+
+/// What a rule, a bucket, a group or a meter met. Workers add to it in portions (a meter per
 /// packet), so plain atomic adds do.
 #[derive(Debug, Default)]
 pub struct RuleStats {
     packets: AtomicU64,
     bytes: AtomicU64,
     used_ns: AtomicU64,
+    learned_ns: AtomicU64,
+    idle_max_s: AtomicU32,
+    hard_max_s: AtomicU32,
 }
 
 impl RuleStats {
@@ -198,5 +202,34 @@ impl RuleStats {
     pub fn reset(&self) {
         self.packets.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// A packet came that would have learned this flow again.
+    pub fn learn_again(&self, now_ns: u64) {
+        self.learned_ns.fetch_max(now_ns, Ordering::Relaxed);
+    }
+
+    /// Time of the last packet that would have learned this flow again; 0 if none yet. The hard
+    /// timeout counts from then, as from a modification.
+    pub fn learned_ns(&self) -> u64 {
+        self.learned_ns.load(Ordering::Relaxed)
+    }
+
+    /// From now on the timeouts are these at most; 0 leaves one as it is (`fin_timeout`).
+    pub fn reduce_timeouts(&self, idle_s: u16, hard_s: u16) {
+        for (cell, new) in [(&self.idle_max_s, idle_s), (&self.hard_max_s, hard_s)] {
+            let reduce = |old| (new != 0 && (old == 0 || u32::from(new) < old)).then(|| new.into());
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reduce);
+        }
+    }
+
+    /// A flow's timeouts, seconds, 0 for none, after what `fin_timeout` made of them.
+    pub fn timeouts_s(&self, idle_s: u16, hard_s: u16) -> (u16, u16) {
+        let least = |cell: &AtomicU32, own: u16| match cell.load(Ordering::Relaxed) as u16 {
+            0 => own,
+            max if own == 0 => max,
+            max => own.min(max),
+        };
+        (least(&self.idle_max_s, idle_s), least(&self.hard_max_s, hard_s))
     }
 }

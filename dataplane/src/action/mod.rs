@@ -51,7 +51,10 @@ pub enum Action {
         tpid: u16,
     },
     PopVlan,
+    /// An expired TTL is told to controller 0.
     DecTtl,
+    /// The same, with the controllers that an expired TTL is told to.
+    DecTtlFor(Box<[u16]>),
     /// Continue in a table, then come back to the next action. `None`: the present in_port,
     /// the present table.
     Resubmit {

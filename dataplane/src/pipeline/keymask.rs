@@ -168,7 +168,7 @@ fn of_action(a: &Action, mask: &mut Mask) {
         Action::ModVlan { .. } | Action::PushVlan { .. } | Action::PopVlan => {
             whole(Field::VlanTci, mask);
         }
-        Action::DecTtl => whole(Field::IpTtl, mask),
+        Action::DecTtl | Action::DecTtlFor(_) => whole(Field::IpTtl, mask),
         // The first label takes over what IP says.
         Action::PushMpls(_) => {
             whole(Field::IpTos, mask);

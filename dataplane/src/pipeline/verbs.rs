@@ -57,7 +57,7 @@ impl Walk<'_, '_> {
                 Ok(())
             }
             Action::DecMplsTtl => self.dec_mpls_ttl(),
-            Action::DecTtl => self.dec_ttl(),
+            Action::DecTtl | Action::DecTtlFor(_) => self.dec_ttl(),
             Action::Resubmit { in_port, table, with_ct: _ } => {
                 self.resubmit(*in_port, table.unwrap_or(self.table))
             }

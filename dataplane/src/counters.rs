@@ -4,7 +4,7 @@
 //! one worker, which alone writes it; readers on other threads add the workers up. That is
 //! why the cells are relaxed atomics written by load and store: no locked instruction.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 macro_rules! named_list {
     ($(#[$doc:meta])* $name:ident {
@@ -72,6 +72,13 @@ named_list! {
         VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";
         MplsTooMany = "mpls_too_many", "push_mpls or pop_mpls on a packet with more than 3 labels, or without room for one.";
         UnsupportedAction = "unsupported_action", "The flow asks for an action that this build does not run.";
+        StackFull = "stack_full", "The packet's stack would exceed 64 KiB: all actions discarded.";
+        ActionSetFull = "action_set_full", "More write_actions than one packet may hold: all actions discarded.";
+        NoSuchGroup = "no_such_group", "A group number that the bridge does not have: the rest of the list is not run.";
+        NoLiveBucket = "no_live_bucket", "The group has no bucket that is live and of weight above zero.";
+        Meter = "meter", "A meter's rate was exceeded.";
+        TruncateUnsupported = "truncate_unsupported", "output(max_len) to a patch port or to a reserved port.";
+        NotTracked = "not_tracked", "resubmit(ct) on a packet that is not IP or has not been through ct().";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }
 }
@@ -102,6 +109,11 @@ named_list! {
         FdbMoved = "fdb_moved", "MAC addresses that changed port.";
         FdbFull = "fdb_full", "MAC addresses not learned: table full.";
         EventsLost = "events_lost", "Hints to control that found their queue full.";
+        LearnsTold = "learns_told", "Flows that learn() asked control for.";
+        LearnsLost = "learns_lost", "Flows that learn() could not ask for: the queue to control was full.";
+        PacketIns = "packet_ins", "Packets handed to controllers.";
+        PacketInsLost = "packet_ins_lost", "Packets for controllers that found no free buffer.";
+        Samples = "samples", "Packets that sample() chose.";
         Batches = "batches", "Batches run.";
         BusyNs = "busy_ns", "Time spent in rounds that found packets, nanoseconds.";
         Polls = "polls", "Times a worker slept in poll.";
@@ -176,6 +188,7 @@ pub struct RuleStats {
     learned_ns: AtomicU64,
     idle_max_s: AtomicU32,
     hard_max_s: AtomicU32,
+    learn_full: AtomicBool,
 }
 
 impl RuleStats {
@@ -213,6 +226,15 @@ impl RuleStats {
     /// timeout counts from then, as from a modification.
     pub fn learned_ns(&self) -> u64 {
         self.learned_ns.load(Ordering::Relaxed)
+    }
+
+    /// Control says whether the flow's `learn(limit=)` has no room for another flow.
+    pub fn set_learn_full(&self, full: bool) {
+        self.learn_full.store(full, Ordering::Relaxed);
+    }
+
+    pub fn is_learn_full(&self) -> bool {
+        self.learn_full.load(Ordering::Relaxed)
     }
 
     /// From now on the timeouts are these at most; 0 leaves one as it is (`fin_timeout`).

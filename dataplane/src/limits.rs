@@ -103,6 +103,30 @@ pub const CONNS_MAX: usize = 1 << 20;
 /// 136 KiB each when fully used, 34 MiB reserved.
 pub const NAT_POOLS_MAX: usize = 256;
 
+/// Bytes of one packet's stack, a byte of length with each value (Open vSwitch). Copies that forks
+/// and clones take of it count.
+pub const STACK_MAX_BYTES: usize = 1 << 16;
+
+/// Lists of `write_actions` that one walk holds, copies for forks and clones included: every
+/// table of a long pipeline may write once.
+pub const ACTION_SETS_MAX: usize = 64;
+
+/// Looks at buckets that one question of liveness may take: watched groups may watch groups.
+pub const LIVENESS_LOOKS_MAX: u32 = 4096;
+
+/// Buckets, groups and learned flows that one cached traversal can credit.
+pub const TRAVERSAL_CREDITS_MAX: usize = 64;
+
+/// Copies of one packet for controllers.
+pub const RECORDED_PUNTS_MAX: usize = 64;
+
+/// Packets for controllers that a worker holds until control has taken them: 128 of 9.5 KiB,
+/// touched as far as they are used.
+pub const PACKET_INS_MAX: usize = 128;
+
+/// Bytes that go to a controller at most: a jumbo frame. What is longer is cut.
+pub const PACKET_IN_MAX_BYTES: usize = 9600;
+
 /// Events (missing neighbour, learned MAC ...) that a worker can owe to control. More are
 /// counted and lost; each is only a hint that the next packet gives again.
 pub const EVENTS_MAX: usize = 1024;

@@ -45,7 +45,8 @@ impl Core {
     /// What the worker said unasked. True: ports changed.
     fn news(&mut self) -> bool {
         let (events, ports_changed) = self.worker.news();
-        for Event::Resolve { addr, ifindex } in events {
+        for event in events {
+            let Event::Resolve { addr, ifindex } = event else { continue };
             if let Err(error) = self.resolver.resolve(ifindex, addr) {
                 tracing::debug!(%addr, "asking for a neighbour: {error}");
             }

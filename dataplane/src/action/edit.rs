@@ -68,9 +68,14 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
         Step::SetNdMacs { sll, tll, which } => {
             set_nd_macs(frame.bytes_mut(), layers, [sll, tll], which)
         }
-        Step::Output(_) | Step::TunnelOutput { .. } | Step::NatIcmpError(_) | Step::Drop(_) => {
-            Ok(())
-        }
+        Step::Output(_)
+        | Step::TunnelOutput { .. }
+        | Step::OutputCut { .. }
+        | Step::PacketIn(_)
+        | Step::Meter { .. }
+        | Step::Sample(_)
+        | Step::NatIcmpError(_)
+        | Step::Drop(_) => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod step;
 use crate::conntrack::NatSpec;
 use crate::packet::field::{Field, Prereq, Subfield};
 use learn::Learn;
+use std::sync::Arc;
 
 /// What a flow's action list may hold, with names resolved and values checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,6 +134,17 @@ pub enum Action {
 
 /// OpenFlow's number of the bridge's own port.
 pub const PORT_LOCAL: u32 = 0xfffe;
+/// The other port numbers that OpenFlow reserves (1.0's 16 bits).
+pub mod port {
+    /// The first of them.
+    pub const MAX: u32 = 0xff00;
+    pub const IN_PORT: u32 = 0xfff8;
+    pub const TABLE: u32 = 0xfff9;
+    pub const NORMAL: u32 = 0xfffa;
+    pub const FLOOD: u32 = 0xfffb;
+    pub const ALL: u32 = 0xfffc;
+    pub const CONTROLLER: u32 = 0xfffd;
+}
 /// OpenFlow's "no port": what a packet of no port has for in_port.
 pub const PORT_NONE: u32 = 0xffff;
 
@@ -247,7 +259,7 @@ pub struct Controller {
     /// Bytes of the packet that go along.
     pub max_len: u16,
     pub controller_id: u16,
-    pub userdata: Box<[u8]>,
+    pub userdata: Arc<[u8]>,
     /// The pipeline stops until the controller resumes it.
     pub pause: bool,
     pub meter: Option<u32>,

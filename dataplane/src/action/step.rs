@@ -18,6 +18,22 @@ pub enum Step {
         template: u32,
         port: PortIx,
     },
+    /// Hand a copy cut to this length to a port, under a tunnel header unless that is `NO_TEMPLATE`.
+    OutputCut {
+        port: PortIx,
+        max_len: u32,
+        template: u32,
+    },
+    /// Hand a copy to control, with what the recording's punt of this number says. Never cached.
+    PacketIn(u16),
+    /// Pass a meter, or drop the packet as far as the next `skip` steps go.
+    Meter {
+        bridge: u16,
+        skip: u16,
+        id: u32,
+    },
+    /// Count a share of the packets, in 65535ths.
+    Sample(u16),
     SetEth {
         dst: [u8; 6],
         src: [u8; 6],
@@ -92,6 +108,27 @@ pub enum Step {
     NatIcmpError(u16),
     /// Count a copy that could not leave.
     Drop(Drop),
+}
+
+/// `Step::OutputCut::template` for none.
+pub const NO_TEMPLATE: u32 = u32::MAX;
+
+impl Step {
+    /// Whether a packet leaves by it.
+    pub fn leaves(&self) -> bool {
+        matches!(
+            self,
+            Self::Output(_)
+                | Self::TunnelOutput { .. }
+                | Self::OutputCut { .. }
+                | Self::PacketIn(_)
+        )
+    }
+
+    /// Whether anybody could tell, with nothing behind it, that it was not run.
+    pub fn is_seen(&self) -> bool {
+        self.leaves() || matches!(self, Self::Meter { .. } | Self::Sample(_))
+    }
 }
 
 /// Which of a step's values are to be written: bit n for the n-th.

@@ -10,7 +10,7 @@ use crate::conntrack::{ConnRef, NatRewrite};
 use crate::counters::Drop;
 use crate::limits::{
     RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RECORDED_TRANSLATIONS_MAX, RESUBMITS_MAX,
-    TRAVERSAL_GUARDS_MAX,
+    STACK_MAX_BYTES, TRAVERSAL_GUARDS_MAX,
 };
 
 /// A connection that a traversal relied on.
@@ -45,7 +45,18 @@ pub enum Item {
     Fdb(FdbGuard),
     /// Numbers of rules in the program; `u32::MAX` fills up.
     Credit([u32; 4]),
+    /// A group to credit with its bucket of this place, or with all (`WHOLE_GROUP`).
+    Bucket {
+        bridge: u16,
+        bucket: u16,
+        group: u32,
+    },
+    /// Number of a rule that the packet would have learned were it not there. It is young again.
+    Learned(u32),
 }
+
+/// `Item::Bucket::bucket` for all of them.
+pub const WHOLE_GROUP: u16 = u16::MAX;
 
 const _: () = assert!(size_of::<Item>() == 24);
 
@@ -63,7 +74,6 @@ pub struct Head {
     pub len_max: u16,
     pub guards: u16,
     pub steps: u16,
-    pub outputs: u16,
     pub credits: u16,
     /// Fields that differed from the packet's in some lookup, as `pipeline::delta` has it.
     pub dirty: u16,
@@ -119,6 +129,10 @@ pub struct Recording {
     pub guards: Vec<Item>,
     pub steps: Vec<Step>,
     pub rules: Vec<u32>,
+    /// What else is credited: buckets and learned flows.
+    pub credits: Vec<Item>,
+    /// The packet's stack: values, each with its length behind it.
+    pub stack: Vec<u8>,
     /// What `Step::NatIcmpError` refers to.
     pub translations: Vec<NatRewrite>,
     /// An ICMP error from its IP header on, as the translations so far leave it.
@@ -141,6 +155,8 @@ impl Recording {
             guards: Vec::with_capacity(TRAVERSAL_GUARDS_MAX),
             steps: Vec::with_capacity(RECORDED_STEPS_MAX + RECORDED_DROPS_MAX),
             rules: Vec::with_capacity(RESUBMITS_MAX as usize + 1),
+            credits: Vec::with_capacity(2 * RESUBMITS_MAX as usize),
+            stack: Vec::with_capacity(STACK_MAX_BYTES),
             translations: Vec::with_capacity(RECORDED_TRANSLATIONS_MAX),
             drops: Vec::with_capacity(RECORDED_DROPS_MAX),
             ..Self::default()
@@ -151,6 +167,8 @@ impl Recording {
         self.guards.clear();
         self.steps.clear();
         self.rules.clear();
+        self.credits.clear();
+        self.stack.clear();
         self.translations.clear();
         self.error.len = 0;
         self.drops.clear();
@@ -169,11 +187,16 @@ impl Recording {
             four[..c.len()].copy_from_slice(c);
             Item::Credit(four)
         });
-        self.guards.iter().copied().chain(self.steps.iter().map(|s| Item::Do(*s))).chain(credits)
+        let steps = self.steps.iter().map(|s| Item::Do(*s));
+        self.guards.iter().copied().chain(steps).chain(credits).chain(self.credits.iter().copied())
     }
 
     fn item_count(&self) -> usize {
-        self.guards.len() + self.steps.len() + self.rules.len().div_ceil(4)
+        self.guards.len() + self.steps.len() + self.credit_count()
+    }
+
+    fn credit_count(&self) -> usize {
+        self.rules.len().div_ceil(4) + self.credits.len()
     }
 }
 
@@ -196,7 +219,6 @@ impl Traversals {
             len_max: 0,
             guards: 0,
             steps: 0,
-            outputs: 0,
             credits: 0,
             refs: 0,
             next: NONE,
@@ -270,8 +292,7 @@ impl Traversals {
             len_max: rec.len_max,
             guards: rec.guards.len() as u16,
             steps: rec.steps.len() as u16,
-            outputs: rec.outputs,
-            credits: rec.rules.len().div_ceil(4) as u16,
+            credits: rec.credit_count() as u16,
             refs: 1,
             next,
         };
@@ -286,7 +307,7 @@ impl Traversals {
             && (h.len_min, h.len_max) == (rec.len_min, rec.len_max)
             && h.guards as usize == rec.guards.len()
             && h.steps as usize == rec.steps.len()
-            && h.credits as usize == rec.rules.len().div_ceil(4)
+            && h.credits as usize == rec.credit_count()
             && self.items(at).take(rec.item_count()).eq(rec.items())
     }
 

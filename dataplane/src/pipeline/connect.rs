@@ -38,21 +38,27 @@ impl Walk<'_, '_> {
             result.state |= self.translate(&packet, &result)?;
         }
         if let Some(table) = ct.table {
-            let before = self.key;
-            show(&mut self.key, &result, zone);
-            let end = self.fork(table);
-            self.key = before;
-            self.isolate(end);
+            self.fork_tracked(table, &result, zone)?;
         }
         self.clear_ct();
         Ok(())
     }
 
-    /// A fork or a bridge beyond a cable ended; nothing of that ends what led to it.
-    pub(super) fn isolate(&mut self, end: Flow) {
+    /// A copy goes on in `table` with the connection's state. An error discards all that the copy
+    /// did, and nothing else.
+    #[inline(never)]
+    fn fork_tracked(&mut self, table: u8, result: &CtResult, zone: u16) -> Flow {
+        let (kept, scope) = (self.keep()?, self.open_scope());
+        show(&mut self.key, result, zone);
+        let end = self.fork(table);
+        let end = self.conclude(end);
+        self.restore(&kept);
         if let Err(Stop::Error(reason)) = end {
+            self.void_scope(&scope);
             self.drop_copy(reason);
+            return Ok(());
         }
+        self.close_scope(&scope)
     }
 
     fn ct_packet(&self, zone: u16) -> CtPacket {

@@ -102,6 +102,9 @@ const DIRTY_FIELDS: [FieldsOf; 12] = [
 // tidy: end of table
 
 impl Dirty {
+    /// Nothing is known of the key.
+    pub const ALL: Self = Self((1 << DIRTY_FIELDS.len()) - 1);
+
     /// Adds the fields in which a lookup's key differs from the packet's.
     #[inline]
     pub fn note(&mut self, own: &FlowKey, key: &FlowKey) {

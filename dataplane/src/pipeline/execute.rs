@@ -1,12 +1,15 @@
 //! Executing steps on a packet's bytes: the end of every road, hit or walk.
 //!
-//! The last output takes the frame itself, earlier ones a copy, so a packet that leaves once is
-//! never copied. A step that fails ends the packet with a reason; what left before stays sent.
+//! An output that is the last step takes the frame itself, others a copy, so a packet that leaves
+//! once is never copied. A step that fails ends the packet with a reason; what left before stays sent.
 
 use super::miss::Templates;
+use super::program::Program;
+use super::punt::{PacketIns, Punt};
 use super::run::Egress;
 use crate::action::edit;
-use crate::action::step::Step;
+use crate::action::step::{NO_TEMPLATE, Step};
+use crate::clock::Now;
 use crate::conntrack::{NatRewrite, rewrite_icmp_error};
 use crate::counters::{Counters, Drop, Stat};
 use crate::packet::frame::Frame;
@@ -44,6 +47,12 @@ pub(super) struct Sent {
 /// cache while they run.
 pub(super) struct Hand<'a, E> {
     pub translations: &'a [NatRewrite],
+    pub punts: &'a [Punt],
+    pub packet_ins: &'a mut PacketIns,
+    pub program: &'a Program,
+    pub now: Now,
+    /// State of the generator that `sample` draws from; not 0.
+    pub chance: &'a mut u64,
     pub templates: &'a Templates,
     pub counters: &'a Counters,
     pub sent: &'a mut Sent,
@@ -52,36 +61,54 @@ pub(super) struct Hand<'a, E> {
 }
 
 impl<E: Egress> Hand<'_, E> {
-    /// Runs the steps on a packet. The last output takes the frame itself, earlier ones a copy.
+    /// Runs the steps on a packet, `count` of them. An output that is the last step takes the frame
+    /// itself, others a copy.
     #[inline]
     pub fn execute(
         &mut self,
-        steps: impl Iterator<Item = Step>,
-        outputs: u16,
+        mut steps: impl Iterator<Item = Step>,
+        count: usize,
         mut frame: Frame,
         key: &PacketKey,
         mut layers: Layers,
     ) {
-        let mut left = outputs;
-        for step in steps {
+        let mut left = count;
+        while let Some(step) = steps.next() {
+            left = left.wrapping_sub(1);
             match step {
-                Step::Output(port) if left == 1 => return self.send(port, frame),
+                Step::Output(port) if left == 0 => return self.send(port, frame),
                 Step::Output(port) => {
-                    left -= 1;
                     if let Some(copy) = self.copy(&frame) {
                         self.send(port, copy);
                     }
                 }
-                Step::TunnelOutput { template, port } if left == 1 => {
+                Step::TunnelOutput { template, port } if left == 0 => {
                     return self.send_tunnel(template, port, frame, key);
                 }
                 Step::TunnelOutput { template, port } => {
-                    left -= 1;
                     if let Some(copy) = self.copy(&frame) {
                         self.send_tunnel(template, port, copy, key);
                     }
                 }
                 Step::Drop(reason) => self.counters.count_drop(reason),
+                Step::OutputCut { port, max_len, template } => {
+                    self.send_cut(&frame, port, max_len as usize, (template, key));
+                }
+                Step::PacketIn(at) => self.punt(at, &frame),
+                Step::Sample(probability) => self.sample(probability),
+                Step::Meter { bridge, skip, id } => {
+                    if !self.passes(bridge, id, frame.len()) {
+                        self.counters.count_drop(Drop::Meter);
+                        let skip = usize::from(skip);
+                        if skip >= left {
+                            break;
+                        }
+                        left -= skip;
+                        if let Some(last) = skip.checked_sub(1) {
+                            let _ = steps.nth(last);
+                        }
+                    }
+                }
                 Step::NatIcmpError(at) => {
                     let done = self
                         .translations
@@ -101,6 +128,53 @@ impl<E: Egress> Hand<'_, E> {
             }
         }
         self.pool.free(frame);
+    }
+
+    /// Sends a copy that is cut first and then put in its tunnel, if there is one.
+    #[cold]
+    fn send_cut(
+        &mut self,
+        frame: &Frame,
+        port: PortIx,
+        max_len: usize,
+        (template, key): (u32, &PacketKey),
+    ) {
+        let Some(mut copy) = self.copy(frame) else { return };
+        copy.trim_tail(copy.len().saturating_sub(max_len));
+        if template == NO_TEMPLATE {
+            self.send(port, copy);
+        } else {
+            self.send_tunnel(template, port, copy, key);
+        }
+    }
+
+    fn passes(&self, bridge: u16, id: u32, len: usize) -> bool {
+        let bridge = self.program.bridges.get(usize::from(bridge));
+        let meter = bridge.and_then(|b| b.meters.get(&id));
+        meter.is_none_or(|m| m.passes(len, self.now))
+    }
+
+    /// Keeps a copy for a controller.
+    #[cold]
+    fn punt(&mut self, at: u16, frame: &Frame) {
+        let Some(punt) = self.punts.get(usize::from(at)) else { return };
+        if punt.meter.is_some_and(|id| !self.passes(punt.bridge, id, frame.len())) {
+            return self.counters.count_drop(Drop::Meter);
+        }
+        let kept = self.packet_ins.keep(punt, frame.bytes());
+        self.counters.add(if kept { Stat::PacketIns } else { Stat::PacketInsLost }, 1);
+    }
+
+    #[cold]
+    fn sample(&mut self, probability: u16) {
+        // Marsaglia's xorshift64: never zero, period 2^64 - 1.
+        let x = &mut *self.chance;
+        *x ^= *x << 13;
+        *x ^= *x >> 7;
+        *x ^= *x << 17;
+        if (*x >> 32) * 0xffff >> 32 < u64::from(probability) {
+            self.counters.add(Stat::Samples, 1);
+        }
     }
 
     #[inline]

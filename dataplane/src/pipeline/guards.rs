@@ -23,7 +23,7 @@ pub(super) fn hold(
     guards.all(|guard| match guard {
         Item::Ct(g) => ct_holds(conntrack, &g, slot, now),
         Item::Fdb(g) => fdb_holds(program, &g, now),
-        Item::Do(_) | Item::Credit(_) => false,
+        Item::Do(_) | Item::Credit(_) | Item::Bucket { .. } | Item::Learned(_) => false,
     })
 }
 

@@ -101,6 +101,7 @@ impl Walk<'_, '_> {
         let ttl = (self.key.mpls_lse[0] & mpls::TTL_MASK) as u8;
         if ttl <= 1 {
             self.drop_copy(Drop::TtlExpired);
+            self.tell_ttl(&[0])?;
             return Err(Stop::List);
         }
         self.set_mpls_ttl(ttl - 1);

@@ -14,6 +14,8 @@
 //! What does not come from the key (frame length, TCP sequence numbers, MAC table,
 //! connections) is covered by guards instead.
 
+use crate::action::group::{Group, GroupKind, Selection};
+use crate::action::learn::{Learn, LearnSource};
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::KeyMask;
 use crate::packet::field::{FIELDS, Field, Prereq, Subfield};
@@ -34,6 +36,12 @@ impl Default for Visible {
 }
 
 impl Visible {
+    /// Adds what a group can see.
+    pub fn add_group(&mut self, g: &Group) {
+        of_group(g, &mut self.mask);
+        self.tracks |= g.buckets.iter().any(|b| b.actions.iter().any(tracks));
+    }
+
     /// Adds what a rule can see.
     pub fn add(&mut self, r: &Rule) {
         self.mask.or_assign(&r.matching.mask());
@@ -78,7 +86,7 @@ impl Visible {
 fn tracks(a: &Action) -> bool {
     match a {
         Action::Ct(_) => true,
-        Action::Clone(list) => list.iter().any(tracks),
+        Action::Clone(list) | Action::WriteActions(list) => list.iter().any(tracks),
         _ => false,
     }
 }
@@ -128,28 +136,35 @@ fn of_action(a: &Action, mask: &mut Mask) {
         | Action::Goto(_)
         | Action::CtClear
         | Action::Exit
-        | Action::OutputField(_)
         | Action::OutputTruncated { .. }
         | Action::Enqueue { .. }
         | Action::SetQueue(_)
         | Action::PopQueue
-        | Action::Push(_)
-        | Action::Pop { .. }
         | Action::Group(_)
         | Action::Meter(_)
-        | Action::Learn(_)
-        | Action::Multipath(_)
-        | Action::Bundle(_)
         | Action::Controller(_)
         | Action::Sample(_)
-        | Action::WriteActions(_)
         | Action::ClearActions
         | Action::WriteMetadata { .. }
         | Action::PopMpls(_)
         | Action::SetMplsTtl(_)
         | Action::DecMplsTtl
-        | Action::FinTimeout { .. }
         | Action::DeleteField(_) => {}
+        Action::FinTimeout { .. } => whole(Field::TcpFlags, mask),
+        Action::OutputField(s) | Action::Push(s) => of_range(*s, mask),
+        Action::Pop { dst, prereq } => {
+            of_write(*dst, mask);
+            of_prereq(*prereq, mask);
+        }
+        Action::Learn(learn) => of_learn(learn, mask),
+        Action::Multipath(m) => {
+            of_hash(mask);
+            of_write(m.dst, mask);
+        }
+        Action::Bundle(b) => {
+            of_hash(mask);
+            b.dst.into_iter().for_each(|dst| of_write(dst, mask));
+        }
         Action::Normal => {
             for f in [Field::EthDst, Field::EthSrc, Field::VlanTci] {
                 whole(f, mask);
@@ -176,14 +191,58 @@ fn of_action(a: &Action, mask: &mut Mask) {
         }
         Action::CheckPktLarger { dst, .. } => of_write(*dst, mask),
         Action::Ct(ct) => of_ct(ct, mask),
-        Action::Clone(list) => list.iter().for_each(|a| of_action(a, mask)),
+        Action::Clone(list) | Action::WriteActions(list) => {
+            list.iter().for_each(|a| of_action(a, mask));
+        }
     }
 }
 
-fn of_ct(ct: &Ct, mask: &mut Mask) {
-    let looked_up =
+/// What a group's buckets do, and what it chooses by.
+pub fn of_group(g: &Group, mask: &mut Mask) {
+    for a in g.buckets.iter().flat_map(|b| &b.actions) {
+        of_action(a, mask);
+    }
+    match (g.kind, &g.selection) {
+        (GroupKind::Select, Selection::Default | Selection::DpHash { .. }) => of_hash(mask),
+        (GroupKind::Select, Selection::Hash { fields, .. }) => {
+            for (f, bits) in fields {
+                let mut named = FlowKey::ZERO;
+                f.info().set(&mut named, *bits);
+                mask.or_assign(&named);
+                of_prereq(f.info().prereq, mask);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// All that hashes of `pipeline::choose` may take in.
+fn of_hash(mask: &mut Mask) {
+    for f in [Field::EthSrc, Field::EthDst, Field::VlanTci] {
+        whole(f, mask);
+    }
+    looked_up(mask);
+}
+
+fn of_learn(learn: &Learn, mask: &mut Mask) {
+    for spec in &learn.specs {
+        if let LearnSource::Field { range, prereq } = spec.source {
+            of_range(range, mask);
+            of_prereq(prereq, mask);
+        }
+    }
+    learn.result.into_iter().for_each(|dst| of_write(dst, mask));
+}
+
+/// Addresses and ports.
+fn looked_up(mask: &mut Mask) {
+    let fields =
         [Field::IpSrc, Field::IpDst, Field::Ipv6Src, Field::Ipv6Dst, Field::TcpSrc, Field::TcpDst];
-    looked_up.into_iter().for_each(|f| whole(f, mask));
+    fields.into_iter().for_each(|f| whole(f, mask));
+}
+
+fn of_ct(ct: &Ct, mask: &mut Mask) {
+    looked_up(mask);
     if let Zone::Field(s) = ct.zone {
         of_range(s, mask);
     }

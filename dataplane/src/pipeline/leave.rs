@@ -1,8 +1,9 @@
 //! Where a packet leaves a bridge: a device, a cable to another bridge, a tunnel.
 
 use super::commit::stacked_bytes;
-use super::miss::{Event, Flow, Walk};
-use crate::action::step::Step;
+use super::miss::{Event, Flow, Stop, Walk};
+use crate::action::step::{NO_TEMPLATE, Step};
+use crate::action::{PORT_LOCAL, PORT_NONE, port};
 use crate::counters::Drop;
 use crate::packet::key::{FlowKey, PortIx, TUN_METADATA_BYTES};
 use crate::pipeline::program::{Port, PortRole};
@@ -14,6 +15,54 @@ impl Walk<'_, '_> {
     /// Sends a copy to a port by number. Back out of the in_port only when asked for by name.
     #[inline(never)]
     pub(super) fn output(&mut self, number: u32, back: bool) -> Flow {
+        self.output_cut(number, back, u32::MAX)
+    }
+
+    /// To the port of any number, reserved ones included. A number that no port can have is no
+    /// error.
+    #[inline(never)]
+    pub(super) fn output_number(&mut self, number: u128) -> Flow {
+        let Some(number) = u16::try_from(number).ok().map(u32::from) else {
+            self.seen.note("the port number is out of range");
+            return Ok(());
+        };
+        match number {
+            port::IN_PORT => self.output(self.key.in_port, true),
+            port::TABLE => self.resubmit(None, 0),
+            port::NORMAL => self.normal(),
+            port::FLOOD => self.flood(true),
+            port::ALL => self.flood(false),
+            port::CONTROLLER => self.to_controller(),
+            PORT_NONE => Ok(()),
+            _ => self.output(number, false),
+        }
+    }
+
+    /// To a port, the frame cut. Only devices and tunnels can be named.
+    #[inline(never)]
+    pub(super) fn output_truncated(&mut self, number: u32, max_len: u32) -> Flow {
+        let is_reserved = number >= port::MAX && number != PORT_LOCAL;
+        let ix = self.bridge.port(number);
+        let role = ix.and_then(|ix| self.program.port(ix)).map(|p| &p.role);
+        if is_reserved || matches!(role, Some(PortRole::Patch { .. })) {
+            self.drop_copy(Drop::TruncateUnsupported);
+            return Ok(());
+        }
+        self.output_cut(number, false, max_len)
+    }
+
+    #[inline(never)]
+    pub(super) fn enqueue(&mut self, number: u32, queue: u32) -> Flow {
+        let before = self.queue.replace(queue);
+        let end = match number {
+            port::IN_PORT => self.output(self.key.in_port, true),
+            _ => self.output(number, false),
+        };
+        self.queue = before;
+        end
+    }
+
+    fn output_cut(&mut self, number: u32, back: bool, max_len: u32) -> Flow {
         if number == self.key.in_port && !back {
             self.reason = Drop::SameInPort;
             self.seen.note("not sent back to the in_port");
@@ -34,39 +83,47 @@ impl Walk<'_, '_> {
         match &port.role {
             PortRole::Device => {
                 self.commit()?;
-                self.emit(Step::Output(ix))
+                self.seen.queue(self.queue);
+                self.emit(match max_len {
+                    u32::MAX => Step::Output(ix),
+                    _ => Step::OutputCut { port: ix, max_len, template: NO_TEMPLATE },
+                })
             }
-            PortRole::Patch { peer } => {
-                self.cross(*peer);
-                Ok(())
-            }
-            PortRole::Tunnel(config) => self.tunnel(port, config),
+            PortRole::Patch { peer } => self.cross(*peer),
+            PortRole::Tunnel(config) => self.tunnel(port, config, max_len),
         }
     }
 
     /// Through a cable into another bridge: fresh metadata there, and neither changes nor errors
     /// come back.
     #[inline(never)]
-    fn cross(&mut self, peer: PortIx) {
+    fn cross(&mut self, peer: PortIx) -> Flow {
         let Some((far, bridge)) = self
             .program
             .port(peer)
             .and_then(|p| self.program.bridges.get(p.bridge as usize).map(|b| (p, b)))
         else {
-            return self.drop_copy(Drop::NoSuchPort);
+            self.drop_copy(Drop::NoSuchPort);
+            return Ok(());
         };
-        let saved = (self.key, self.bridge, self.bridge_ix, self.table);
+        let (kept, scope) = (self.keep_and_clear(), self.open_scope());
+        let saved = (self.bridge, self.bridge_ix, self.table);
         self.key = crossing(&self.key, far.number);
         self.bridge = bridge;
         self.bridge_ix = far.bridge;
         self.seen.bridge(&bridge.name);
         let end = self.fork(0);
-        (self.key, self.bridge, self.bridge_ix, self.table) = saved;
-        self.isolate(end);
+        let end = self.conclude(end);
+        (self.bridge, self.bridge_ix, self.table) = saved;
+        self.restore(&kept);
+        if let Err(Stop::Error(reason)) = end {
+            self.drop_copy(reason);
+        }
+        self.close_scope(&scope)
     }
 
     #[inline(never)]
-    fn tunnel(&mut self, port: &Port, config: &TunnelConfig) -> Flow {
+    fn tunnel(&mut self, port: &Port, config: &TunnelConfig, max_len: u32) -> Flow {
         let Some(remote) = remote_of(config, &self.key) else {
             self.drop_copy(Drop::TunnelNoRemote);
             return Ok(());
@@ -96,13 +153,18 @@ impl Walk<'_, '_> {
                 return Ok(());
             }
         };
-        if !self.fits(len, hop.mtu.saturating_add(14)) {
+        let room = hop.mtu.saturating_add(14);
+        let cut_fits = max_len as usize <= usize::from(room).saturating_sub(len);
+        if !cut_fits && !self.fits(len, room) {
             self.drop_copy(Drop::TooBig);
             return Ok(());
         }
         self.commit()?;
         self.seen.tunnel(&port.name, remote, &hop);
-        self.emit(Step::TunnelOutput { template, port: hop.port })
+        self.emit(match max_len {
+            u32::MAX => Step::TunnelOutput { template, port: hop.port },
+            _ => Step::OutputCut { port: hop.port, max_len, template },
+        })
     }
 
     fn params(&self, config: &TunnelConfig, hop: &NextHop, remote: IpAddr) -> GeneveParams {
@@ -141,9 +203,8 @@ impl Walk<'_, '_> {
     }
 
     fn hint(&mut self, event: Event) {
-        let list = &mut self.world.events;
-        if !self.dry && list.len() < list.capacity() && !list.contains(&event) {
-            list.push(event);
+        if !self.dry {
+            self.world.events.hint(event);
         }
     }
 }

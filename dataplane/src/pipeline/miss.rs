@@ -23,22 +23,90 @@ use crate::clock::Now;
 use crate::conntrack::Conntrack;
 use crate::counters::{Counters, Drop, Stat};
 use crate::limits::{
-    DEPTH_MAX, OUTPUTS_MAX, RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RESUBMITS_MAX,
-    TRAVERSAL_GUARDS_MAX,
+    DEPTH_MAX, EVENTS_MAX, OUTPUTS_MAX, RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RESUBMITS_MAX,
+    TRAVERSAL_CREDITS_MAX, TRAVERSAL_GUARDS_MAX,
 };
 use crate::packet::key::{FlowKey, PacketKey, PortIx, is_mpls};
 use crate::packet::parse::Layers;
 use crate::pipeline::delta::{Dirty, table_bit};
 use crate::pipeline::program::{Bridge, Program};
+use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
+use crate::pipeline::set::ActionSet;
 use crate::pipeline::trace::Observer;
 use crate::tunnel::{EncapTemplate, GeneveParams};
+use std::sync::Arc;
 
 /// What the worker owes control: hints, each given again by the next packet that needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// Ask the kernel for this neighbour.
     Resolve { addr: std::net::IpAddr, ifindex: u32 },
+    /// A packet met `rule` of this bridge, whose `nth` learn asks for a flow
+    /// (`action::learn::{nth, learned}`). The rule may be gone by now: then so is its wish.
+    Learn { bridge: u16, rule: Arc<Rule>, nth: u16, key: FlowKey },
+}
+
+/// Two lanes meet different copies of one flow, so rules are compared by what they are.
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Resolve { addr, ifindex }, Self::Resolve { addr: a, ifindex: i }) => {
+                (addr, ifindex) == (a, i)
+            }
+            (
+                Self::Learn { bridge, rule, nth, key },
+                Self::Learn { bridge: b, rule: r, nth: n, key: k },
+            ) => {
+                (bridge, nth, key, rule.table) == (b, n, k, r.table) && rule.matching == r.matching
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The queue of events, and what was asked for since control emptied it.
+#[derive(Debug)]
+pub struct Events {
+    list: Vec<Event>,
+    /// Hashes of flows to be learned, each in the place that its low bits say.
+    asked: Box<[u64; EVENTS_MAX]>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { list: Vec::with_capacity(EVENTS_MAX), asked: Box::new([0; EVENTS_MAX]) }
+    }
+}
+
+impl Events {
+    /// Queues a hint unless it is queued already or there is no room.
+    pub(super) fn hint(&mut self, event: Event) {
+        if self.list.len() < self.list.capacity() && !self.list.contains(&event) {
+            self.list.push(event);
+        }
+    }
+
+    /// Queues an event unless one with this hash was queued lately. False: no room.
+    pub(super) fn tell_once(&mut self, hash: u64, event: impl FnOnce() -> Event) -> Option<bool> {
+        let place = self.asked.get_mut(hash as usize % EVENTS_MAX)?;
+        if *place == hash {
+            return None;
+        }
+        if self.list.len() >= self.list.capacity() {
+            return Some(false);
+        }
+        *place = hash;
+        self.list.push(event());
+        Some(true)
+    }
+
+    pub(super) fn drain(&mut self) -> std::vec::Drain<'_, Event> {
+        if !self.list.is_empty() {
+            self.asked.fill(0);
+        }
+        self.list.drain(..)
+    }
 }
 
 /// What a walk may use and change besides its own state.
@@ -47,7 +115,7 @@ pub struct World<'a> {
     pub conntrack: &'a mut Conntrack,
     pub counters: &'a Counters,
     pub templates: &'a mut Templates,
-    pub events: &'a mut Vec<Event>,
+    pub events: &'a mut Events,
     pub now: Now,
 }
 
@@ -154,6 +222,7 @@ pub struct Walk<'a, 'w> {
     pub(super) program: &'w Program,
     pub(super) packet: Subject<'a>,
     pub(super) rec: &'a mut Recording,
+    pub(super) punts: &'a mut Vec<Punt>,
     pub(super) seen: &'a mut dyn Observer,
     pub(super) bridge: &'w Bridge,
     pub(super) bridge_ix: u16,
@@ -170,6 +239,21 @@ pub struct Walk<'a, 'w> {
     pub(super) table: u8,
     pub(super) depth: u32,
     pub(super) resubmits: u32,
+    /// The flow that is run.
+    pub(super) rule: Option<&'w Arc<Rule>>,
+    /// Where the present segment of the stack begins.
+    pub(super) stack_base: usize,
+    pub(super) set: ActionSet<'w>,
+    /// Queue that outputs leave by; no device of ours has queues, so it is only shown.
+    pub(super) queue: Option<u32>,
+    /// The list that is run is a bucket's.
+    pub(super) in_bucket: bool,
+    /// An action set is being run.
+    pub(super) in_set: bool,
+    /// The next lookup sees the connection's first packet.
+    with_ct: bool,
+    /// The present scope has a meter.
+    pub(super) metered: bool,
     /// Why nothing came of it, should nothing come of it.
     pub(super) reason: Drop,
     /// Nothing outside the walk may change: `trace`.
@@ -180,11 +264,12 @@ pub struct Walk<'a, 'w> {
 pub fn walk(
     world: &mut World<'_>,
     packet: Subject<'_>,
-    rec: &mut Recording,
+    (rec, punts): (&mut Recording, &mut Vec<Punt>),
     seen: &mut dyn Observer,
     dry: bool,
 ) {
     rec.clear();
+    punts.clear();
     let program = world.program;
     let Some(port) = program.port(packet.in_port) else {
         rec.steps.push(Step::Drop(Drop::PortBlocked));
@@ -200,6 +285,7 @@ pub fn walk(
         program,
         packet,
         rec,
+        punts,
         seen,
         bridge,
         bridge_ix: port.bridge,
@@ -212,12 +298,21 @@ pub fn walk(
         table: 0,
         depth: 0,
         resubmits: 0,
+        rule: None,
+        stack_base: 0,
+        set: ActionSet::new(),
+        queue: None,
+        in_bucket: false,
+        in_set: false,
+        with_ct: false,
+        metered: false,
         reason: Drop::NoOutput,
         dry,
         world,
     };
     w.seen.start(&w.key, &bridge.name);
     let end = w.table(0, port.number);
+    let end = w.conclude(end);
     w.finish(end);
 }
 
@@ -227,16 +322,16 @@ impl<'w> Walk<'_, 'w> {
         if let Err(Stop::Error(reason)) = end {
             self.rec.steps.clear();
             self.rec.drops.clear();
-            self.rec.outputs = 0;
+            self.punts.clear();
             self.rec.steps.push(Step::Drop(reason));
             self.seen.dropped(reason);
             return;
         }
-        let leaves = |s: &Step| matches!(s, Step::Output(_) | Step::TunnelOutput { .. });
-        let last = self.rec.steps.iter().rposition(leaves);
+        let last = self.rec.steps.iter().rposition(Step::is_seen);
         self.rec.steps.truncate(last.map_or(0, |at| at + 1));
-        if last.is_none() && self.rec.drops.is_empty() {
-            self.rec.drops.push(self.reason);
+        if self.rec.drops.is_empty() && !self.rec.steps.iter().any(Step::leaves) {
+            // Behind a meter, which may give another reason.
+            self.rec.steps.push(Step::Drop(self.reason));
             self.seen.dropped(self.reason);
         }
         // The last output takes the frame and ends the run, so what is only counted comes first.
@@ -246,6 +341,7 @@ impl<'w> Walk<'_, 'w> {
         rec.steps.rotate_right(drops);
         if self.rec.steps.len() > crate::limits::TRAVERSAL_STEPS_MAX
             || self.rec.rules.len() > crate::limits::TRAVERSAL_RULES_MAX
+            || self.rec.credits.len() > TRAVERSAL_CREDITS_MAX
         {
             self.rec.cacheable = false;
         }
@@ -256,11 +352,18 @@ impl<'w> Walk<'_, 'w> {
         self.table = table;
         let bridge: &'w Bridge = self.bridge;
         let own_port = std::mem::replace(&mut self.key.in_port, in_port);
+        let with_ct = std::mem::replace(&mut self.with_ct, false);
+        if with_ct {
+            swap_tuples(&mut self.key);
+        }
         self.note_lookup(table);
         let classifier = bridge.tables.get(table as usize).and_then(Option::as_ref);
         let found = classifier.and_then(|t| t.lookup(&self.key));
         self.key.in_port = own_port;
-        let Some((number, rule)) = found.and_then(|n| self.rule(n)) else {
+        if with_ct {
+            swap_tuples(&mut self.key);
+        }
+        let Some((number, rule)) = found.and_then(|n| self.rule_of(n)) else {
             self.reason = Drop::NoMatch;
             self.seen.miss(table);
             return Ok(());
@@ -270,12 +373,15 @@ impl<'w> Walk<'_, 'w> {
         if rule.actions.is_empty() {
             self.reason = Drop::NoActions;
         }
-        self.list(&rule.actions)
+        let before = self.rule.replace(rule);
+        let end = self.list(&rule.actions);
+        self.rule = before;
+        end
     }
 
-    fn rule(&self, number: u32) -> Option<(u32, &'w Rule)> {
+    fn rule_of(&self, number: u32) -> Option<(u32, &'w Arc<Rule>)> {
         let program: &'w Program = self.program;
-        program.rules.get(number).map(|r| (number, r.as_ref()))
+        program.rules.get(number).map(|r| (number, r))
     }
 
     /// What a change of rules is held against later (`delta`).
@@ -288,6 +394,12 @@ impl<'w> Walk<'_, 'w> {
             dirty.crossed();
         }
         self.rec.dirty = dirty.0;
+    }
+
+    /// The same for a lookup of another key than the packet's: any change of the table counts.
+    pub(super) fn note_table(&mut self, table: u8) {
+        self.rec.tables |= table_bit(self.bridge_ix, table);
+        self.rec.dirty = Dirty::ALL.0;
     }
 
     /// Continues in `table` and comes back, as resubmit and goto do.
@@ -309,19 +421,39 @@ impl<'w> Walk<'_, 'w> {
             return Err(Stop::Error(Drop::ResubmitCount));
         }
         self.resubmits += 1;
-        let from = self.table;
+        let (from, in_bucket) = (self.table, self.in_bucket);
+        self.in_bucket = false;
         self.depth += u32::from(deepens);
         let end = self.table(table, in_port.unwrap_or(self.key.in_port));
         self.depth -= u32::from(deepens);
-        self.table = from;
+        (self.table, self.in_bucket) = (from, in_bucket);
         end
+    }
+
+    /// The same with the addresses and ports of the connection's first packet in the place of this
+    /// one's, for the lookup alone.
+    #[inline(never)]
+    pub(super) fn resubmit_tracked(&mut self, in_port: Option<u32>, table: u8) -> Flow {
+        if !matches!(self.key.eth_type, 0x0800 | 0x86dd) || self.key.ct_nw_proto == 0 {
+            self.reason = Drop::NotTracked;
+            self.seen.note("resubmit(ct) of a packet that is not tracked: not run");
+            return Ok(());
+        }
+        self.with_ct = true;
+        self.resubmit(in_port, table)
+    }
+
+    /// Makes sure that there is room for the steps of a `commit`, and one more.
+    pub(super) fn room(&mut self) -> Flow {
+        if self.rec.steps.len() + COMMIT_STEPS_MAX >= RECORDED_STEPS_MAX {
+            return self.too_much();
+        }
+        Ok(())
     }
 
     /// Emits the header changes that are due.
     pub(super) fn commit(&mut self) -> Flow {
-        if self.rec.steps.len() + COMMIT_STEPS_MAX >= RECORDED_STEPS_MAX {
-            return self.too_much();
-        }
+        self.room()?;
         super::commit::commit(&mut self.base, &self.key, self.payload, &mut self.rec.steps);
         Ok(())
     }
@@ -366,7 +498,32 @@ impl<'w> Walk<'_, 'w> {
         }
     }
 
+    /// Something besides rules is to be credited.
+    pub(super) fn credit(&mut self, item: Item) {
+        if self.rec.credits.len() < self.rec.credits.capacity() {
+            self.rec.credits.push(item);
+        } else {
+            self.rec.cacheable = false;
+        }
+    }
+
     pub(super) fn count(&self, stat: Stat) {
         self.world.counters.add(stat, 1);
     }
+}
+
+/// Exchanges the packet's addresses and ports with those of its connection's first packet.
+#[inline(never)]
+fn swap_tuples(k: &mut FlowKey) {
+    use std::mem::swap;
+    swap(&mut k.ip_proto, &mut k.ct_nw_proto);
+    if k.eth_type == 0x0800 {
+        swap(&mut k.ip_src, &mut k.ct_nw_src);
+        swap(&mut k.ip_dst, &mut k.ct_nw_dst);
+    } else {
+        swap(&mut k.ipv6_src, &mut k.ct_ipv6_src);
+        swap(&mut k.ipv6_dst, &mut k.ct_ipv6_dst);
+    }
+    swap(&mut k.tp_src, &mut k.ct_tp_src);
+    swap(&mut k.tp_dst, &mut k.ct_tp_dst);
 }

@@ -2,27 +2,34 @@
 //!
 //! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks
 //! its tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
-//! `commit`, `connect`, `normal`, `leave`). `run` is the stage list of a batch: it serves packets
-//! from the cache, sends the rest to the walk, and executes the steps. `trace` is the walk with an
+//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`). `run`
+//! is the stage list of a batch: it serves packets from the cache, sends the rest to the walk, and
+//! executes the steps. `trace` is the walk with an
 //! observer that tells what it saw.
 //!
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
 //! that the worker hands in.
 
 mod arrive;
+mod choose;
 mod commit;
 mod connect;
 mod delta;
 mod execute;
+mod group;
 mod guards;
 mod headers;
 pub mod keymask;
+mod learn;
 mod leave;
 pub mod miss;
 mod normal;
 pub mod program;
+pub mod punt;
 pub mod rule;
 pub mod run;
+mod set;
+mod stack;
 pub mod trace;
 pub mod underlay;
 mod upkeep;

@@ -192,6 +192,7 @@ impl Program {
     pub fn see_afresh(&mut self) {
         let mut mask = keymask::Visible::default();
         self.rules.iter().for_each(|(_, r)| mask.add(r));
+        self.bridges.iter().flat_map(|b| b.groups.values()).for_each(|g| mask.add_group(g));
         self.visible = mask.key_mask();
         self.delta = Delta::All;
     }

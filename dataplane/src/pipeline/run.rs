@@ -13,17 +13,18 @@ use super::arrive;
 use super::delta::{Delta, Dirty, Recent};
 use super::execute::{Hand, Sent};
 use super::guards;
-use super::miss::{Event, Subject, Templates, World, walk};
+use super::miss::{Event, Events, Subject, Templates, World, walk};
 use super::program::Program;
+use super::punt::{PacketIns, Punt};
 use super::trace::Silent;
-use super::upkeep::{credit, vacate};
+use super::upkeep::{credit, credit_item, vacate};
 use crate::cache::microflow::{Kept, Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Microflows};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtConfig, CtStats};
 use crate::counters::{Counters, Drop, Stat};
-use crate::limits::{BATCH_MAX, EVENTS_MAX};
+use crate::limits::{BATCH_MAX, RECORDED_PUNTS_MAX};
 use crate::packet::frame::Frame;
 use crate::packet::key::{PacketKey, PortIx};
 use crate::packet::l4sum;
@@ -74,7 +75,11 @@ pub struct Lane {
     /// Slots of the cache that owe counts to rules.
     pub(super) owing: Vec<u32>,
     pub(super) recording: Recording,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Events,
+    pub(super) punts: Vec<Punt>,
+    pub(super) packet_ins: PacketIns,
+    /// What `sample` draws from.
+    chance: u64,
     pub(super) fdb_cursor: u32,
     pub(super) sweep_cursor: u32,
     /// Version of the program when the present round of sweeping began, and of the last whole one.
@@ -122,7 +127,10 @@ impl Lane {
             conntrack: Conntrack::new(&config.conntrack),
             templates: Templates::new(TEMPLATES_MAX),
             recording: Recording::new(),
-            events: Vec::with_capacity(EVENTS_MAX),
+            events: Events::default(),
+            punts: Vec::with_capacity(RECORDED_PUNTS_MAX),
+            packet_ins: PacketIns::default(),
+            chance: config.seed | 1,
             fdb_cursor: 0,
             sweep_cursor: 0,
             sweep_version: 0,
@@ -154,7 +162,12 @@ impl Lane {
 
     /// Takes the hints to control that have gathered.
     pub fn drain_events(&mut self) -> std::vec::Drain<'_, Event> {
-        self.events.drain(..)
+        self.events.drain()
+    }
+
+    /// Packets for controllers: control takes them, and gives their buffers back.
+    pub fn packet_ins(&mut self) -> &mut PacketIns {
+        &mut self.packet_ins
     }
 
     /// From the next packet on, this program holds. Gives the old one back, to be freed elsewhere.
@@ -379,6 +392,11 @@ impl Lane {
         }
         let mut hand = Hand {
             translations: &[],
+            punts: &[],
+            packet_ins: &mut self.packet_ins,
+            program: &self.program,
+            now,
+            chance: &mut self.chance,
             templates: &self.templates,
             counters: &self.counters,
             sent,
@@ -389,7 +407,7 @@ impl Lane {
             Item::Do(s) => Some(s),
             _ => None,
         });
-        hand.execute(steps, head.outputs, frame, &slot.key, slot.layers);
+        hand.execute(steps, usize::from(head.steps), frame, &slot.key, slot.layers);
         Hit::Served
     }
 
@@ -421,15 +439,24 @@ impl Lane {
             in_port: slot.in_port,
             checksums_good: slot.checksums_good,
         };
-        walk(&mut world, subject, &mut self.recording, &mut Silent, false);
+        let record = (&mut self.recording, &mut self.punts);
+        walk(&mut world, subject, record, &mut Silent, false);
         let len = frame.len() as u64;
         for rule in &self.recording.rules {
             if let Some(r) = self.program.rules.get(*rule) {
                 r.stats.add(1, len, now.ns);
             }
         }
+        for item in &self.recording.credits {
+            credit_item(&self.program, item, (1, len), now);
+        }
         let mut hand = Hand {
             translations: &self.recording.translations,
+            punts: &self.punts,
+            packet_ins: &mut self.packet_ins,
+            program: &self.program,
+            now,
+            chance: &mut self.chance,
             templates: &self.templates,
             counters: &self.counters,
             sent,
@@ -437,7 +464,9 @@ impl Lane {
             egress,
         };
         let steps = self.recording.steps.iter().copied();
-        hand.execute(steps, self.recording.outputs, frame, &slot.key, slot.layers);
+        let count = self.recording.steps.len();
+        hand.execute(steps, count, frame, &slot.key, slot.layers);
+        self.punts.clear();
         if !self.recording.cacheable {
             self.counters.add(Stat::Tier3Uncacheable, 1);
         } else if self.cache_on {

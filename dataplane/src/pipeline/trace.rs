@@ -5,10 +5,13 @@
 //! what it was told. So what trace shows is what the walk does.
 
 use crate::action::Ct;
+use crate::action::group::{Bucket, Group, GroupKind};
+use crate::action::learn::{Learn, learned};
 use crate::action::step::Step;
 use crate::conntrack::{CtPacket, CtResult, ct_state};
 use crate::counters::Drop;
 use crate::packet::key::FlowKey;
+use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::underlay::NextHop;
 use std::fmt::Write;
@@ -24,6 +27,14 @@ pub trait Observer {
     fn tunnel(&mut self, _port: &str, _remote: IpAddr, _hop: &NextHop) {}
     fn dropped(&mut self, _reason: Drop) {}
     fn note(&mut self, _text: &str) {}
+    /// A group is run: all its buckets, or (of kinds that choose) this one or none.
+    fn group(&mut self, _group: &Group, _chosen: Option<&Bucket>) {}
+    fn meter(&mut self, _id: u32) {}
+    /// A flow is learned from this key; `known`: it is there already.
+    fn learn(&mut self, _learn: &Learn, _key: &FlowKey, _known: bool) {}
+    fn controller(&mut self, _punt: &Punt) {}
+    /// The queue of the output that comes next, if one was set.
+    fn queue(&mut self, _queue: Option<u32>) {}
     /// In a dry walk, what `ct` finds.
     fn ct(&mut self, _zone: u16, _ct: &Ct, packet: &CtPacket) -> CtResult {
         supposed(packet, ct_state::TRK | ct_state::NEW)
@@ -103,6 +114,48 @@ impl Observer for Story {
 
     fn note(&mut self, text: &str) {
         self.line(format_args!("    -- {text}"));
+    }
+
+    fn group(&mut self, group: &Group, chosen: Option<&Bucket>) {
+        let id = group.id;
+        match (group.kind, chosen) {
+            (GroupKind::All | GroupKind::Indirect, _) => {
+                let n = group.buckets.len();
+                self.line(format_args!("    -- group {id}: all of {n} buckets"));
+            }
+            (GroupKind::Select, Some(b)) => {
+                self.line(format_args!("    -- group {id}: bucket {} by hash and weight", b.id));
+            }
+            (GroupKind::FastFailover, Some(b)) => {
+                self.line(format_args!("    -- group {id}: bucket {}, the first live one", b.id));
+            }
+            (_, None) => self.line(format_args!("    -- group {id}: no live bucket")),
+        }
+    }
+
+    fn meter(&mut self, id: u32) {
+        self.line(format_args!("    -- meter {id}: taken to let it pass"));
+    }
+
+    fn learn(&mut self, learn: &Learn, key: &FlowKey, known: bool) {
+        let flow = learned(learn, key);
+        let (value, mask) = (flow.matching.value, flow.matching.mask);
+        let verb = if known { "is there" } else { "would be learned" };
+        let (table, priority) = (flow.table, flow.priority);
+        self.line(format_args!("    -- learn: table={table}, priority={priority} {verb}"));
+        self.line(format_args!("       {value:?} of {mask:?}, {:?}", flow.actions));
+    }
+
+    fn controller(&mut self, punt: &Punt) {
+        let (id, reason) = (punt.controller_id, punt.reason);
+        let paused = if punt.pause { ", and stops until resumed" } else { "" };
+        self.line(format_args!("    >> to controller {id} ({reason:?}){paused}"));
+    }
+
+    fn queue(&mut self, queue: Option<u32>) {
+        if let Some(n) = queue {
+            self.line(format_args!("    -- by queue {n}"));
+        }
     }
 
     fn ct(&mut self, zone: u16, ct: &Ct, packet: &CtPacket) -> CtResult {

@@ -12,7 +12,7 @@ use super::trace::Observer;
 use crate::action::step::Step;
 use crate::cache::Microflows;
 use crate::cache::microflow::NONE;
-use crate::cache::traversal::{Item, Traversals};
+use crate::cache::traversal::{Item, Traversals, WHOLE_GROUP};
 use crate::clock::Now;
 use crate::counters::{Drop, Stat};
 use crate::packet::key::{PacketKey, PortIx};
@@ -100,7 +100,9 @@ impl Lane {
             now,
         };
         let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good: true };
-        walk(&mut world, subject, &mut self.recording, seen, true);
+        let record = (&mut self.recording, &mut self.punts);
+        walk(&mut world, subject, record, seen, true);
+        self.punts.clear();
         Ok(self.recording.steps.clone())
     }
 }
@@ -138,11 +140,34 @@ pub(super) fn credit(
     let Some(head) = all.get(traversal).map(|t| t.head) else { return };
     let skip = head.guards as usize + head.steps as usize;
     for item in all.items(traversal).skip(skip).take(head.credits as usize) {
-        let Item::Credit(rules) = item else { continue };
-        for rule in rules {
-            if let Some(r) = program.rules.get(rule) {
-                r.stats.add(u64::from(counts.0), u64::from(counts.1), now.ns);
+        let counts = (u64::from(counts.0), u64::from(counts.1));
+        credit_item(program, &item, counts, now);
+    }
+}
+
+/// Adds counts to what an item names.
+pub(super) fn credit_item(program: &Program, item: &Item, (p, b): (u64, u64), now: Now) {
+    match *item {
+        Item::Credit(rules) => {
+            for rule in rules {
+                if let Some(r) = program.rules.get(rule) {
+                    r.stats.add(p, b, now.ns);
+                }
             }
         }
+        Item::Learned(rule) => {
+            if let Some(r) = program.rules.get(rule) {
+                r.stats.learn_again(now.ns);
+            }
+        }
+        Item::Bucket { bridge, bucket, group } => {
+            let bridge = program.bridges.get(usize::from(bridge));
+            let Some(g) = bridge.and_then(|br| br.groups.get(&group)) else { return };
+            g.stats.add(p, b, now.ns);
+            let all = bucket == WHOLE_GROUP;
+            let met = (0..).zip(&g.buckets).filter(|(at, _)| all || *at == bucket);
+            met.for_each(|(_, one)| one.stats.add(p, b, now.ns));
+        }
+        Item::Do(_) | Item::Ct(_) | Item::Fdb(_) => {}
     }
 }

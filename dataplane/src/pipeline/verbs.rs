@@ -4,15 +4,16 @@
 //! keeps its frame small: the verbs that need room are functions of their own.
 
 use super::miss::{Flow, Stop, Walk};
-use crate::action::{Action, Set};
+use crate::action::step::Step;
+use crate::action::{Action, Sample, Set};
 use crate::counters::Drop;
 use crate::limits::DEPTH_MAX;
 use crate::packet::field::{Prereq, Subfield, prereq_met};
 use crate::packet::key::VLAN_PRESENT;
 
-impl Walk<'_, '_> {
+impl<'w> Walk<'_, 'w> {
     /// Runs a list to its end.
-    pub(super) fn list(&mut self, actions: &[Action]) -> Flow {
+    pub(super) fn list(&mut self, actions: &'w [Action]) -> Flow {
         for a in actions {
             match self.action(a) {
                 Ok(()) => {}
@@ -23,7 +24,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn action(&mut self, a: &Action) -> Flow {
+    pub(super) fn action(&mut self, a: &'w Action) -> Flow {
         match a {
             Action::Output(number) => self.output(*number, false),
             Action::InPort => self.output(self.key.in_port, true),
@@ -50,16 +51,13 @@ impl Walk<'_, '_> {
                 self.pop_vlan();
                 Ok(())
             }
-            Action::PushMpls(eth_type) => self.push_mpls(*eth_type),
-            Action::PopMpls(eth_type) => self.pop_mpls(*eth_type),
-            Action::SetMplsTtl(ttl) => {
-                self.set_mpls_ttl(*ttl);
-                Ok(())
-            }
-            Action::DecMplsTtl => self.dec_mpls_ttl(),
-            Action::DecTtl | Action::DecTtlFor(_) => self.dec_ttl(),
-            Action::Resubmit { in_port, table, with_ct: _ } => {
+            Action::DecTtl => self.dec_ttl(&[0]),
+            Action::DecTtlFor(controllers) => self.dec_ttl(controllers),
+            Action::Resubmit { in_port, table, with_ct: false } => {
                 self.resubmit(*in_port, table.unwrap_or(self.table))
+            }
+            Action::Resubmit { in_port, table, with_ct: true } => {
+                self.resubmit_tracked(*in_port, table.unwrap_or(self.table))
             }
             Action::Goto(table) => self.resubmit(None, *table),
             Action::Ct(ct) => self.ct(ct),
@@ -73,25 +71,78 @@ impl Walk<'_, '_> {
             }
             Action::Clone(list) => self.clone_of(list),
             Action::Exit => Err(Stop::Exit),
-            _ => Err(Stop::Error(Drop::UnsupportedAction)),
+            more => self.more(more),
         }
     }
 
-    /// Runs a list whose changes do not come back; it deepens, as it keeps a key on the stack.
+    /// The verbs that nest no resubmits.
     #[inline(never)]
-    fn clone_of(&mut self, list: &[Action]) -> Flow {
+    fn more(&mut self, a: &'w Action) -> Flow {
+        match a {
+            Action::OutputField(src) => return self.output_number(src.get(&self.key)),
+            Action::OutputTruncated { port, max_len } => {
+                return self.output_truncated(*port, *max_len);
+            }
+            Action::Enqueue { port, queue } => return self.enqueue(*port, *queue),
+            Action::SetQueue(queue) => self.queue = Some(*queue),
+            Action::PopQueue => self.queue = None,
+            Action::Push(src) => return self.push(*src),
+            Action::Pop { dst, prereq } => self.pop(*dst, *prereq),
+            Action::Group(id) => return self.group(*id),
+            Action::Meter(id) => return self.meter(*id),
+            Action::Learn(learn) => self.learn_flow(learn),
+            Action::Multipath(m) => self.multipath(m),
+            Action::Bundle(b) => return self.bundle(b),
+            Action::Controller(c) => return self.controller(c),
+            Action::Sample(sample) => return self.sample(sample),
+            Action::WriteActions(list) => return self.write_actions(list),
+            Action::ClearActions => self.clear_actions(),
+            Action::WriteMetadata { value, mask } => {
+                self.key.metadata = self.key.metadata & !mask | value & mask;
+            }
+            Action::PushMpls(eth_type) => return self.push_mpls(*eth_type),
+            Action::PopMpls(eth_type) => return self.pop_mpls(*eth_type),
+            Action::SetMplsTtl(ttl) => self.set_mpls_ttl(*ttl),
+            Action::DecMplsTtl => return self.dec_mpls_ttl(),
+            Action::FinTimeout { idle_s, hard_s } => self.fin_timeout(*idle_s, *hard_s),
+            _ => return Err(Stop::Error(Drop::UnsupportedAction)),
+        }
+        Ok(())
+    }
+
+    /// A meter that is not there lets all pass, as in Open vSwitch.
+    fn meter(&mut self, id: u32) -> Flow {
+        self.seen.meter(id);
+        if !self.bridge.meters.contains_key(&id) {
+            return Ok(());
+        }
+        self.room()?;
+        self.metered = true;
+        self.rec.steps.push(Step::Meter { bridge: self.bridge_ix, skip: u16::MAX, id });
+        Ok(())
+    }
+
+    fn sample(&mut self, s: &Sample) -> Flow {
+        self.room()?;
+        self.rec.steps.push(Step::Sample(s.probability));
+        Ok(())
+    }
+
+    /// Runs a list whose changes do not come back; it deepens, as it keeps a key on the stack. Only
+    /// `exit` and errors end what led here too (so does Open vSwitch).
+    #[inline(never)]
+    fn clone_of(&mut self, list: &'w [Action]) -> Flow {
         if self.depth >= DEPTH_MAX {
             return Err(Stop::Error(Drop::ResubmitDepth));
         }
-        let before = self.key;
+        let (kept, scope) = (self.keep()?, self.open_scope());
         self.depth += 1;
         let end = self.list(list);
+        let end = self.conclude(end);
         self.depth -= 1;
-        self.key = before;
-        match end {
-            Err(Stop::Exit) => Ok(()),
-            other => other,
-        }
+        self.restore(&kept);
+        self.close_scope(&scope)?;
+        end
     }
 
     #[inline(never)]
@@ -125,12 +176,13 @@ impl Walk<'_, '_> {
 
     /// A TTL that would reach zero ends this list, and only this list (Open vSwitch: "stop
     /// processing for current table").
-    fn dec_ttl(&mut self) -> Flow {
+    fn dec_ttl(&mut self, controllers: &[u16]) -> Flow {
         if !matches!(self.key.eth_type, 0x0800 | 0x86dd) {
             return Ok(());
         }
         if self.key.ip_ttl <= 1 {
             self.drop_copy(Drop::TtlExpired);
+            self.tell_ttl(controllers)?;
             return Err(Stop::List);
         }
         self.key.ip_ttl -= 1;

@@ -7,6 +7,8 @@
 //! The world: bridge 0 has devices 1 to 4, the tunnel 5 and the cable 9 to bridge 1; bridge 1 has
 //! the far end of the cable (its number 1) and devices 2 and 3; bridge 2 has the underlay's NIC.
 
+use sluice_dataplane::action::group::{Bucket, Group, GroupKind, Selection};
+use sluice_dataplane::action::meter::{Band, Meter, MeterUnit};
 use sluice_dataplane::action::{Action, Ct, Nat, Set, Zone};
 use sluice_dataplane::classify::RuleMatch;
 use sluice_dataplane::clock::Now;
@@ -19,9 +21,11 @@ use sluice_dataplane::packet::key::{FlowKey, PortIx};
 use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
+use sluice_dataplane::pipeline::punt::Punt;
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats, Underlay,
+    Bridge, Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats,
+    Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
@@ -49,13 +53,15 @@ pub const VNI: u32 = 77;
 pub struct Flow {
     pub table: u8,
     pub priority: u16,
+    pub cookie: u64,
     pub value: FlowKey,
     pub mask: FlowKey,
     pub actions: Vec<Action>,
 }
 
 pub fn flow(table: u8, priority: u16) -> Flow {
-    Flow { table, priority, value: FlowKey::ZERO, mask: FlowKey::ZERO, actions: Vec::new() }
+    let (value, mask) = (FlowKey::ZERO, FlowKey::ZERO);
+    Flow { table, priority, cookie: 0, value, mask, actions: Vec::new() }
 }
 
 impl Flow {
@@ -166,6 +172,37 @@ impl CtSpec {
     }
 }
 
+/// A bucket in the making: always live, of weight 1.
+pub fn bucket(id: u32, actions: impl IntoIterator<Item = Action>) -> Bucket {
+    let actions = actions.into_iter().collect();
+    Bucket { id, weight: 1, watch_port: None, watch_group: None, actions, stats: Arc::default() }
+}
+
+/// A group in the making, of bridge 0 or 1.
+#[derive(Clone, Debug)]
+pub struct GroupSpec {
+    pub id: u32,
+    pub kind: GroupKind,
+    pub selection: Selection,
+    pub buckets: Vec<Bucket>,
+}
+
+impl GroupSpec {
+    fn make(&self) -> Arc<Group> {
+        let fresh = |b: &Bucket| Bucket { stats: Arc::default(), ..b.clone() };
+        let buckets = self.buckets.iter().map(fresh).collect();
+        let (kind, selection) = (self.kind, self.selection.clone());
+        Arc::new(Group::new(self.id, kind, selection, buckets, Arc::default()))
+    }
+}
+
+pub fn group(id: u32, kind: GroupKind, buckets: impl IntoIterator<Item = Bucket>) -> GroupSpec {
+    GroupSpec { id, kind, selection: Selection::Default, buckets: buckets.into_iter().collect() }
+}
+
+/// A meter in the making: number, unit, rate and burst of each band.
+pub type MeterSpec = (u32, MeterUnit, Vec<(u32, u32)>);
+
 /// What both lanes' programs are made from.
 #[derive(Clone)]
 pub struct Net {
@@ -173,6 +210,9 @@ pub struct Net {
     pub flows: [Vec<Flow>; 3],
     pub underlay: Underlay,
     pub vlan_limit: u8,
+    /// Of all bridges.
+    pub groups: Vec<GroupSpec>,
+    pub meters: Vec<MeterSpec>,
 }
 
 pub fn port(bridge: u16, number: u32, role: PortRole) -> Port {
@@ -235,8 +275,8 @@ impl Default for Net {
             }],
         };
         underlay.sort();
-        let vlan_limit = VLAN_LIMIT_DEFAULT;
-        Self { ports, flows: Default::default(), underlay, vlan_limit }
+        let (flows, vlan_limit) = (Default::default(), VLAN_LIMIT_DEFAULT);
+        Self { ports, flows, underlay, vlan_limit, groups: Vec::new(), meters: Vec::new() }
     }
 }
 
@@ -259,6 +299,16 @@ impl Net {
         self.ports[usize::from(ix)].as_mut().unwrap()
     }
 
+    pub fn group(mut self, g: GroupSpec) -> Self {
+        self.groups.push(g);
+        self
+    }
+
+    pub fn meter(mut self, id: u32, unit: MeterUnit, bands: &[(u32, u32)]) -> Self {
+        self.meters.push((id, unit, bands.to_vec()));
+        self
+    }
+
     /// With another tunnel port.
     pub fn tunnel(mut self, config: TunnelConfig) -> Self {
         self.port(TUNNEL).role = PortRole::Tunnel(config.into());
@@ -278,8 +328,8 @@ impl Net {
                 .map(|(ix, p)| (p.number, PortIx(ix as u16)))
                 .collect(),
             fdb: fdbs[b].clone(),
-            groups: Arc::default(),
-            meters: Arc::default(),
+            groups: Arc::new(self.groups.iter().map(|g| (g.id, g.make())).collect()),
+            meters: Arc::new(self.meters.iter().map(|m| (m.0, make_meter(m))).collect()),
         };
         Program::compile(ProgramParts {
             version,
@@ -291,12 +341,17 @@ impl Net {
     }
 }
 
+fn make_meter((id, unit, bands): &MeterSpec) -> Arc<Meter> {
+    let bands = bands.iter().map(|(rate, burst)| Band::new(*rate, *burst));
+    Arc::new(Meter::new(*id, *unit, bands))
+}
+
 fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
     let value = f.value.and(&f.mask);
     Arc::new(Rule {
         bridge,
         table: f.table,
-        cookie: 0,
+        cookie: f.cookie,
         matching: (&RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None }).into(),
         actions: f.actions.clone().into(),
         stats: Arc::new(RuleStats::default()),
@@ -324,8 +379,12 @@ pub struct Side {
     pub fdbs: [Arc<Fdb>; 3],
     pub events: Vec<Event>,
     master: Program,
+    pub packet_ins: Vec<Punted>,
     burst: RxBurst,
 }
+
+/// A packet for a controller: what goes along, its length, and the bytes kept.
+pub type Punted = (Punt, usize, Vec<u8>);
 
 /// What can be seen of a side from outside.
 #[derive(Debug, PartialEq)]
@@ -338,6 +397,16 @@ pub struct Visible {
     pub conns: Vec<ConnInfo>,
     pub fdbs: [Vec<FdbEntry>; 3],
     pub events: Vec<Event>,
+    /// What `fin_timeout` made of a flow's timeouts.
+    pub timeouts: Vec<(u16, u16)>,
+    /// Packets and bytes by group, each followed by its buckets, and by meter with its bands.
+    pub groups: Vec<Vec<(u64, u64)>>,
+    pub meters: Vec<Vec<(u64, u64)>>,
+    pub packet_ins: Vec<Punted>,
+}
+
+fn both(s: &RuleStats) -> (u64, u64) {
+    (s.packets(), s.bytes())
 }
 
 /// Counts that tell of the cache itself or of time.
@@ -363,6 +432,7 @@ impl Side {
             fdbs: [1, 2, 3].map(|seed| Arc::new(Fdb::new(seed))),
             events: Vec::new(),
             master: Program::default(),
+            packet_ins: Vec::new(),
             burst: RxBurst::new(),
         }
     }
@@ -390,7 +460,7 @@ impl Side {
                 let rule = Rule {
                     bridge: 0,
                     table: old.table,
-                    cookie: 0,
+                    cookie: old.cookie,
                     matching: old.matching.clone(),
                     actions: actions.clone().into(),
                     stats: old.stats.clone(),
@@ -405,6 +475,12 @@ impl Side {
     fn see(&mut self, now: Now) -> Visible {
         self.lane.settle(now);
         self.events.extend(self.lane.drain_events());
+        let buffers = self.lane.packet_ins();
+        while let Some(mut p) = buffers.take() {
+            self.packet_ins.push((p.punt().clone(), p.total_len(), p.bytes().to_vec()));
+            p.clear();
+            buffers.give_back(p);
+        }
         let mut conns = Vec::new();
         self.lane.conntrack().dump(now, |c| conns.push(c.clone()));
         let stat = |s: &Stat| (s.name(), self.counters.stat(*s));
@@ -412,13 +488,13 @@ impl Side {
             sent: self.sink.0.clone(),
             drops: self.counters.drops_by_name().collect(),
             stats: Stat::ALL.iter().filter(|s| !OF_THE_CACHE.contains(s)).map(stat).collect(),
-            rules: self
-                .lane
-                .program()
-                .rules
-                .iter()
-                .map(|(_, r)| (r.stats.packets(), r.stats.bytes()))
+            rules: self.lane.program().rules.iter().map(|(_, r)| both(&r.stats)).collect(),
+            timeouts: (self.lane.program().rules.iter())
+                .map(|(_, r)| r.stats.timeouts_s(0, 0))
                 .collect(),
+            groups: self.lane.program().bridges.iter().flat_map(group_stats).collect(),
+            meters: self.lane.program().bridges.iter().flat_map(meter_stats).collect(),
+            packet_ins: self.packet_ins.clone(),
             conns,
             fdbs: std::array::from_fn(|i| self.fdbs[i].dump(now)),
             events: self.events.clone(),
@@ -428,8 +504,27 @@ impl Side {
     /// Packets that came in, and ends that were counted: leavings and drops.
     fn account(&self) -> (u64, u64) {
         let c = &self.counters;
-        (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + c.drops_total())
+        let told = c.stat(Stat::PacketIns) + c.stat(Stat::PacketInsLost);
+        (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + told + c.drops_total())
     }
+}
+
+fn group_stats(b: &Bridge) -> Vec<Vec<(u64, u64)>> {
+    let mut all: Vec<_> = b.groups.values().collect();
+    all.sort_by_key(|g| g.id);
+    let of = |g: &Group| {
+        [&g.stats].into_iter().chain(g.buckets.iter().map(|b| &b.stats)).map(|s| both(s)).collect()
+    };
+    all.into_iter().map(|g| of(g)).collect()
+}
+
+fn meter_stats(b: &Bridge) -> Vec<Vec<(u64, u64)>> {
+    let mut all: Vec<_> = b.meters.values().collect();
+    all.sort_by_key(|m| m.id);
+    let of = |m: &Meter| {
+        [&m.stats].into_iter().chain(m.bands.iter().map(|b| &b.stats)).map(|s| both(s)).collect()
+    };
+    all.into_iter().map(|m| of(m)).collect()
 }
 
 /// A change of one rule of bridge 0.
@@ -570,6 +665,17 @@ impl Switch {
     /// One packet; the places of the ports that it leaves by.
     pub fn ports(&mut self, port: u16, packet: &[u8]) -> Vec<u16> {
         self.send(port, packet).into_iter().map(|(p, _)| p).collect()
+    }
+
+    /// The events that wait, which must be the same on both sides.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let [a, b] = self.sides().map(|side| {
+            let mut all = std::mem::take(&mut side.events);
+            all.extend(side.lane.drain_events());
+            all
+        });
+        assert_eq!(a, b, "with a cache (left) and without (right)");
+        a
     }
 
     pub fn dropped(&self, reason: Drop) -> u64 {

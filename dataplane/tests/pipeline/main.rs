@@ -3,11 +3,16 @@
 mod chance;
 mod changes;
 mod drops;
+mod groups;
 mod headers;
 mod kit;
+mod learn;
+mod meters;
 mod nat;
 mod packets;
+mod punts;
 mod robust;
 mod same;
 mod tunnels;
+mod verbs;
 mod walk;

@@ -225,7 +225,7 @@ fn a_cable_clears_metadata_and_gives_nothing_back() {
 
 #[test]
 fn a_clone_gives_nothing_back() {
-    let inside = vec![set(Field::UdpDst, 9), resubmit(1), Action::Exit];
+    let inside = vec![set(Field::UdpDst, 9), resubmit(1)];
     let flows = [
         always([Action::Clone(inside.into()), out(3)]),
         flow(1, 1).does([set(Field::Reg0, 1), out(2)]),
@@ -357,8 +357,7 @@ fn an_error_in_a_fork_ends_the_fork() {
         always([out(4), ct(0).table(1).go(), out(2)]),
         flow(1, 1).does([out(3), resubmit(1)]),
     ]);
-    let ports = s.ports(1, &udp());
-    assert_eq!((ports[0], ports[1], *ports.last().unwrap()), (4, 3, 2));
+    assert_eq!(s.ports(1, &udp()), [4, 2], "and what it did before, as Open vSwitch has it");
     assert_eq!(s.dropped(Drop::ResubmitDepth), 1);
 }
 

@@ -14,7 +14,10 @@ mod packets;
 
 use kit::*;
 use packets::*;
-use sluice_dataplane::action::Action;
+use sluice_dataplane::action::group::GroupKind;
+use sluice_dataplane::action::learn::{Learn, LearnField, LearnSource, LearnSpec, LearnTarget};
+use sluice_dataplane::action::meter::MeterUnit;
+use sluice_dataplane::action::{Action, Controller, PacketInReason};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{CtConfig, NatKind};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
@@ -76,6 +79,7 @@ fn net() -> Net {
             .does([ct(1).nat().table(2).go()]),
         flow(0, 8).is(Field::InPort, 4).is(Field::UdpDst, 7).does([resubmit(0)]),
         flow(0, 8).is(Field::InPort, 4).is(Field::UdpDst, 8).does(many),
+        flow(0, 8).is(Field::InPort, 4).is(Field::UdpDst, 10).does(verbs()),
         flow(0, 7).is(Field::InPort, 4).does([Action::Normal]),
         flow(0, 6).is(Field::InPort, 3).does([
             to,
@@ -92,7 +96,52 @@ fn net() -> Net {
         flow(2, 1).does([out(1)]),
     ])
     .flows(1, [always([Action::Normal])])
+    .group(group(1, GroupKind::Select, (2..4).map(|p| bucket(p, [out(p)]))))
+    .group(group(2, GroupKind::All, [bucket(1, [out(2)]), bucket(2, [Action::Group(1)])]))
+    .meter(1, MeterUnit::Pktps, &[(200, 1)])
     .tunnel(config)
+}
+
+/// The verbs that hold something: stacks, copies, lists, hints.
+fn verbs() -> Vec<Action> {
+    let (reg, prereq) = (Field::Reg0.info().whole(), Field::Reg0.info().prereq);
+    let stack = [Action::Push(reg), Action::Clone([Action::Pop { dst: reg, prereq }].into())];
+    let learn = Learn {
+        table: 9,
+        priority: 1,
+        cookie: 1,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        fin_idle_timeout_s: 0,
+        fin_hard_timeout_s: 0,
+        send_flow_rem: false,
+        delete_learned: false,
+        limit: 0,
+        result: None,
+        specs: [LearnSpec {
+            source: LearnSource::Field { range: Field::EthSrc.info().whole(), prereq },
+            target: LearnTarget::Match(LearnField { field: Field::EthDst, lo: 0, bits: 48 }),
+        }]
+        .into(),
+    };
+    let controller = Controller {
+        reason: PacketInReason::Action,
+        max_len: u16::MAX,
+        controller_id: 0,
+        userdata: [1, 2, 3].into(),
+        pause: false,
+        meter: Some(1),
+    };
+    let mut list: Vec<Action> = stack.into();
+    list.extend([
+        Action::Group(2),
+        Action::Learn(Box::new(learn)),
+        Action::Controller(Box::new(controller)),
+        Action::OutputTruncated { port: 3, max_len: 20 },
+        Action::WriteActions([out(2), Action::Group(1)].into()),
+        Action::Clone([Action::Meter(1), out(3)].into()),
+    ]);
+    list
 }
 
 /// One batch of every sort; `n` makes flows differ.
@@ -115,6 +164,7 @@ fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
         (2, (0..8).map(reply).chain([error]).collect()),
         (3, vec![flow_of(0), flow_of(1), v4().ttl(1).udp(1, 2).build()]),
         (4, vec![station.clone().udp(n, 9).build(), station.clone().udp(n, 7).build()]),
+        (4, (0..4).map(|_| station.clone().udp(n, 10).build()).collect()),
         (4, vec![station.udp(n, 8).build()]),
         (NIC, vec![arriving]),
         (1, of_every_kind()),
@@ -151,6 +201,11 @@ fn a_lane_neither_allocates_nor_frees() {
             lane.housekeep(now, 256);
             lane.settle(now);
             lane.drain_events();
+            let buffers = lane.packet_ins();
+            while let Some(mut packet_in) = buffers.take() {
+                packet_in.clear();
+                buffers.give_back(packet_in);
+            }
         }
         now = now.plus_ms(400_000);
     }
@@ -167,13 +222,17 @@ fn a_lane_neither_allocates_nor_frees() {
         Stat::TunnelPush,
         Stat::TunnelPop,
         Stat::FdbLearned,
+        Stat::LearnsTold,
+        Stat::PacketIns,
     ] {
         assert!(stat(s) > 100, "{}: {}", s.name(), stat(s));
     }
     assert!(stat(Stat::RxPackets) > 50_000, "{}", stat(Stat::RxPackets));
     assert!(lane.conntrack().stats().created > 1000);
     assert!(lane.conntrack().stats().expired > 1000);
-    for d in [Drop::ResubmitDepth, Drop::OutputCount, Drop::NoSuchPort, Drop::TtlExpired] {
+    for d in
+        [Drop::ResubmitDepth, Drop::OutputCount, Drop::NoSuchPort, Drop::TtlExpired, Drop::Meter]
+    {
         assert!(counters.dropped(d) > 100, "{}", d.name());
     }
 }

@@ -1,10 +1,10 @@
 //! Groups: sets of action lists that flows share (OpenFlow 1.5.1 section 5.10).
 //!
 //! **Select by table.** As Open vSwitch does for `dp_hash` and by default, where 256 slots suffice:
-//! the low bits of a hash pick a slot, and slots are dealt to buckets by Webster's method
-//! (the next slot goes to the bucket with the largest weight / (2 * slots so far + 1)). That is
-//! exact to within a slot. When a bucket dies, its packets go on to other slots, each in an order of
-//! its own (Open vSwitch goes on to the next one), which keeps the others' shares.
+//! the low bits of a hash pick a slot, and slots are dealt to buckets by Webster's method (the next
+//! slot goes to the bucket with the largest weight / (2 * slots so far + 1)). That is exact to
+//! within a slot. When a bucket dies, its packets go on to other slots, each in an order of its own
+//! (Open vSwitch goes on to the next one), which keeps the others' shares.
 //!
 //! **Select by score.** Where a table would be too large, and for `selection_method=hash`, each
 //! live bucket scores hash(bucket, packet) * weight and the highest wins.

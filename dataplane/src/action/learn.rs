@@ -1,8 +1,8 @@
 //! `learn`: flows that packets make (ovs-actions(7)).
 //!
 //! A walk does not change tables. It says which flow is wanted (`pipeline::miss::Event::Learn`) and
-//! control adds it: [`learned`] is the flow. Where the flow is there already ([`LearnedMatch`] finds
-//! it, [`is_learned`] compares), the walk only refreshes it, and may be cached.
+//! control adds it: [`learned`] is the flow. Where the flow is there already ([`LearnedMatch`]
+//! finds it, [`is_learned`] compares), the walk only refreshes it, and may be cached.
 
 use super::{Action, PORT_LOCAL, Set, port};
 use crate::packet::field::{Field, Prereq, Subfield, ones};

@@ -18,7 +18,7 @@ pub enum Step {
         template: u32,
         port: PortIx,
     },
-    /// Hand a copy cut to this length to a port, under a tunnel header unless that is `NO_TEMPLATE`.
+    /// Hand a copy cut to this length to a port, in a tunnel unless the header is `NO_TEMPLATE`.
     OutputCut {
         port: PortIx,
         max_len: u32,

@@ -1,7 +1,8 @@
 //! Executing steps on a packet's bytes: the end of every road, hit or walk.
 //!
 //! An output that is the last step takes the frame itself, others a copy, so a packet that leaves
-//! once is never copied. A step that fails ends the packet with a reason; what left before stays sent.
+//! once is never copied. A step that fails ends the packet with a reason; what left before stays
+//! sent.
 
 use super::miss::Templates;
 use super::program::Program;
@@ -172,7 +173,7 @@ impl<E: Egress> Hand<'_, E> {
         *x ^= *x << 13;
         *x ^= *x >> 7;
         *x ^= *x << 17;
-        if (*x >> 32) * 0xffff >> 32 < u64::from(probability) {
+        if ((*x >> 32) * 0xffff) >> 32 < u64::from(probability) {
             self.counters.add(Stat::Samples, 1);
         }
     }

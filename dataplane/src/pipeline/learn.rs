@@ -4,8 +4,8 @@
 //! credited as young ("learned again") by this packet and, out of the cache, by all later ones; a
 //! program without it makes the cached walk stale. If not, control is told, once per flow until it
 //! has taken its events, and the walk is not kept. What shadows the flow (a flow of higher priority
-//! for the very same packet) hides it from this look: then control is told each time, finds the flow
-//! and refreshes it.
+//! for the very same packet) hides it from this look: then control is told each time, finds the
+//! flow and refreshes it.
 //!
 //! Open vSwitch adds the flow before the next packet; here it is there when control has added it,
 //! some milliseconds later.

@@ -32,7 +32,7 @@ impl Walk<'_, '_> {
             port::NORMAL => self.normal(),
             port::FLOOD => self.flood(true),
             port::ALL => self.flood(false),
-            port::CONTROLLER => self.to_controller(),
+            port::CONTROLLER => self.output_controller(),
             PORT_NONE => Ok(()),
             _ => self.output(number, false),
         }

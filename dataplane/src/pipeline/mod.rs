@@ -1,11 +1,10 @@
 //! From packet key to outputs.
 //!
-//! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks
-//! its tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
-//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`). `run`
-//! is the stage list of a batch: it serves packets from the cache, sends the rest to the walk, and
-//! executes the steps. `trace` is the walk with an
-//! observer that tells what it saw.
+//! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks its
+//! tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
+//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`).
+//! `run` is the stage list of a batch: it serves packets from the cache, sends the rest to the
+//! walk, and executes the steps. `trace` is the walk with an observer that tells what it saw.
 //!
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
 //! that the worker hands in.
@@ -15,6 +14,7 @@ mod choose;
 mod commit;
 mod connect;
 mod delta;
+mod events;
 mod execute;
 mod group;
 mod guards;

@@ -1,9 +1,9 @@
 //! Packets for controllers (OpenFlow 1.5.1 section 7.4.1), and `sample`.
 //!
 //! A walk says what goes along ([`Punt`]); the packet itself is copied when the step is run, as it
-//! is edited by then. The copies wait in buffers that were made at the start ([`PacketIns`]): control
-//! takes a full one, and gives it back when it is done. If none is free the packet is lost and
-//! counted. Walks with a copy for a controller are not cached: such traffic is slow anyway.
+//! is edited by then. The copies wait in buffers that were made at the start ([`PacketIns`]):
+//! control takes a full one, and gives it back when it is done. If none is free the packet is lost
+//! and counted. Walks with a copy for a controller are not cached: such traffic is slow anyway.
 
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
@@ -94,13 +94,13 @@ impl PacketIn {
 /// A lane's buffers.
 #[derive(Debug)]
 pub struct PacketIns {
-    free: Vec<Box<PacketIn>>,
-    full: VecDeque<Box<PacketIn>>,
+    free: Vec<PacketIn>,
+    full: VecDeque<PacketIn>,
 }
 
 impl Default for PacketIns {
     fn default() -> Self {
-        let free = (0..PACKET_INS_MAX).map(|_| Box::new(PacketIn::new())).collect();
+        let free = (0..PACKET_INS_MAX).map(|_| PacketIn::new()).collect();
         Self { free, full: VecDeque::with_capacity(PACKET_INS_MAX) }
     }
 }
@@ -115,12 +115,12 @@ impl PacketIns {
     }
 
     /// The oldest packet that waits.
-    pub fn take(&mut self) -> Option<Box<PacketIn>> {
+    pub fn take(&mut self) -> Option<PacketIn> {
         self.full.pop_front()
     }
 
     /// Takes a buffer back. One that came from elsewhere is dropped.
-    pub fn give_back(&mut self, buffer: Box<PacketIn>) {
+    pub fn give_back(&mut self, buffer: PacketIn) {
         if self.free.len() + self.full.len() < PACKET_INS_MAX {
             self.free.push(buffer);
         }
@@ -161,7 +161,7 @@ impl<'w> Walk<'_, 'w> {
 
     /// `output` to a range that holds the controller's number.
     #[inline(never)]
-    pub(super) fn to_controller(&mut self) -> Flow {
+    pub(super) fn output_controller(&mut self) -> Flow {
         self.punt(self.punt_of(self.own_reason()))
     }
 

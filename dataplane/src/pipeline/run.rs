@@ -11,9 +11,10 @@
 
 use super::arrive;
 use super::delta::{Delta, Dirty, Recent};
+use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
 use super::guards;
-use super::miss::{Event, Events, Subject, Templates, World, walk};
+use super::miss::{Subject, Templates, World, walk};
 use super::program::Program;
 use super::punt::{PacketIns, Punt};
 use super::trace::Silent;

@@ -141,7 +141,7 @@ impl<'w> Walk<'_, 'w> {
             }
         }
         let Some((_, last)) = way_out else { return Ok(()) };
-        let once = (0..ONCE).filter_map(|n| all().filter(|a| class(a) == Class::Once(n)).last());
+        let once = (0..ONCE).filter_map(|n| all().rfind(|a| class(a) == Class::Once(n)));
         let writes = all().filter(|a| class(a) == Class::Write);
         for a in once.chain(writes).chain([last]) {
             match self.action(a) {

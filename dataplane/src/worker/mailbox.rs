@@ -38,6 +38,7 @@ pub enum Command {
 }
 
 /// What a worker says.
+#[expect(clippy::large_enum_variant, reason = "made at the start: a worker does not allocate")]
 pub enum Reply {
     /// The program that no longer holds, and the version up to which rules that went are named by
     /// no cache entry (`Lane::swept`).

@@ -60,24 +60,6 @@ fn produce(reason: Drop) -> Option<Case> {
         Drop::NoActions => acts([]),
         Drop::NoMatch => case(Net::default(), 1, udp()),
         Drop::UnsupportedAction => acts([Action::DeleteField(Field::TunId)]),
-        Drop::StackFull => acts((0..4000).map(|_| Action::Push(Field::Xxreg0.info().whole()))),
-        Drop::ActionSetFull => acts((0..65).map(|_| Action::WriteActions([out(2)].into()))),
-        Drop::NoSuchGroup => acts([Action::Group(1)]),
-        Drop::NoLiveBucket => {
-            let net = Net::of([always([Action::Group(1)])]);
-            case(net.group(group(1, GroupKind::Select, [])), 1, udp())
-        }
-        Drop::Meter => {
-            let net = Net::of([always([Action::Meter(1), out(2)])]);
-            let net = net.meter(1, MeterUnit::Kbps, &[(1, 0)]);
-            case(net, 1, v4().udp(1, 2).frame_len(1000).build())
-        }
-        Drop::TruncateUnsupported => {
-            acts([Action::OutputTruncated { port: CABLE.into(), max_len: 64 }])
-        }
-        Drop::NotTracked => {
-            acts([Action::Resubmit { in_port: None, table: Some(1), with_ct: true }])
-        }
         Drop::NoOutput => acts([set(Field::Reg0, 1)]),
         Drop::SameInPort => acts([out(1)]),
         Drop::NoSuchPort => acts([out(77)]),
@@ -138,6 +120,30 @@ fn produce(reason: Drop) -> Option<Case> {
         Drop::MplsTooMany => acts([push_mpls(), push_mpls(), push_mpls(), push_mpls(), out(2)]),
         Drop::TooBig => {
             case(Net::of([always([out(5)])]), 1, v4().udp(1, 2).frame_len(1500).build())
+        }
+        reason => return produce_by_verbs(reason),
+    })
+}
+
+fn produce_by_verbs(reason: Drop) -> Option<Case> {
+    Some(match reason {
+        Drop::StackFull => acts((0..4000).map(|_| Action::Push(Field::Xxreg0.info().whole()))),
+        Drop::ActionSetFull => acts((0..65).map(|_| Action::WriteActions([out(2)].into()))),
+        Drop::NoSuchGroup => acts([Action::Group(1)]),
+        Drop::NoLiveBucket => {
+            let net = Net::of([always([Action::Group(1)])]);
+            case(net.group(group(1, GroupKind::Select, [])), 1, udp())
+        }
+        Drop::Meter => {
+            let net = Net::of([always([Action::Meter(1), out(2)])]);
+            let net = net.meter(1, MeterUnit::Kbps, &[(1, 0)]);
+            case(net, 1, v4().udp(1, 2).frame_len(1000).build())
+        }
+        Drop::TruncateUnsupported => {
+            acts([Action::OutputTruncated { port: CABLE.into(), max_len: 64 }])
+        }
+        Drop::NotTracked => {
+            acts([Action::Resubmit { in_port: None, table: Some(1), with_ct: true }])
         }
         _ => return None,
     })

@@ -7,8 +7,10 @@
 //! The world: bridge 0 has devices 1 to 4, the tunnel 5 and the cable 9 to bridge 1; bridge 1 has
 //! the far end of the cable (its number 1) and devices 2 and 3; bridge 2 has the underlay's NIC.
 
-use sluice_dataplane::action::group::{Bucket, Group, GroupKind, Selection};
-use sluice_dataplane::action::meter::{Band, Meter, MeterUnit};
+#[path = "specs.rs"]
+mod specs;
+
+use sluice_dataplane::action::meter::MeterUnit;
 use sluice_dataplane::action::{Action, Ct, Nat, Set, Zone};
 use sluice_dataplane::classify::RuleMatch;
 use sluice_dataplane::clock::Now;
@@ -24,12 +26,13 @@ use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::punt::Punt;
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Bridge, Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats,
-    Underlay,
+    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
+pub use specs::{GroupSpec, MeterSpec, bucket, group};
+use specs::{both, group_stats, make_meter, meter_stats};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -172,37 +175,6 @@ impl CtSpec {
     }
 }
 
-/// A bucket in the making: always live, of weight 1.
-pub fn bucket(id: u32, actions: impl IntoIterator<Item = Action>) -> Bucket {
-    let actions = actions.into_iter().collect();
-    Bucket { id, weight: 1, watch_port: None, watch_group: None, actions, stats: Arc::default() }
-}
-
-/// A group in the making, of bridge 0 or 1.
-#[derive(Clone, Debug)]
-pub struct GroupSpec {
-    pub id: u32,
-    pub kind: GroupKind,
-    pub selection: Selection,
-    pub buckets: Vec<Bucket>,
-}
-
-impl GroupSpec {
-    fn make(&self) -> Arc<Group> {
-        let fresh = |b: &Bucket| Bucket { stats: Arc::default(), ..b.clone() };
-        let buckets = self.buckets.iter().map(fresh).collect();
-        let (kind, selection) = (self.kind, self.selection.clone());
-        Arc::new(Group::new(self.id, kind, selection, buckets, Arc::default()))
-    }
-}
-
-pub fn group(id: u32, kind: GroupKind, buckets: impl IntoIterator<Item = Bucket>) -> GroupSpec {
-    GroupSpec { id, kind, selection: Selection::Default, buckets: buckets.into_iter().collect() }
-}
-
-/// A meter in the making: number, unit, rate and burst of each band.
-pub type MeterSpec = (u32, MeterUnit, Vec<(u32, u32)>);
-
 /// What both lanes' programs are made from.
 #[derive(Clone)]
 pub struct Net {
@@ -341,11 +313,6 @@ impl Net {
     }
 }
 
-fn make_meter((id, unit, bands): &MeterSpec) -> Arc<Meter> {
-    let bands = bands.iter().map(|(rate, burst)| Band::new(*rate, *burst));
-    Arc::new(Meter::new(*id, *unit, bands))
-}
-
 fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
     let value = f.value.and(&f.mask);
     Arc::new(Rule {
@@ -403,10 +370,6 @@ pub struct Visible {
     pub groups: Vec<Vec<(u64, u64)>>,
     pub meters: Vec<Vec<(u64, u64)>>,
     pub packet_ins: Vec<Punted>,
-}
-
-fn both(s: &RuleStats) -> (u64, u64) {
-    (s.packets(), s.bytes())
 }
 
 /// Counts that tell of the cache itself or of time.
@@ -507,24 +470,6 @@ impl Side {
         let told = c.stat(Stat::PacketIns) + c.stat(Stat::PacketInsLost);
         (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + told + c.drops_total())
     }
-}
-
-fn group_stats(b: &Bridge) -> Vec<Vec<(u64, u64)>> {
-    let mut all: Vec<_> = b.groups.values().collect();
-    all.sort_by_key(|g| g.id);
-    let of = |g: &Group| {
-        [&g.stats].into_iter().chain(g.buckets.iter().map(|b| &b.stats)).map(|s| both(s)).collect()
-    };
-    all.into_iter().map(|g| of(g)).collect()
-}
-
-fn meter_stats(b: &Bridge) -> Vec<Vec<(u64, u64)>> {
-    let mut all: Vec<_> = b.meters.values().collect();
-    all.sort_by_key(|m| m.id);
-    let of = |m: &Meter| {
-        [&m.stats].into_iter().chain(m.bands.iter().map(|b| &b.stats)).map(|s| both(s)).collect()
-    };
-    all.into_iter().map(|m| of(m)).collect()
 }
 
 /// A change of one rule of bridge 0.

@@ -92,6 +92,10 @@ named_list! {
         TxBytes = "tx_bytes", "Bytes of those packets.";
         Tier1Hits = "tier1_hits", "Packets that a microflow entry served whole.";
         Tier1Stale = "tier1_stale", "Hits on an entry whose epochs had passed; run again in tier 3.";
+        Tier2Hits = "tier2_hits", "Packets that a megaflow served whole.";
+        Tier2Stale = "tier2_stale", "Megaflows found that no longer held.";
+        Tier2Inserts = "tier2_inserts", "Megaflows written.";
+        Tier2MasksFull = "tier2_masks_full", "Megaflows not written: too many masks in use.";
         Tier3Walks = "tier3_walks", "Packets that walked the tables.";
         Tier3Uncacheable = "tier3_uncacheable", "Walks whose result may not be kept.";
         Tier1Inserts = "tier1_inserts", "Microflow entries written.";

@@ -58,6 +58,12 @@ pub const RECORDED_TRANSLATIONS_MAX: usize = 64;
 /// Entries of one worker's microflow cache (tier 1); a power of two.
 pub const MICROFLOWS: usize = 1 << 17;
 
+/// Megaflows of one worker (tier 2): 264 bytes each, 17 MiB in all; a power of two.
+pub const MEGAFLOWS: usize = 1 << 16;
+
+/// Masks that megaflows may have: a lookup tries each at most once, about 15 cycles a mask.
+pub const MEGAFLOW_MASKS: usize = 32;
+
 /// MAC addresses that one bridge learns (Open vSwitch: `mac-table-size`); a power of two.
 pub const FDB_ENTRIES: usize = 8192;
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sluice_control::replay::Caches;
 use sluice_testbed::vector::{Backend, Live, Replay, run_all};
 
 fn folder() -> PathBuf {
@@ -18,12 +19,17 @@ fn all_pass(mut backend: impl Backend) {
 
 #[test]
 fn with_caches() {
-    all_pass(Replay { microflows: None });
+    all_pass(Replay { caches: Caches::default() });
 }
 
 #[test]
 fn without_caches() {
-    all_pass(Replay { microflows: Some(0) });
+    all_pass(Replay { caches: Caches { microflows: Some(0), megaflows: Some(0) } });
+}
+
+#[test]
+fn with_megaflows_alone() {
+    all_pass(Replay { caches: Caches { microflows: Some(0), megaflows: None } });
 }
 
 #[test]

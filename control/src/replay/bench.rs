@@ -9,7 +9,7 @@
 //! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
 //! empty caches and connections and tells how the rate comes up.
 
-use super::engine::Engine;
+use super::engine::{Caches, Engine};
 use super::load::{Load, Order};
 use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, tiers};
 use super::{Packet, ReplayError};
@@ -19,7 +19,7 @@ use sluice_dataplane::limits::BATCH_MAX;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::{PacketKey, PortIx};
 use sluice_dataplane::packet::parse::{Layers, parse};
-use sluice_dataplane::pipeline::Egress;
+use sluice_dataplane::pipeline::{Egress, Lane};
 use sluice_dataplane::sys::wait::{self, tsc};
 use sluice_dataplane::tunnel::entropy;
 use sluice_dataplane::xsk::pool::FramePool;
@@ -87,7 +87,7 @@ pub(super) fn run(
     if let Some(cpu) = cpus.iter().find(|c| !allowed.contains(c)) {
         return Err(ReplayError::NoCpu(*cpu));
     }
-    let microflows = first.lane.microflows();
+    let (microflows, megaflows) = (first.lane.microflows(), first.lane.megaflows());
     let engines = engines(options, config, first, packets)?;
     let laps: Vec<Lap> = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
@@ -103,6 +103,7 @@ pub(super) fn run(
     let settings = Settings {
         batch: BATCH_MAX,
         microflows,
+        megaflows,
         conns_max: config.conntrack.conns_max,
         cpus,
         order: options.order,
@@ -121,9 +122,8 @@ fn engines(
     packets: &[Packet],
 ) -> Result<Vec<(Engine, Load)>, ReplayError> {
     let all: Vec<&Packet> = packets.iter().collect();
-    let microflows = Some(first.lane.microflows());
     if options.cold {
-        let engine = Engine::new(config, first.lane.program().clone(), microflows)?;
+        let engine = Engine::new(config, first.lane.program().clone(), caches_of(&first.lane))?;
         return Ok(vec![(engine, Load::new(&all, options.order))]);
     }
     if options.workers <= 1 {
@@ -137,13 +137,18 @@ fn engines(
             parsed.is_ok() && usize::from(entropy(&key)) % options.workers == w
         };
         let mine: Vec<&Packet> = packets.iter().filter(mine).collect();
-        let mut engine = Engine::new(config, first.lane.program().clone(), microflows)?;
+        let program = first.lane.program().clone();
+        let mut engine = Engine::new(config, program, caches_of(&first.lane))?;
         for p in &mine {
             engine.play(p, &mut |_| {})?;
         }
         out.push((engine, Load::new(&mine, options.order)));
     }
     Ok(out)
+}
+
+fn caches_of(lane: &Lane) -> Caches {
+    Caches { microflows: Some(lane.microflows()), megaflows: Some(lane.megaflows()) }
 }
 
 fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, options: &BenchOptions) -> Lap {

@@ -1,6 +1,6 @@
 //! The words of `sluice replay`.
 
-use super::{BenchOptions, Options, Order};
+use super::{BenchOptions, Caches, Options, Order};
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// Entries of the microflow cache; 0 switches it off
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1 << 24))]
     microflows: Option<u32>,
+    /// Entries of the megaflow cache; 0 switches it off
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    megaflows: Option<u32>,
     /// Then run the same packets in a loop and measure
     #[arg(long)]
     bench: bool,
@@ -78,7 +81,10 @@ impl Args {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             out_dir: self.out_dir.clone(),
-            microflows: self.microflows.map(|n| n as usize),
+            caches: Caches {
+                microflows: self.microflows.map(|n| n as usize),
+                megaflows: self.megaflows.map(|n| n as usize),
+            },
             bench,
         }
     }

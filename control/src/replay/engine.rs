@@ -5,7 +5,7 @@ use crate::config::{self, Config};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{Class, CtConfig, DEFAULT_TIMEOUTS_S};
 use sluice_dataplane::counters::Counters;
-use sluice_dataplane::limits::MICROFLOWS;
+use sluice_dataplane::limits::{MEGAFLOWS, MICROFLOWS};
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig, Program};
@@ -36,10 +36,18 @@ pub struct Engine {
     last: Now,
 }
 
+/// Entries of the caches; `None`: as many as the limits say, 0: the tier is off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caches {
+    pub microflows: Option<usize>,
+    pub megaflows: Option<usize>,
+}
+
 /// The lane's settings that a configuration asks for.
-pub fn lane_config(config: &Config, microflows: Option<usize>, seed: u64) -> LaneConfig {
+pub fn lane_config(config: &Config, caches: Caches, seed: u64) -> LaneConfig {
     LaneConfig {
-        microflows: microflows.unwrap_or(MICROFLOWS),
+        microflows: caches.microflows.unwrap_or(MICROFLOWS),
+        megaflows: caches.megaflows.unwrap_or(MEGAFLOWS),
         conntrack: ct_config(&config.conntrack, seed),
         seed,
     }
@@ -71,7 +79,7 @@ impl Engine {
     pub fn new(
         config: &Config,
         program: Arc<Program>,
-        microflows: Option<usize>,
+        caches: Caches,
     ) -> Result<Self, ReplayError> {
         let memory = |e: &dyn std::fmt::Display| ReplayError::Memory(e.to_string());
         let umem = Umem::new(UmemConfig {
@@ -81,7 +89,7 @@ impl Engine {
         })
         .map_err(|e| memory(&e))?;
         let pool = FramePool::new(&umem, FRAMES).map_err(|e| memory(&e))?;
-        let settings = lane_config(config, microflows, 0x5107);
+        let settings = lane_config(config, caches, 0x5107);
         let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
         lane.set_program(program, Now::default());
         Ok(Self { lane, pool, burst: RxBurst::new(), start_ns: None, last: Now::default() })

@@ -17,7 +17,7 @@ mod load;
 mod report;
 
 pub use bench::{ALLOCATIONS, BenchOptions};
-pub use engine::{Engine, Sent, lane_config};
+pub use engine::{Caches, Engine, Sent, lane_config};
 pub use load::Order;
 pub use report::{BenchReport, Cold, Cost, FlowReport, Report};
 
@@ -45,7 +45,7 @@ pub struct Options {
     /// Where `NAME.pcap` of each port that sent something goes.
     pub out_dir: Option<PathBuf>,
     /// Entries of tier 1; `None`: the default; 0: off.
-    pub microflows: Option<usize>,
+    pub caches: Caches,
     pub bench: Option<BenchOptions>,
 }
 
@@ -88,7 +88,7 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     let config = configuration(options)?;
     let mut model = model_of(&config, options)?;
     let packets = read_inputs(&model, &options.inputs)?;
-    let mut engine = Engine::new(&config, model.program(), options.microflows)?;
+    let mut engine = Engine::new(&config, model.program(), options.caches)?;
     let mut sink = Sink::new(&model, options.out_dir.clone());
     for p in &packets {
         engine.play(p, &mut |sent| sink.take(&sent))?;

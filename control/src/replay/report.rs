@@ -118,6 +118,7 @@ impl Cold {
 pub struct Settings {
     pub batch: usize,
     pub microflows: usize,
+    pub megaflows: usize,
     pub conns_max: u32,
     pub cpus: Vec<usize>,
     pub order: Order,

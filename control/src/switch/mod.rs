@@ -19,7 +19,7 @@ use crate::config::{Config, PortType};
 use crate::daemon::{Failure, Ground};
 use crate::model::Model;
 use crate::netlink::Resolver;
-use crate::replay::lane_config;
+use crate::replay::{Caches, lane_config};
 use devices::{OpenError, Opened, Site};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::packet::key::PortIx;
@@ -104,7 +104,7 @@ impl Core {
         })?;
         let pool = FramePool::new(&umem, config.umem.frames)?;
         let start = Instant::now();
-        let settings = lane_config(config, None, seed);
+        let settings = lane_config(config, Caches::default(), seed);
         let worker = WorkerHandle::start(&settings, pool, worker_cpu(config), start)?;
         let net = ground.underlay.current();
         let net_generation = net.generation;

@@ -25,8 +25,10 @@
 //! **Bounds.** Two slots to a bucket; the third flow of a bucket takes the older slot. Records
 //! come from a fixed pool. Nothing grows.
 
+pub mod megaflow;
 pub mod microflow;
 pub mod traversal;
 
+pub use megaflow::Megaflows;
 pub use microflow::{KeyMask, Microflows};
 pub use traversal::{CtGuard, FdbGuard, Traversal, Traversals};

@@ -12,6 +12,7 @@ use crate::limits::{
     RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RECORDED_TRANSLATIONS_MAX, RESUBMITS_MAX,
     STACK_MAX_BYTES, TRAVERSAL_GUARDS_MAX,
 };
+use crate::packet::key::{FlowKey, Mask};
 
 /// A connection that a traversal relied on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -142,6 +143,10 @@ pub struct Recording {
     pub outputs: u16,
     pub tables: u64,
     pub dirty: u16,
+    /// Bits of the packet that the walk depended on.
+    pub seen: Mask,
+    /// Whether `seen` is all of them.
+    pub wide: bool,
     pub len_min: u16,
     pub len_max: u16,
     pub cacheable: bool,
@@ -175,6 +180,8 @@ impl Recording {
         self.outputs = 0;
         self.tables = 0;
         self.dirty = 0;
+        self.seen = FlowKey::ZERO;
+        self.wide = true;
         self.len_min = 0;
         self.len_max = u16::MAX;
         self.cacheable = true;
@@ -309,6 +316,13 @@ impl Traversals {
             && h.steps as usize == rec.steps.len()
             && h.credits as usize == rec.credit_count()
             && self.items(at).take(rec.item_count()).eq(rec.items())
+    }
+
+    /// Takes one reference more.
+    pub fn share(&mut self, first: u32) {
+        if let Some(t) = self.records.get_mut(first as usize) {
+            t.head.refs += 1;
+        }
     }
 
     /// Gives one reference back.

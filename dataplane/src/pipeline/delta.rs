@@ -201,11 +201,30 @@ impl Recent {
     /// Whether a walk that held at `epoch` holds still.
     #[inline]
     pub fn holds(&self, epoch: u32, key: &Masked, tables: u64, dirty: Dirty) -> bool {
-        epoch == self.now || self.holds_since(epoch, key, tables, dirty)
+        epoch == self.now || self.holds_since(epoch, key, &[u64::MAX; 5], tables, dirty)
+    }
+
+    /// The same for a megaflow, of which only the bits of a mask are known.
+    #[inline]
+    pub fn holds_under(
+        &self,
+        epoch: u32,
+        (key, mask): (&Masked, &Masked),
+        tables: u64,
+        dirty: Dirty,
+    ) -> bool {
+        epoch == self.now || self.holds_since(epoch, key, mask, tables, dirty)
     }
 
     #[inline(never)]
-    fn holds_since(&self, epoch: u32, key: &Masked, tables: u64, dirty: Dirty) -> bool {
+    fn holds_since(
+        &self,
+        epoch: u32,
+        key: &Masked,
+        known: &Masked,
+        tables: u64,
+        dirty: Dirty,
+    ) -> bool {
         let age = self.age(epoch);
         if age > self.age(self.floor) {
             return false;
@@ -216,8 +235,8 @@ impl Recent {
             if self.age(*since) >= age {
                 break;
             }
-            let differs =
-                (0..5).fold(0, |d, w| d | ((key[w] ^ c.value[w]) & c.mask[w] & !blind[w]));
+            let differs = (0..5)
+                .fold(0, |d, w| d | ((key[w] ^ c.value[w]) & c.mask[w] & known[w] & !blind[w]));
             if c.tables & tables != 0 && differs == 0 {
                 return false;
             }

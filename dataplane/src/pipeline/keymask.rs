@@ -53,33 +53,70 @@ impl Visible {
 
     /// The mask for all that was added.
     pub fn key_mask(&self) -> KeyMask {
-        let mut packet = to_packet(&self.mask);
-        packet.base.shape = 0xff;
-        packet.base.in_port = 0xffff;
-        packet.base.pad = 0;
-        // Two pings are two connections.
-        if self.tracks {
-            packet.base.icmp_id = [0xff; 2];
-        }
-        packet.tunnel = KeyTunnel {
-            tun_id: [0xff; 8],
-            tun_src: [0xff; 16],
-            tun_dst: [0xff; 16],
-            tun_flags: 0xffff,
-            tun_tos: 0xff,
-            tun_ttl: 0xff,
-            present: 0xffff,
-            pad: [0; 2],
-            options: [0xff; 16],
-        };
-        packet.stack = KeyStack {
-            mpls: [[0xff; 4]; 3],
-            inner_tci: [0xff; 2],
-            payload: 0xff,
-            shape: 0xff,
-            options: [[0xff; 8]; 6],
-        };
-        KeyMask::new(&packet)
+        in_packet(&self.mask, self.tracks)
+    }
+}
+
+/// What every walk depends on.
+pub fn always() -> Mask {
+    FlowKey {
+        eth_type: 0xffff,
+        ip_proto: 0xff,
+        ip_frag: 0xff,
+        vlan_tci: VLAN_PRESENT,
+        vlan_tpid: 0xffff,
+        ..FlowKey::ZERO
+    }
+}
+
+/// A mask of fields as a mask of packet keys. The port of entry, the shape and the tunnel line
+/// always count.
+pub fn in_packet(mask: &Mask, tracks: bool) -> KeyMask {
+    let mut packet = to_packet(mask);
+    packet.base.shape = 0xff;
+    packet.base.in_port = 0xffff;
+    packet.base.pad = 0;
+    // Two pings are two connections.
+    if tracks {
+        packet.base.icmp_id = [0xff; 2];
+    }
+    packet.tunnel = KeyTunnel {
+        tun_id: [0xff; 8],
+        tun_src: [0xff; 16],
+        tun_dst: [0xff; 16],
+        tun_flags: 0xffff,
+        tun_tos: 0xff,
+        tun_ttl: 0xff,
+        present: 0xffff,
+        pad: [0; 2],
+        options: [0xff; 16],
+    };
+    packet.stack = KeyStack {
+        mpls: [[0xff; 4]; 3],
+        inner_tci: [0xff; 2],
+        payload: 0xff,
+        shape: 0xff,
+        options: [[0xff; 8]; 6],
+    };
+    KeyMask::new(&packet)
+}
+
+/// What a rule's actions read and write. `None`: that depends on more than the list, as with a
+/// group, whose buckets are elsewhere.
+pub fn of_actions(list: &[Action]) -> Option<Mask> {
+    if list.iter().any(leads_away) {
+        return None;
+    }
+    let mut mask = FlowKey::ZERO;
+    list.iter().for_each(|a| of_action(a, &mut mask));
+    Some(mask)
+}
+
+fn leads_away(a: &Action) -> bool {
+    match a {
+        Action::Group(_) => true,
+        Action::Clone(list) | Action::WriteActions(list) => list.iter().any(leads_away),
+        _ => false,
     }
 }
 
@@ -88,17 +125,6 @@ fn tracks(a: &Action) -> bool {
         Action::Ct(_) => true,
         Action::Clone(list) | Action::WriteActions(list) => list.iter().any(tracks),
         _ => false,
-    }
-}
-
-fn always() -> Mask {
-    FlowKey {
-        eth_type: 0xffff,
-        ip_proto: 0xff,
-        ip_frag: 0xff,
-        vlan_tci: VLAN_PRESENT,
-        vlan_tpid: 0xffff,
-        ..FlowKey::ZERO
     }
 }
 

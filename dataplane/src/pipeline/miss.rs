@@ -31,6 +31,7 @@ use crate::limits::{
 use crate::packet::key::{FlowKey, PacketKey, PortIx, is_mpls};
 use crate::packet::parse::Layers;
 use crate::pipeline::delta::{Dirty, table_bit};
+use crate::pipeline::keymask;
 use crate::pipeline::program::{Bridge, Program};
 use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
@@ -47,6 +48,8 @@ pub struct World<'a> {
     pub templates: &'a mut Templates,
     pub events: &'a mut Events,
     pub now: Now,
+    /// Note the bits of the packet that the walk depends on, for tier 2.
+    pub wide: bool,
 }
 
 /// The packet as the walk sees it.
@@ -200,6 +203,8 @@ pub fn walk(
 ) {
     rec.clear();
     punts.clear();
+    rec.seen = keymask::always();
+    rec.wide = world.wide;
     let program = world.program;
     let Some(port) = program.port(packet.in_port) else {
         rec.steps.push(Step::Drop(Drop::PortBlocked));
@@ -288,7 +293,10 @@ impl<'w> Walk<'_, 'w> {
         }
         self.note_lookup(table);
         let classifier = bridge.tables.get(table as usize).and_then(Option::as_ref);
-        let found = classifier.and_then(|t| t.lookup(&self.key));
+        let found = match self.world.wide {
+            true => classifier.and_then(|t| t.lookup_wild(&self.key, &mut self.rec.seen)),
+            false => classifier.and_then(|t| t.lookup(&self.key)),
+        };
         self.key.in_port = own_port;
         if with_ct {
             swap_tuples(&mut self.key);
@@ -299,6 +307,10 @@ impl<'w> Walk<'_, 'w> {
             return Ok(());
         };
         self.rec.rules.push(number);
+        if self.world.wide {
+            let sees = self.program.rules.add_sees(number, &mut self.rec.seen);
+            self.rec.wide &= sees;
+        }
         self.seen.rule(rule, self.depth);
         if rule.actions.is_empty() {
             self.reason = Drop::NoActions;

@@ -9,6 +9,7 @@
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
 //! that the worker hands in.
 
+mod adapt;
 mod arrive;
 mod choose;
 mod commit;
@@ -22,6 +23,7 @@ mod headers;
 pub mod keymask;
 mod learn;
 mod leave;
+mod mega;
 pub mod miss;
 mod normal;
 pub mod program;

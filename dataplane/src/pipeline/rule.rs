@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::classify::{Clause, RuleMatch};
 use crate::counters::RuleStats;
 use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
+use crate::pipeline::keymask;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -86,7 +87,15 @@ pub struct Rule {
 /// Rules of one page.
 const PAGE: usize = 64;
 
-type Page = [Option<Arc<Rule>>; PAGE];
+/// A rule in its place, with the bits of a packet that its actions read or write: pairs of word
+/// number and bits. `None`: that cannot be said of the rule alone.
+#[derive(Clone, Debug)]
+struct Entry {
+    rule: Arc<Rule>,
+    sees: Option<Box<[(u8, u64)]>>,
+}
+
+type Page = [Option<Entry>; PAGE];
 
 /// All rules of a program by number.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +106,25 @@ pub struct RuleBook {
 impl RuleBook {
     #[inline]
     pub fn get(&self, number: u32) -> Option<&Arc<Rule>> {
+        self.entry(number).map(|e| &e.rule)
+    }
+
+    #[inline]
+    fn entry(&self, number: u32) -> Option<&Entry> {
         self.pages.get(number as usize / PAGE)?[number as usize % PAGE].as_ref()
+    }
+
+    /// Adds the bits that a rule's actions depend on. False: nobody can say.
+    #[inline]
+    pub fn add_sees(&self, number: u32, mask: &mut Mask) -> bool {
+        let Some(sees) = self.entry(number).and_then(|e| e.sees.as_ref()) else { return false };
+        let words = mask.words_mut();
+        for (at, bits) in sees {
+            if let Some(w) = words.get_mut(usize::from(*at)) {
+                *w |= bits;
+            }
+        }
+        true
     }
 
     /// Puts a rule in, or takes one out.
@@ -106,13 +133,21 @@ impl RuleBook {
         while self.pages.len() <= page {
             self.pages.push(Arc::new([const { None }; PAGE]));
         }
-        Arc::make_mut(&mut self.pages[page])[number as usize % PAGE] = rule;
+        let entry = rule.map(|rule| {
+            let sees = keymask::of_actions(&rule.actions);
+            let words = sees.map(|m| {
+                let all = m.words().iter().zip(0..).filter(|(w, _)| **w != 0);
+                all.map(|(w, at)| (at, *w)).collect()
+            });
+            Entry { rule, sees: words }
+        });
+        Arc::make_mut(&mut self.pages[page])[number as usize % PAGE] = entry;
     }
 
     /// All rules, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Rule>)> {
         let all = self.pages.iter().flat_map(|p| p.iter());
-        (0..).zip(all).filter_map(|(n, r)| Some((n, r.as_ref()?)))
+        (0..).zip(all).filter_map(|(n, e)| Some((n, &e.as_ref()?.rule)))
     }
 }
 

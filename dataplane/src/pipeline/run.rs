@@ -9,6 +9,7 @@
 //! so no flow is ever reordered. A walk may change the cache; from the first walk of a batch on,
 //! what was found before is looked up again.
 
+use super::adapt::Adapt;
 use super::arrive;
 use super::delta::{Delta, Dirty, Recent};
 use super::events::{Event, Events};
@@ -18,10 +19,10 @@ use super::miss::{Subject, Templates, World, walk};
 use super::program::Program;
 use super::punt::{PacketIns, Punt};
 use super::trace::Silent;
-use super::upkeep::{credit, credit_item, vacate};
-use crate::cache::microflow::{Kept, Masked, NONE};
+use super::upkeep::{credit, credit_item};
+use crate::cache::microflow::{Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
-use crate::cache::{KeyMask, Microflows};
+use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtConfig, CtStats};
 use crate::counters::{Counters, Drop, Stat};
@@ -45,6 +46,8 @@ pub trait Egress {
 pub struct LaneConfig {
     /// Entries of tier 1; 0 switches it off.
     pub microflows: usize,
+    /// Entries of tier 2; 0 switches it off.
+    pub megaflows: usize,
     pub conntrack: CtConfig,
     /// Secret of the hashes.
     pub seed: u64,
@@ -55,8 +58,8 @@ pub(super) struct Slot {
     pub(super) frame: Option<Frame>,
     pub(super) key: PacketKey,
     pub(super) layers: Layers,
-    masked: Masked,
-    bucket: u32,
+    pub(super) masked: Masked,
+    pub(super) bucket: u32,
     hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
@@ -66,6 +69,8 @@ pub(super) struct Slot {
 pub struct Lane {
     pub(super) batch: Box<[Slot]>,
     pub(super) cache: Microflows,
+    pub(super) mega: Megaflows,
+    pub(super) adapt: Adapt,
     pub(super) traversals: Traversals,
     pub(super) recent: Recent,
     pub(super) cache_on: bool,
@@ -75,12 +80,14 @@ pub struct Lane {
     pub(super) templates: Templates,
     /// Slots of the cache that owe counts to rules.
     pub(super) owing: Vec<u32>,
+    /// Megaflows that owe counts to rules.
+    pub(super) mega_owing: Vec<u32>,
     pub(super) recording: Recording,
     pub(super) events: Events,
     pub(super) punts: Vec<Punt>,
     pub(super) packet_ins: PacketIns,
     /// What `sample` draws from.
-    chance: u64,
+    pub(super) chance: u64,
     pub(super) fdb_cursor: u32,
     pub(super) sweep_cursor: u32,
     /// Version of the program when the present round of sweeping began, and of the last whole one.
@@ -114,12 +121,16 @@ impl Lane {
             in_port: PortIx::NONE,
             checksums_good: false,
         };
+        let mega = Megaflows::new(config.megaflows, config.seed.rotate_left(17));
         let mut cache = Microflows::new(entries, config.seed);
         cache.set_mask(KeyMask::ALL);
         Self {
             batch: (0..BATCH_MAX).map(|_| slot()).collect(),
             owing: Vec::with_capacity(cache.capacity()),
-            traversals: Traversals::new(entries + entries / 2 + 256),
+            traversals: Traversals::new(entries + entries / 2 + config.megaflows + 256),
+            mega_owing: Vec::with_capacity(mega.capacity()),
+            mega,
+            adapt: Adapt::default(),
             cache,
             recent: Recent::new(),
             cache_on: config.microflows > 0,
@@ -153,6 +164,11 @@ impl Lane {
         if self.cache_on { self.cache.capacity() } else { 0 }
     }
 
+    /// Entries of tier 2; 0 if it is off.
+    pub fn megaflows(&self) -> usize {
+        self.mega.capacity()
+    }
+
     pub fn program(&self) -> &Arc<Program> {
         &self.program
     }
@@ -183,7 +199,7 @@ impl Lane {
             }
         }
         self.cache.set_mask(program.visible);
-        if !self.cache_on {
+        if !self.cache_on && self.mega.capacity() == 0 {
             self.swept = program.version;
         }
         std::mem::replace(&mut self.program, program)
@@ -343,15 +359,15 @@ impl Lane {
                     }
                 }
             }
-            walks += 1;
             walked = true;
-            self.miss(i, now, &mut sent, pool, egress);
+            walks += u64::from(self.miss(i, now, &mut sent, pool, egress));
         }
         self.counters.add(Stat::TxPackets, sent.packets);
         self.counters.add(Stat::TxBytes, sent.bytes);
         self.counters.add(Stat::Tier1Hits, hits);
         self.counters.add(Stat::Tier1Stale, stale);
         self.counters.add(Stat::Tier3Walks, walks);
+        self.adapt.tier1_hits(hits as u32);
     }
 
     /// Serves a packet from its cache entry if all guards hold.
@@ -412,7 +428,7 @@ impl Lane {
         Hit::Served
     }
 
-    /// Walks the tables for a packet, sends it, and keeps the traversal.
+    /// Serves a packet that tier 1 does not have: from tier 2, or by a walk. True: it walked.
     #[cold]
     #[inline(never)]
     fn miss<E: Egress>(
@@ -422,7 +438,28 @@ impl Lane {
         sent: &mut Sent,
         pool: &mut FramePool,
         egress: &mut E,
+    ) -> bool {
+        if self.adapt.missed() {
+            self.mega.rank();
+        }
+        if self.uses_tier2() && self.serve_mega(i, now, sent, pool, egress) {
+            self.counters.add(Stat::Tier2Hits, 1);
+            return false;
+        }
+        self.walk(i, now, sent, pool, egress);
+        true
+    }
+
+    /// Walks the tables for a packet, sends it, and keeps the traversal.
+    fn walk<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
     ) {
+        let wide = self.uses_tier2();
         let Some(slot) = self.batch.get_mut(i) else { return };
         let Some(frame) = slot.frame.take() else { return };
         let mut world = World {
@@ -432,6 +469,7 @@ impl Lane {
             templates: &mut self.templates,
             events: &mut self.events,
             now,
+            wide,
         };
         let subject = Subject {
             key: &slot.key,
@@ -470,26 +508,8 @@ impl Lane {
         self.punts.clear();
         if !self.recording.cacheable {
             self.counters.add(Stat::Tier3Uncacheable, 1);
-        } else if self.cache_on {
+        } else {
             self.keep(i, now);
         }
-    }
-
-    /// Stores the recording under packet `i`'s key, in the place of a stale entry of that key.
-    fn keep(&mut self, i: usize, now: Now) {
-        let Some(slot) = self.batch.get(i) else { return };
-        let own = self.cache.find(slot.bucket, &slot.key, &slot.masked);
-        let replaces = own.is_some();
-        let at = own.unwrap_or_else(|| self.cache.victim(slot.bucket));
-        if vacate(&mut self.cache, &mut self.traversals, &self.program, at, now) && !replaces {
-            self.counters.add(Stat::Tier1Evictions, 1);
-        }
-        let Some(traversal) = self.traversals.store(&self.recording) else {
-            self.counters.add(Stat::Tier3Uncacheable, 1);
-            return;
-        };
-        let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
-        self.cache.fill(at, &slot.key, &slot.masked, Kept { traversal, used, epoch });
-        self.counters.add(Stat::Tier1Inserts, 1);
     }
 }

@@ -23,6 +23,7 @@ impl Lane {
     /// by housekeeping, so that counters lag by half a second at most.
     pub fn settle(&mut self, now: Now) {
         self.carry_conntrack();
+        self.settle_megas(now);
         for at in self.owing.drain(..) {
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             entry.owes = false;
@@ -60,6 +61,7 @@ impl Lane {
     /// changes concern, and brings the others up to date before the changes are forgotten.
     fn sweep(&mut self, now: Now, budget: usize) {
         let slots = self.cache.capacity() as u32;
+        let all = slots + self.mega.capacity() as u32;
         for _ in 0..budget {
             if self.sweep_cursor == 0 {
                 self.swept = self.sweep_version;
@@ -69,7 +71,11 @@ impl Lane {
                 self.sweep_version = self.program.version;
             }
             let at = self.sweep_cursor;
-            self.sweep_cursor = (at + 1) % slots;
+            self.sweep_cursor = (at + 1) % all;
+            if at >= slots {
+                self.sweep_mega(at - slots, now);
+                continue;
+            }
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { continue };
             if self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty)) {
@@ -98,6 +104,7 @@ impl Lane {
             templates: &mut self.templates,
             events: &mut self.events,
             now,
+            wide: true,
         };
         let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good: true };
         let record = (&mut self.recording, &mut self.punts);

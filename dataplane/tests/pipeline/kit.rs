@@ -1,6 +1,7 @@
-//! A switch without devices, twice: one lane with a (tiny) cache, one without.
+//! A switch without devices, three times: one lane with (tiny) caches, one with megaflows alone,
+//! one without.
 //!
-//! Every packet goes through both lanes, and whatever can be seen of them must be equal: bytes
+//! Every packet goes through all lanes, and whatever can be seen of them must be equal: bytes
 //! out, drops, rule counts, connections, MAC tables. So each test of what the pipeline does is
 //! also a test that nobody can tell whether it came out of the cache.
 //!
@@ -373,7 +374,11 @@ pub struct Visible {
 }
 
 /// Counts that tell of the cache itself or of time.
-const OF_THE_CACHE: [Stat; 6] = [
+const OF_THE_CACHE: [Stat; 10] = [
+    Stat::Tier2Hits,
+    Stat::Tier2Stale,
+    Stat::Tier2Inserts,
+    Stat::Tier2MasksFull,
     Stat::Tier1Hits,
     Stat::Tier1Stale,
     Stat::Tier1Inserts,
@@ -383,10 +388,10 @@ const OF_THE_CACHE: [Stat; 6] = [
 ];
 
 impl Side {
-    fn new(microflows: usize, frames: u32, conns_max: usize) -> Self {
+    fn new(microflows: usize, megaflows: usize, frames: u32, conns_max: usize) -> Self {
         let counters = Arc::new(Counters::default());
         let conntrack = CtConfig { conns_max, seed: 5, ..CtConfig::default() };
-        let config = LaneConfig { microflows, conntrack, seed: 7 };
+        let config = LaneConfig { microflows, megaflows, conntrack, seed: 7 };
         Self {
             lane: Lane::new(&config, counters.clone()),
             pool: FramePool::private(frames).unwrap(),
@@ -491,6 +496,8 @@ pub enum Edit {
 /// Both lanes.
 pub struct Switch {
     pub cached: Side,
+    /// With megaflows alone.
+    pub wide: Side,
     pub plain: Side,
     pub now: Now,
     version: u64,
@@ -504,8 +511,9 @@ impl Switch {
     /// `microflows` entries of tier 1, `frames` frames.
     pub fn sized(net: &Net, microflows: usize, frames: u32) -> Self {
         let mut s = Self {
-            cached: Side::new(microflows, frames, 64),
-            plain: Side::new(0, frames, 64),
+            cached: Side::new(microflows, 8, frames, 64),
+            wide: Side::new(0, 64, frames, 64),
+            plain: Side::new(0, 0, frames, 64),
             now: Now::from_secs(1000),
             version: 0,
         };
@@ -513,8 +521,8 @@ impl Switch {
         s
     }
 
-    pub fn sides(&mut self) -> [&mut Side; 2] {
-        [&mut self.cached, &mut self.plain]
+    pub fn sides(&mut self) -> [&mut Side; 3] {
+        [&mut self.cached, &mut self.wide, &mut self.plain]
     }
 
     pub fn program(&mut self, net: &Net) {
@@ -554,8 +562,9 @@ impl Switch {
     /// What both sides show, which must be the same.
     pub fn see(&mut self) -> Visible {
         let now = self.now;
-        let (a, b) = (self.cached.see(now), self.plain.see(now));
-        assert_eq!(a, b, "with a cache (left) and without (right)");
+        let (a, b, c) = (self.cached.see(now), self.wide.see(now), self.plain.see(now));
+        assert_eq!(a, c, "with a cache (left) and without (right)");
+        assert_eq!(b, c, "with megaflows (left) and without (right)");
         a
     }
 
@@ -593,6 +602,7 @@ impl Switch {
             return self.see().sent;
         }
         assert_eq!(self.cached.sink.0, self.plain.sink.0, "with a cache (left) and without");
+        assert_eq!(self.wide.sink.0, self.plain.sink.0, "with megaflows (left) and without");
         self.plain.sink.0.clone()
     }
 
@@ -614,12 +624,13 @@ impl Switch {
 
     /// The events that wait, which must be the same on both sides.
     pub fn take_events(&mut self) -> Vec<Event> {
-        let [a, b] = self.sides().map(|side| {
+        let [a, b, c] = self.sides().map(|side| {
             let mut all = std::mem::take(&mut side.events);
             all.extend(side.lane.drain_events());
             all
         });
-        assert_eq!(a, b, "with a cache (left) and without (right)");
+        assert_eq!(a, c, "with a cache (left) and without (right)");
+        assert_eq!(b, c, "with megaflows (left) and without (right)");
         a
     }
 
@@ -629,6 +640,11 @@ impl Switch {
 
     pub fn walks(&self) -> u64 {
         self.cached.counters.stat(Stat::Tier3Walks)
+    }
+
+    /// Packets that a megaflow served, in the lane that has nothing else.
+    pub fn mega_hits(&self) -> u64 {
+        self.wide.counters.stat(Stat::Tier2Hits)
     }
 
     pub fn hits(&self) -> u64 {

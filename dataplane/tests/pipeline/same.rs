@@ -16,7 +16,7 @@ fn lives() -> u32 {
     std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(200)
 }
 
-fn live(seed: u64) -> u64 {
+fn live(seed: u64) -> (u64, u64) {
     let mut c = Chance(seed);
     let first = net(&mut c);
     let mut s = Switch::sized(&first, c.of(&[2, 8, 64]), 512);
@@ -39,6 +39,11 @@ fn live(seed: u64) -> u64 {
         let mut packets = Vec::new();
         for _ in 0..1 + c.below(8) {
             let (_, mut p) = if c.one_in(3) { packet(&mut c) } else { c.of(&recent) };
+            if c.one_in(5) && !p.is_empty() {
+                // The next packet of a megaflow, or of another.
+                let at = c.below(p.len().min(60) as u64) as usize;
+                p[at] ^= 1 << c.below(8);
+            }
             if c.one_in(15) {
                 damage(&mut c, &mut p);
             }
@@ -55,7 +60,7 @@ fn live(seed: u64) -> u64 {
         recent.drain(..old);
     }
     s.see();
-    s.hits()
+    (s.hits(), s.mega_hits())
 }
 
 proptest! {
@@ -71,6 +76,7 @@ proptest! {
 
 #[test]
 fn the_random_life_does_hit_the_cache() {
-    let hits: u64 = (0..20).map(live).sum();
-    assert!(hits > 200, "{hits} hits in 20 lives prove little");
+    let (hits, megas) =
+        (0..20).map(live).fold((0, 0), |(a, b), (hits, megas)| (a + hits, b + megas));
+    assert!(hits > 200 && megas > 200, "{hits} and {megas} hits in 20 lives prove little");
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-use sluice_control::replay::{Options, Report, run};
+use sluice_control::replay::{Caches, Options, Report, run};
 use sluice_dataplane::port::pcap::{PcapReader, PcapWriter};
 
 use super::{Backend, Outcome, PortPackets, Vector};
@@ -28,16 +28,17 @@ pub(super) const ABOUT_SPEED: &[&str] = &[
 /// Replay with a setting of its caches.
 #[derive(Clone, Copy, Debug)]
 pub struct Replay {
-    /// Entries of tier 1; `None`: the default, 0: off.
-    pub microflows: Option<usize>,
+    /// Entries of the caches.
+    pub caches: Caches,
 }
 
 impl Backend for Replay {
     fn name(&self) -> &str {
-        match self.microflows {
-            None => "replay",
-            Some(0) => "replay without caches",
-            Some(_) => "replay with a small cache",
+        match (self.caches.microflows, self.caches.megaflows) {
+            (None, _) => "replay",
+            (Some(0), Some(0)) => "replay without caches",
+            (Some(0), _) => "replay with megaflows alone",
+            (Some(_), _) => "replay with a small cache",
         }
     }
 
@@ -77,7 +78,7 @@ impl Replay {
             config: vector.switch.clone(),
             inputs,
             out_dir: Some(out_dir.clone()),
-            microflows: self.microflows,
+            caches: self.caches,
             ..Options::default()
         };
         let report = run(&options)?;

@@ -1,0 +1,340 @@
+//! Tier 2, megaflows: masked match, for traffic of many short microflows.
+//!
+//! **What is kept.** A walk depends on some bits of its packet only: those that its lookups had
+//! to look at to tell the rule met from others, and those that the actions of the rules met read
+//! or write. All packets that agree in these bits take the same walk. So a *megaflow* is a mask
+//! with a value under it, and stands for the walk of every packet that has this value. The first
+//! packet of a new connection then needs no walk.
+//!
+//! **Lookup.** Megaflows of one mask lie in one hash table together with those of the others; a
+//! lookup tries the masks one after the other, the most successful first, one probe each, and
+//! takes the first hit. Megaflows may overlap; those that do come to the same, because each is
+//! right by itself for every packet that it matches.
+//!
+//! **What is not kept.** Walks through connection tracking belong to one connection and stay
+//! with tier 1.
+//!
+//! **Bounds.** The number of masks is bounded, so a lookup costs at most that many probes: a
+//! sender who makes the tables show a new mask with each packet (tuple space explosion, Csikor
+//! et al., CoNEXT 2019) fills the masks and is walked from then on. Tables have two slots to a
+//! bucket. Nothing grows. Whether a lookup pays at all is measured (`pipeline::adapt`).
+//!
+//! **When an entry may be used**: as in tier 1; see the room's head.
+
+use super::microflow::{KeyMask, Masked, NONE};
+use crate::limits::MEGAFLOW_MASKS;
+use crate::packet::key::{KeyBase, PacketKey};
+
+/// A megaflow.
+#[derive(Clone, Copy, Debug)]
+pub struct Megaflow {
+    /// Number of the traversal, `NONE` if the slot is empty.
+    pub traversal: u32,
+    /// When it was last used, in ticks of the cache.
+    pub used: u32,
+    /// Counts not yet credited to the rules.
+    pub packets: u32,
+    pub bytes: u32,
+    /// The last change of the program that it was held against.
+    pub epoch: u32,
+    mask: u8,
+    /// Set while it is in the list of megaflows that owe counts.
+    pub owes: bool,
+    key: Masked,
+    lines: Lines,
+}
+
+/// What IPv6, tunnelled and tagged packets have beyond the first line: zero where there is none.
+type Lines = [[u64; 8]; 3];
+
+const EMPTY: Megaflow = Megaflow {
+    traversal: NONE,
+    used: 0,
+    packets: 0,
+    bytes: 0,
+    epoch: 0,
+    mask: 0,
+    owes: false,
+    key: [0; 5],
+    lines: [[0; 8]; 3],
+};
+
+/// A mask in use.
+#[derive(Clone, Copy, Debug)]
+struct Tuple {
+    mask: KeyMask,
+    /// Megaflows that have it.
+    entries: u32,
+    /// Lookups that it answered, halved now and then.
+    hits: u32,
+}
+
+/// The megaflows of a worker. All memory is taken at start.
+pub struct Megaflows {
+    slots: Box<[Megaflow]>,
+    tuples: Vec<Tuple>,
+    /// Places in `tuples`, the most successful first.
+    order: Vec<u8>,
+    seed: u64,
+    bucket_mask: u64,
+}
+
+fn words(key: &PacketKey) -> (Masked, Lines) {
+    let all = KeyMask::new(key);
+    let l3 = if key.has_l3() { all.l3 } else { [0; 8] };
+    let tunnel = if key.has_tunnel() { all.tunnel } else { [0; 8] };
+    let stack = if key.has_stack() { all.stack } else { [0; 8] };
+    (all.base, [l3, tunnel, stack])
+}
+
+fn is_one_line(key: &PacketKey) -> bool {
+    !key.has_l3() && !key.has_tunnel() && !key.has_stack()
+}
+
+fn under(lines: &Lines, m: &KeyMask) -> Lines {
+    let and = |a: &[u64; 8], b: &[u64; 8]| std::array::from_fn(|i| a[i] & b[i]);
+    [and(&lines[0], &m.l3), and(&lines[1], &m.tunnel), and(&lines[2], &m.stack)]
+}
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let p = u128::from(a) * u128::from(b);
+    (p as u64) ^ ((p >> 64) as u64)
+}
+
+impl Megaflows {
+    /// `entries`: a power of two; 0 switches the tier off.
+    pub fn new(entries: usize, seed: u64) -> Self {
+        let slots = if entries == 0 { 0 } else { entries.next_power_of_two().max(2) };
+        Self {
+            slots: vec![EMPTY; slots].into(),
+            tuples: Vec::with_capacity(MEGAFLOW_MASKS),
+            order: Vec::with_capacity(MEGAFLOW_MASKS),
+            seed: seed | 1,
+            bucket_mask: (slots / 2).max(1) as u64 - 1,
+        }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Masks in use.
+    pub fn masks(&self) -> usize {
+        self.tuples.iter().filter(|t| t.entries > 0).count()
+    }
+
+    /// Finds a megaflow that the packet matches; says how many masks it tried.
+    pub fn find(&mut self, key: &PacketKey) -> (Option<u32>, usize) {
+        let (base, lines) = words(key);
+        let one_line = is_one_line(key);
+        let mut tried = 0;
+        for at in 0..self.order.len() {
+            let place = self.order[at];
+            let Some(tuple) = self.tuples.get_mut(place as usize) else { continue };
+            if tuple.entries == 0 {
+                continue;
+            }
+            tried += 1;
+            let m = &tuple.mask;
+            let masked = std::array::from_fn(|i| base[i] & m.base[i]);
+            let mut h = hash_base(&masked, self.seed ^ u64::from(place));
+            let mut rest = [[0; 8]; 3];
+            if !one_line {
+                rest = under(&lines, m);
+                h = hash_lines(h, &rest);
+            }
+            let bucket = ((h ^ (h >> 32)) & self.bucket_mask) as usize * 2;
+            for slot in [bucket, bucket + 1] {
+                let Some(e) = self.slots.get(slot) else { continue };
+                let same = e.traversal != NONE && e.mask == place && e.key == masked;
+                if same && (one_line || e.lines == rest) {
+                    tuple.hits = tuple.hits.saturating_add(1);
+                    return (Some(slot as u32), tried);
+                }
+            }
+        }
+        (None, tried)
+    }
+
+    /// The slot for a new megaflow of this mask: an empty one, else the longer unused. `None` if
+    /// the mask is new and there are too many. What the slot holds must be given back before
+    /// [`Megaflows::fill`].
+    pub fn place(&mut self, key: &PacketKey, mask: &KeyMask) -> Option<Place> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let tuple = self.tuple(mask)?;
+        let (base, lines) = words(key);
+        let base: Masked = std::array::from_fn(|i| base[i] & mask.base[i]);
+        let lines = under(&lines, mask);
+        let mut h = hash_base(&base, self.seed ^ u64::from(tuple));
+        if !is_one_line(key) {
+            h = hash_lines(h, &lines);
+        }
+        let first = ((h ^ (h >> 32)) & self.bucket_mask) as u32 * 2;
+        let (a, b) = (&self.slots[first as usize], &self.slots[first as usize + 1]);
+        let is_own =
+            |e: &Megaflow| e.traversal != NONE && (e.mask, e.key, e.lines) == (tuple, base, lines);
+        let at = match () {
+            () if is_own(a) => first,
+            () if is_own(b) => first + 1,
+            () if a.traversal == NONE || (b.traversal != NONE && a.used <= b.used) => first,
+            () => first + 1,
+        };
+        Some(Place { at, tuple, base, lines })
+    }
+
+    fn tuple(&mut self, mask: &KeyMask) -> Option<u8> {
+        if let Some(at) = self.tuples.iter().position(|t| t.mask == *mask) {
+            return Some(at as u8);
+        }
+        let fresh = Tuple { mask: *mask, entries: 0, hits: 0 };
+        if let Some(at) = self.tuples.iter().position(|t| t.entries == 0) {
+            self.tuples[at] = fresh;
+            return Some(at as u8);
+        }
+        if self.tuples.len() >= MEGAFLOW_MASKS {
+            return None;
+        }
+        self.tuples.push(fresh);
+        self.order.push(self.tuples.len() as u8 - 1);
+        Some(self.tuples.len() as u8 - 1)
+    }
+
+    /// Writes a megaflow into its place, which holds none any more.
+    pub fn fill(&mut self, place: &Place, traversal: u32, used: u32, epoch: u32) {
+        let Some(slot) = self.slots.get_mut(place.at as usize) else { return };
+        *slot = Megaflow {
+            traversal,
+            used,
+            packets: 0,
+            bytes: 0,
+            epoch,
+            mask: place.tuple,
+            owes: slot.owes,
+            key: place.base,
+            lines: place.lines,
+        };
+        if let Some(t) = self.tuples.get_mut(place.tuple as usize) {
+            t.entries += 1;
+        }
+    }
+
+    /// Empties a slot; its traversal, for the caller to release.
+    pub fn vacate(&mut self, at: u32) -> Option<u32> {
+        let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
+        if let Some(t) = self.tuples.get_mut(slot.mask as usize) {
+            t.entries -= 1;
+        }
+        Some(std::mem::replace(&mut slot.traversal, NONE))
+    }
+
+    #[inline]
+    pub fn get(&self, at: u32) -> Option<&Megaflow> {
+        self.slots.get(at as usize).filter(|s| s.traversal != NONE)
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, at: u32) -> Option<&mut Megaflow> {
+        self.slots.get_mut(at as usize)
+    }
+
+    /// The megaflow's key under its mask, and the mask, of the first line.
+    pub fn base_of(&self, at: u32) -> Option<(&Masked, &Masked)> {
+        let e = self.get(at)?;
+        let t = self.tuples.get(e.mask as usize)?;
+        Some((&e.key, &t.mask.base))
+    }
+
+    /// Puts the masks that answered most first; to be called now and then.
+    pub fn rank(&mut self) {
+        let tuples = &mut self.tuples;
+        self.order.sort_unstable_by_key(|p| u32::MAX - tuples[*p as usize].hits);
+        tuples.iter_mut().for_each(|t| t.hits /= 2);
+    }
+}
+
+/// Where a new megaflow goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub at: u32,
+    tuple: u8,
+    base: Masked,
+    lines: Lines,
+}
+
+#[inline]
+fn hash_base(k: &Masked, seed: u64) -> u64 {
+    let h = fold(k[0] ^ seed, k[1] ^ 0x9e37_79b9_7f4a_7c15)
+        ^ fold(k[2] ^ seed.rotate_left(21), k[3] ^ 0xd1b5_4a32_d192_ed03);
+    fold(h ^ seed, k[4] ^ 0x94d0_49bb_1331_11eb)
+}
+
+fn hash_lines(h: u64, lines: &Lines) -> u64 {
+    let words = lines.iter().flatten();
+    words.fold(h, |h, w| fold(h ^ w, 0x2545_f491_4f6c_dd1d) ^ h.rotate_left(9))
+}
+
+const _: () = assert!(MEGAFLOW_MASKS <= u8::MAX as usize, "a mask's place is a byte");
+const _: () = assert!(size_of::<KeyBase>() == size_of::<Masked>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16, dst: [u8; 4]) -> PacketKey {
+        let mut k = PacketKey::default();
+        k.base.in_port = port;
+        k.base.ip_dst = dst;
+        k
+    }
+
+    fn mask(bits: u8) -> KeyMask {
+        let mut m = PacketKey::default();
+        m.base.in_port = 0xffff;
+        m.base.ip_dst = (u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).to_be_bytes();
+        KeyMask::new(&m)
+    }
+
+    fn put(m: &mut Megaflows, k: &PacketKey, bits: u8, traversal: u32) -> Option<u32> {
+        let place = m.place(k, &mask(bits))?;
+        m.vacate(place.at);
+        m.fill(&place, traversal, 1, 1);
+        Some(place.at)
+    }
+
+    #[test]
+    fn what_the_mask_leaves_free_does_not_matter_and_the_rest_does() {
+        let mut m = Megaflows::new(64, 5);
+        put(&mut m, &key(1, [10, 0, 0, 1]), 8, 7).unwrap();
+        let (found, _) = m.find(&key(1, [10, 9, 9, 9]));
+        assert_eq!(m.get(found.unwrap()).map(|e| e.traversal), Some(7));
+        assert_eq!(m.find(&key(1, [11, 0, 0, 1])).0, None);
+        assert_eq!(m.find(&key(2, [10, 0, 0, 1])).0, None);
+        let (value, bits) = m.base_of(found.unwrap()).unwrap();
+        assert!(value.iter().zip(bits).all(|(v, b)| v & !b == 0));
+    }
+
+    #[test]
+    fn masks_are_bounded_and_come_free_with_their_last_megaflow() {
+        let mut m = Megaflows::new(4096, 5);
+        let k = key(1, [10, 1, 2, 3]);
+        let places: Vec<_> = (0..=32).map(|bits| put(&mut m, &k, bits, 5)).collect();
+        assert_eq!(places.iter().filter(|p| p.is_some()).count(), MEGAFLOW_MASKS);
+        assert_eq!(m.masks(), MEGAFLOW_MASKS);
+        m.vacate(places[0].unwrap());
+        assert!(put(&mut m, &k, 32, 6).is_some());
+    }
+
+    #[test]
+    fn the_successful_mask_is_tried_first() {
+        let mut m = Megaflows::new(64, 5);
+        put(&mut m, &key(1, [10, 0, 0, 1]), 8, 7).unwrap();
+        put(&mut m, &key(1, [20, 0, 0, 1]), 16, 8).unwrap();
+        let seldom = m.find(&key(1, [20, 0, 5, 5]));
+        assert_eq!(seldom.1, 2);
+        m.rank();
+        assert_eq!(m.find(&key(1, [20, 0, 5, 5])).1, 1);
+    }
+}

@@ -12,9 +12,15 @@
 //! **Changes.** A set is expensive to change, so it is not: a rule that leaves loses its bit in
 //! the set of the living, and new ones wait in a short list beside. After some of either the
 //! whole is built again, from the tuple space.
+//!
+//! **Bits seen.** The answer depends on the winner's own mask, and on what rules out the better
+//! rules: bytes are taken, registers and addresses before ports and high bytes before low, until
+//! the intersection of their sets holds no better rule. Bytes that rule nobody out are not taken.
 
 use super::few::Few;
-use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
+use super::parts::Parts;
+use super::subtable::is_transport;
+use crate::packet::key::{FlowKey, Mask};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,14 +28,19 @@ use std::sync::Arc;
 const BLOCK: usize = 8;
 const BLOCK_RULES: usize = BLOCK * 64;
 /// Rules that the form is given to, and those with which it is kept.
-pub(super) const BITS_RULES: usize = 2048;
-pub(super) const BITS_RULES_KEPT: usize = 2560;
+pub(super) const BITS_RULES: usize = 8192;
+pub(super) const BITS_RULES_KEPT: usize = 9216;
 /// Bytes and nibbles of the key, at most.
 const CHUNKS: usize = 48;
 /// A byte with more classes is halved.
 const CLASSES: usize = 32;
-/// Rules that wait, at most.
-const WAITING: usize = 16;
+/// Rules that wait, at most: so many, and one for each 128 that do not.
+const WAITING: usize = 32;
+
+/// TSC cycles, measured, of a visit to a subtable, of a lookup here without its sets, and of a set.
+const SUBTABLE_CYCLES: usize = 40;
+const LOOKUP_CYCLES: usize = 60;
+const SET_CYCLES: usize = 2;
 
 type Set = [u64; BLOCK];
 
@@ -42,6 +53,8 @@ struct Chunk {
     word: u8,
     shift: u8,
     ones: u8,
+    /// Bits that some rule asks for.
+    used: u8,
     /// Place of its first set in a block.
     first: u16,
     /// Class of each value.
@@ -52,6 +65,9 @@ struct Chunk {
 struct Base {
     /// Ranks of the rules, falling.
     ranks: Box<[u64]>,
+    /// The different masks, and which is each rule's.
+    masks: Box<[Parts]>,
+    mask_of: Box<[u16]>,
     /// What all of them match alike, as one rule.
     common: Few,
     chunks: Box<[Chunk]>,
@@ -68,39 +84,48 @@ pub(super) struct Bits {
     always: Option<u64>,
     living: Arc<[Set]>,
     dead: usize,
-    waiting: Arc<[(FlowKey, Mask, u64)]>,
-    /// Those that wait, ready for lookups.
-    few: Few,
+    waiting: Few,
 }
 
 impl Bits {
-    /// `None` if the rules look at more of the key than the form has room for.
-    pub(super) fn new<'a>(rules: impl Iterator<Item = Rule<'a>>) -> Option<Self> {
-        let (always, mut rules): (Vec<Rule<'_>>, Vec<Rule<'_>>) =
+    /// `None` if the rules look at more of the key than the form has room for, or if the visit of
+    /// as many subtables as there are masks costs less.
+    pub(super) fn new<'a>(
+        rules: impl Iterator<Item = Rule<'a>>,
+        subtables: Option<usize>,
+    ) -> Option<Self> {
+        let (always, rules): (Vec<Rule<'_>>, Vec<Rule<'_>>) =
             rules.partition(|r| *r.1 == Mask::ZERO);
-        rules.sort_unstable_by_key(|r| u64::MAX - r.2);
+        let mut order: Vec<(u64, u32)> = rules.iter().map(|r| r.2).zip(0..).collect();
+        order.sort_unstable_by_key(|(rank, _)| u64::MAX - rank);
+        let rules: Vec<&Rule<'_>> = order.iter().map(|(_, n)| &rules[*n as usize]).collect();
         let (common, value) = common(&rules);
         let mut sets = Sets::new(&rules, &common);
-        for word in 0..KEY_WORDS {
-            for shift in (0..64).step_by(8) {
-                if rules.iter().any(|r| sets.bits(r, word, shift) != 0) {
-                    sets.add_byte(word, shift);
-                }
-            }
+        let mut used = Mask::ZERO;
+        rules.iter().for_each(|r| used.or_assign(r.1));
+        for (word, used) in used.words().iter().enumerate() {
+            let rest = used & !common.words()[word];
+            let bytes = (0..64).step_by(8).rev();
+            bytes.filter(|s| (rest >> s) & 0xff != 0).for_each(|s| sets.add_byte(word, s));
         }
-        if sets.chunks.len() > CHUNKS {
+        let all = sets.chunks.len() * rules.len().div_ceil(BLOCK_RULES);
+        let cycles = LOOKUP_CYCLES + SET_CYCLES * all;
+        if sets.chunks.len() > CHUNKS || subtables.is_some_and(|n| n * SUBTABLE_CYCLES < cycles) {
             return None;
         }
+        sets.chunks.sort_by_key(|c| is_transport(c.word, c.shift));
+        let (masks, mask_of) = masks(&rules);
         let mut living = vec![[0; BLOCK]; rules.len().div_ceil(BLOCK_RULES)];
         (0..rules.len()).for_each(|n| set_bit(&mut living, n));
         Some(Self {
             always: always.iter().map(|r| r.2).max(),
             living: living.into(),
             dead: 0,
-            waiting: Arc::default(),
-            few: Few::default(),
+            waiting: Few::default(),
             base: Arc::new(Base {
                 ranks: rules.iter().map(|r| r.2).collect(),
+                masks,
+                mask_of,
                 common: Few::new(std::iter::once((value, &common, 0))),
                 sets_each: sets.classes.len(),
                 sets: sets.by_block(),
@@ -112,16 +137,14 @@ impl Bits {
     /// Adds a rule; false if the form has to be built again.
     #[must_use]
     pub(super) fn insert(&mut self, value: &FlowKey, mask: &Mask, rank: u64) -> bool {
-        let all = self.waiting.iter().cloned().chain([(*value, *mask, rank)]);
-        self.wait(all.collect());
-        self.waiting.len() <= WAITING
+        self.waiting.insert(value, mask, rank);
+        self.waiting.len() <= WAITING + self.base.ranks.len() / 128
     }
 
     /// Takes a rule out; false if the form has to be built again.
     #[must_use]
     pub(super) fn remove(&mut self, mask: &Mask, rank: u64) -> bool {
-        if self.waiting.iter().any(|w| w.2 == rank) {
-            self.wait(self.waiting.iter().filter(|w| w.2 != rank).cloned().collect());
+        if self.waiting.remove(rank) {
             return true;
         }
         if *mask == Mask::ZERO {
@@ -134,38 +157,91 @@ impl Bits {
         self.dead <= WAITING + self.base.ranks.len() / 4
     }
 
-    fn wait(&mut self, waiting: Arc<[(FlowKey, Mask, u64)]>) {
-        self.few = Few::new(waiting.iter().map(|w| (w.0, &w.1, w.2)));
-        self.waiting = waiting;
-    }
-
     /// Rank of the best rule that matches.
     #[inline]
     pub(super) fn lookup(&self, key: &FlowKey) -> Option<u64> {
-        self.base.lookup(key, &self.living).max(self.few.lookup(key)).max(self.always)
+        self.base.lookup(key, &self.living).max(self.waiting.lookup(key)).max(self.always)
+    }
+
+    /// As `lookup`; adds to `seen` what the answer depended on.
+    pub(super) fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u64> {
+        let found = self.lookup(key);
+        self.base.prove(key, &self.living, found, seen);
+        self.waiting.prove(key, found, seen);
+        found
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.base.ranks)
+        self.base.ranks.len() * 10
+            + self.base.masks.iter().map(Parts::bytes).sum::<usize>()
             + size_of_val(&*self.base.chunks)
             + size_of_val(&*self.base.sets)
             + size_of_val(&*self.living)
-            + size_of_val(&*self.waiting)
-            + self.few.bytes()
+            + self.waiting.bytes()
+    }
+}
+
+impl Chunk {
+    /// Place in a block of the set that a key selects.
+    #[inline(always)]
+    fn select(&self, key: &FlowKey) -> u16 {
+        let word = key.words().get(usize::from(self.word)).copied().unwrap_or(0);
+        let v = (word >> (self.shift & 63)) as u8 & self.ones;
+        self.first + u16::from(self.classes[usize::from(v)])
+    }
+
+    /// The bits of its word that some rule asks for.
+    fn bits(&self) -> u64 {
+        u64::from(self.used) << (self.shift & 63)
     }
 }
 
 impl Base {
+    /// Adds to `seen` what shows that no rule better than `found` matches, and that `found` does.
+    fn prove(&self, key: &FlowKey, living: &[Set], found: Option<u64>, seen: &mut Mask) {
+        let end = found.map_or(self.ranks.len(), |f| self.ranks.partition_point(|r| *r > f));
+        if found.is_some() && self.ranks.get(end).copied() == found {
+            let mask = self.mask_of.get(end).and_then(|m| self.masks.get(usize::from(*m)));
+            mask.into_iter().for_each(|m| m.or_into(seen));
+        } else if self.common.lookup(key).is_none() {
+            self.common.prove(key, None, seen);
+            return;
+        }
+        for (n, living) in living.iter().enumerate().take(end.div_ceil(BLOCK_RULES)) {
+            let Some(sets) = self.sets.get(n * self.sets_each..(n + 1) * self.sets_each) else {
+                return;
+            };
+            let mut better = *living;
+            for (w, word) in better.iter_mut().enumerate() {
+                let below = end.saturating_sub(n * BLOCK_RULES + w * 64).min(64) as u32;
+                *word &= u64::MAX.checked_shr(64 - below).unwrap_or(0);
+            }
+            // What was seen rules out for nothing.
+            for is_free in [true, false] {
+                for c in &self.chunks {
+                    let Some(word) = seen.words_mut().get_mut(usize::from(c.word)) else {
+                        continue;
+                    };
+                    if better == [0; BLOCK] || (c.bits() & !*word == 0) != is_free {
+                        continue;
+                    }
+                    let Some(set) = sets.get(usize::from(c.select(key))) else { continue };
+                    let mut left = better;
+                    left.iter_mut().zip(set).for_each(|(l, s)| *l &= s);
+                    if left != better {
+                        *word |= c.bits();
+                        better = left;
+                    }
+                }
+            }
+        }
+    }
+
     #[inline]
     fn lookup(&self, key: &FlowKey, living: &[Set]) -> Option<u64> {
         self.common.lookup(key)?;
-        let k = key.words();
         let mut at = [0u16; CHUNKS];
-        for (at, c) in at.iter_mut().zip(&self.chunks) {
-            let word = k.get(usize::from(c.word)).copied().unwrap_or(0);
-            let v = (word >> (c.shift & 63)) as u8 & c.ones;
-            *at = c.first + u16::from(c.classes[usize::from(v)]);
-        }
+        at.iter_mut().zip(&self.chunks).for_each(|(at, c)| *at = c.select(key));
         let at = at.get(..self.chunks.len())?;
         for (n, living) in living.iter().enumerate() {
             let sets = self.sets.get(n * self.sets_each..(n + 1) * self.sets_each)?;
@@ -184,7 +260,7 @@ impl Base {
 }
 
 /// Bits of the key that every rule asks for, and asks to be alike.
-fn common(rules: &[Rule<'_>]) -> (Mask, FlowKey) {
+fn common(rules: &[&Rule<'_>]) -> (Mask, FlowKey) {
     let Some(first) = rules.first() else { return (Mask::ZERO, FlowKey::ZERO) };
     let mut mask = *first.1;
     for (value, m, _) in rules {
@@ -195,81 +271,127 @@ fn common(rules: &[Rule<'_>]) -> (Mask, FlowKey) {
     (mask, first.0.and(&mask))
 }
 
+/// The different masks, and which is each rule's.
+fn masks(rules: &[&Rule<'_>]) -> (Box<[Parts]>, Box<[u16]>) {
+    let mut masks = Vec::new();
+    // Rules of one mask have it from one subtable, so its address will do for a key.
+    let mut known: HashMap<*const Mask, u16> = HashMap::new();
+    let mut mask_of = Vec::with_capacity(rules.len());
+    for r in rules {
+        mask_of.push(*known.entry(std::ptr::from_ref(r.1)).or_insert_with(|| {
+            masks.push(Parts::new(r.1));
+            (masks.len() - 1) as u16
+        }));
+    }
+    (masks.into(), mask_of.into())
+}
+
 fn set_bit(sets: &mut [Set], n: usize) {
     sets[n / BLOCK_RULES][n % BLOCK_RULES / 64] |= 1 << (n % 64);
 }
 
 /// The sets while they are made: of each class, all blocks together.
 struct Sets<'a> {
-    rules: &'a [Rule<'a>],
+    rules: &'a [&'a Rule<'a>],
     common: &'a Mask,
     chunks: Vec<Chunk>,
     classes: Vec<Vec<Set>>,
 }
 
+/// The rules seen through one byte or nibble.
+struct View {
+    /// For each different mask there: its bits, and the group of each value.
+    masks: Vec<(u8, [u16; 256])>,
+    /// Group of each rule: those of one mask and value.
+    group_of: Vec<u16>,
+    groups: usize,
+}
+
+const NO_GROUP: u16 = u16::MAX;
+
+impl View {
+    fn new(parts: impl Iterator<Item = (u8, u8)>) -> Self {
+        let mut view = Self { masks: Vec::new(), group_of: Vec::new(), groups: 0 };
+        for (bits, value) in parts {
+            let known = view.masks.iter().position(|m| m.0 == bits);
+            let at = known.unwrap_or_else(|| {
+                view.masks.push((bits, [NO_GROUP; 256]));
+                view.masks.len() - 1
+            });
+            let group = &mut view.masks[at].1[usize::from(value)];
+            if *group == NO_GROUP {
+                *group = view.groups as u16;
+                view.groups += 1;
+            }
+            view.group_of.push(*group);
+        }
+        view
+    }
+
+    /// Class of each value, and the groups that agree with each class.
+    fn classes(&self, ones: u8) -> ([u8; 256], Vec<Vec<u16>>) {
+        let mut class_of = [0; 256];
+        let mut classes: Vec<Vec<u16>> = Vec::new();
+        let mut known: HashMap<Vec<u16>, u8> = HashMap::new();
+        let mut agree = Vec::new();
+        for v in 0..=ones {
+            agree.clear();
+            agree.extend(self.masks.iter().map(|(bits, group)| group[usize::from(v & bits)]));
+            let last = v.checked_sub(1).map(|last| class_of[usize::from(last)]);
+            class_of[usize::from(v)] = match last {
+                Some(last) if classes[usize::from(last)] == agree => last,
+                _ => *known.entry(agree.clone()).or_insert_with(|| {
+                    classes.push(agree.clone());
+                    (classes.len() - 1) as u8
+                }),
+            };
+        }
+        (class_of, classes)
+    }
+}
+
 impl<'a> Sets<'a> {
-    fn new(rules: &'a [Rule<'a>], common: &'a Mask) -> Self {
+    fn new(rules: &'a [&'a Rule<'a>], common: &'a Mask) -> Self {
         Self { rules, common, chunks: Vec::new(), classes: Vec::new() }
     }
 
-    /// Bits of a byte that a rule asks for and not all do alike.
-    fn bits(&self, rule: &Rule<'_>, word: usize, shift: u32) -> u8 {
-        ((rule.1.words()[word] & !self.common.words()[word]) >> shift) as u8
-    }
-
     fn add_byte(&mut self, word: usize, shift: u32) {
-        let byte = self.chunk(word, shift, 0xff);
-        if byte.1.len() <= CLASSES {
-            self.add(byte);
-        } else {
-            let halves = [self.chunk(word, shift, 0x0f), self.chunk(word, shift + 4, 0x0f)];
-            halves.into_iter().for_each(|h| self.add(h));
-        }
-    }
-
-    fn add(&mut self, (mut chunk, mut classes): (Chunk, Vec<Vec<Set>>)) {
-        chunk.first = self.classes.len() as u16;
-        self.chunks.push(chunk);
-        self.classes.append(&mut classes);
-    }
-
-    /// A chunk, and the sets of its classes.
-    fn chunk(&self, word: usize, shift: u32, ones: u8) -> (Chunk, Vec<Vec<Set>>) {
-        let blocks = self.rules.len().div_ceil(BLOCK_RULES);
-        // Rules by the bits that they ask for and the value of these.
-        let mut groups: Vec<(u8, u8, Vec<Set>)> = Vec::new();
-        let mut group_of = vec![u16::MAX; 1 << 16];
-        for (n, rule) in self.rules.iter().enumerate() {
-            let bits = self.bits(rule, word, shift) & ones;
-            let value = (rule.0.words()[word] >> shift) as u8 & bits;
-            let group = &mut group_of[(usize::from(bits) << 8) | usize::from(value)];
-            if *group == u16::MAX {
-                *group = groups.len() as u16;
-                groups.push((bits, value, vec![[0; BLOCK]; blocks]));
+        if !self.add(word, shift, 0xff, CLASSES) {
+            for shift in [shift + 4, shift] {
+                self.add(word, shift, 0x0f, 16);
             }
-            set_bit(&mut groups[usize::from(*group)].2, n);
         }
-        let mut masks: Vec<u8> = groups.iter().map(|g| g.0).collect();
-        masks.sort_unstable();
-        masks.dedup();
-        let mut chunk =
-            Chunk { word: word as u8, shift: shift as u8, ones, first: 0, classes: [0; 256] };
-        let mut classes: Vec<Vec<Set>> = Vec::new();
-        let mut by_groups: HashMap<Vec<u16>, u8> = HashMap::new();
-        for v in 0..=ones {
-            let agree = masks.iter().map(|m| group_of[(usize::from(*m) << 8) | usize::from(v & m)]);
-            let agree: Vec<u16> = agree.filter(|g| *g != u16::MAX).collect();
-            chunk.classes[usize::from(v)] = *by_groups.entry(agree).or_insert_with_key(|agree| {
-                let mut set = vec![[0; BLOCK]; blocks];
-                for group in agree {
-                    let from = groups[usize::from(*group)].2.iter().flatten();
-                    set.iter_mut().flatten().zip(from).for_each(|(s, g)| *s |= g);
-                }
-                classes.push(set);
-                (classes.len() - 1) as u8
-            });
+    }
+
+    /// Adds a chunk, unless it has too many classes.
+    fn add(&mut self, word: usize, shift: u32, ones: u8, classes_max: usize) -> bool {
+        let may = !self.common.words()[word];
+        let view = View::new(self.rules.iter().map(|r| {
+            let bits = ((r.1.words()[word] & may) >> shift) as u8 & ones;
+            (bits, (r.0.words()[word] >> shift) as u8 & bits)
+        }));
+        let (class_of, classes) = view.classes(ones);
+        if classes.len() > classes_max {
+            return false;
         }
-        (chunk, classes)
+        let blocks = self.rules.len().div_ceil(BLOCK_RULES);
+        let mut groups = vec![[0; BLOCK]; view.groups * blocks];
+        for (n, group) in view.group_of.iter().enumerate() {
+            set_bit(&mut groups[usize::from(*group) * blocks..][..blocks], n);
+        }
+        let first = self.classes.len() as u16;
+        let used = view.masks.iter().fold(0, |all, m| all | m.0);
+        let (word, shift) = (word as u8, shift as u8);
+        self.chunks.push(Chunk { word, shift, ones, used, first, classes: class_of });
+        for agree in classes {
+            let mut set = vec![[0; BLOCK]; blocks];
+            for group in agree.into_iter().filter(|g| *g != NO_GROUP) {
+                let from = &groups[usize::from(group) * blocks..][..blocks];
+                set.iter_mut().flatten().zip(from.iter().flatten()).for_each(|(s, g)| *s |= g);
+            }
+            self.classes.push(set);
+        }
+        true
     }
 
     fn by_block(&self) -> Box<[Set]> {

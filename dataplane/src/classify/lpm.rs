@@ -215,8 +215,7 @@ pub(super) struct Lpm {
     value: FlowKey,
     guard: Few,
     root: Node,
-    others: Arc<[(FlowKey, Mask, u64)]>,
-    few: Few,
+    others: Few,
 }
 
 /// The address whose prefixes are matched; its number among the fields of `prefix`.
@@ -269,24 +268,24 @@ impl Lpm {
         });
         let (_, field, mask) = kinds.min_by_key(|k| k.0)?;
         let mut lpm: Option<Self> = None;
-        let mut others = Vec::new();
+        let mut others = Few::default();
         for (value, m, rank) in rules {
             let Some((_, len)) = field.split(m).filter(|(rest, _)| *rest == mask) else {
-                others.push((value, *m, rank));
+                others.insert(&value, m, rank);
                 continue;
             };
             let lpm = lpm.get_or_insert_with(|| Self::empty(field, mask, value.and(&mask)));
             if value.and(&mask) == lpm.value {
                 lpm.root.insert(field.bits(&value), len, rank);
             } else {
-                others.push((value, *m, rank));
+                others.insert(&value, m, rank);
             }
             if others.len() > others_max {
                 return None;
             }
         }
         let mut lpm = lpm.filter(|_| others.len() <= others_max)?;
-        lpm.set_others(others.into());
+        lpm.others = others;
         Some(lpm)
     }
 
@@ -297,14 +296,8 @@ impl Lpm {
             value,
             guard: Few::new(std::iter::once((value, &mask, 0))),
             root: Node::new(),
-            others: Arc::default(),
-            few: Few::default(),
+            others: Few::default(),
         }
-    }
-
-    fn set_others(&mut self, others: Arc<[(FlowKey, Mask, u64)]>) {
-        self.few = Few::new(others.iter().map(|o| (o.0, &o.1, o.2)));
-        self.others = others;
     }
 
     /// The length of the rule's prefix if the trie holds rules like it.
@@ -320,8 +313,7 @@ impl Lpm {
             self.root.insert(self.field.bits(value), len, rank);
             return true;
         }
-        let all = self.others.iter().cloned().chain([(*value, *mask, rank)]);
-        self.set_others(all.collect());
+        self.others.insert(value, mask, rank);
         self.others.len() <= OTHERS_KEPT
     }
 
@@ -331,14 +323,13 @@ impl Lpm {
         if let Some(len) = self.len_of(value, mask) {
             return self.root.remove(self.field.bits(value), len, rank);
         }
-        self.set_others(self.others.iter().filter(|o| o.2 != rank).cloned().collect());
-        true
+        self.others.remove(rank)
     }
 
     /// Rank of the best rule that matches.
     #[inline]
     pub(super) fn lookup(&self, key: &FlowKey) -> Option<u64> {
-        let other = self.few.lookup(key);
+        let other = self.others.lookup(key);
         if self.guard.lookup(key).is_none() {
             return other;
         }
@@ -355,6 +346,6 @@ impl Lpm {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.root.bytes() + self.few.bytes() + size_of_val(&*self.others)
+        self.root.bytes() + self.others.bytes()
     }
 }

@@ -13,6 +13,7 @@
 //! the four values. A mark is 16 bits of the hash and a payload of 48. A miss mostly looks at
 //! four marks and branches on nothing that surprises; a full bucket goes on into the next.
 
+use crate::prefetch::prefetch;
 use std::sync::Arc;
 
 /// Records of a bucket.
@@ -138,6 +139,8 @@ impl Pages {
         for _ in 0..self.buckets {
             let (marks, values) =
                 page.get(bucket * self.bucket_words()..)?.split_first_chunk::<LANES>()?;
+            // A value may begin in another line than its mark: ask for it meanwhile.
+            values.chunks(8).for_each(prefetch);
             let mut hits = 0u32;
             let mut free = false;
             for (lane, m) in marks.iter().enumerate() {

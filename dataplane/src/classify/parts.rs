@@ -90,6 +90,21 @@ impl Parts {
         }) == 0
     }
 
+    /// Memory in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.list)
+    }
+
+    /// Adds the mask to another.
+    #[inline]
+    pub(super) fn or_into(&self, mask: &mut Mask) {
+        for p in &self.list {
+            if let Some(word) = mask.words_mut().get_mut(usize::from(p.word)) {
+                *word |= p.bits;
+            }
+        }
+    }
+
     /// The masked key as stored; `stored()` words of it count.
     pub(super) fn pack(&self, key: &FlowKey) -> Stored {
         let mut out = [0; KEY_WORDS];

@@ -38,21 +38,30 @@ fn value(field: usize, key: &FlowKey) -> u128 {
     }
 }
 
+/// Ones over the first `len` bits of a field's value.
+fn prefix_bits(field: usize, len: u8) -> u128 {
+    let width = WIDTH.get(field).copied().unwrap_or(0);
+    let len = len.min(width);
+    ones(len).checked_shl((width - len).into()).unwrap_or(0)
+}
+
+fn or_prefix(mask: &mut Mask, field: usize, len: u8) {
+    let ones = prefix_bits(field, len);
+    match field {
+        0 => mask.ip_src |= ones as u32,
+        1 => mask.ip_dst |= ones as u32,
+        2 => mask.ipv6_src |= ones,
+        3 => mask.ipv6_dst |= ones,
+        4 => mask.tp_src |= ones as u16,
+        _ => mask.tp_dst |= ones as u16,
+    }
+}
+
 /// Ones over the first `len` bits of a field.
 pub(super) fn prefix_mask(field: usize, len: u8) -> Mask {
-    let width = WIDTH[field.min(TRACKED - 1)];
-    let ones = ones(len.min(width)).wrapping_shl((width - len.min(width)).into());
-    let ones = if len == 0 { 0 } else { ones };
-    let mut m = Mask::ZERO;
-    match field {
-        0 => m.ip_src = ones as u32,
-        1 => m.ip_dst = ones as u32,
-        2 => m.ipv6_src = ones,
-        3 => m.ipv6_dst = ones,
-        4 => m.tp_src = ones as u16,
-        _ => m.tp_dst = ones as u16,
-    }
-    m
+    let mut mask = Mask::ZERO;
+    or_prefix(&mut mask, field, len);
+    mask
 }
 
 /// Leading ones of the mask in each tracked field.
@@ -190,16 +199,20 @@ impl<'a> Limits<'a> {
         Self { prefixes, key, known: [None; TRACKED] }
     }
 
-    /// If no rule with so long a prefix matches: the bits that prove it.
-    pub(super) fn rule_out(&mut self, field: usize, len: u8) -> Option<Mask> {
-        let known = self.known.get_mut(field)?;
+    /// Whether no rule with so long a prefix matches; if so, `seen` gets the bits that prove it.
+    pub(super) fn rule_out(&mut self, field: usize, len: u8, seen: &mut Mask) -> bool {
+        let Some(known) = self.known.get_mut(field) else { return false };
         let limit = *known.get_or_insert_with(|| self.prefixes.limit(field, self.key));
-        (len > limit).then(|| prefix_mask(field, limit))
+        if len > limit {
+            or_prefix(seen, field, limit);
+        }
+        len > limit
     }
 
-    /// As `rule_out`, of limits that are known already.
-    pub(super) fn rule_out_known(&self, field: usize, len: u8) -> Option<Mask> {
-        let limit = (*self.known.get(field)?)?;
-        (len > limit).then(|| prefix_mask(field, limit))
+    /// Whether bits that were seen already rule out so long a prefix.
+    pub(super) fn is_ruled_out_by(&self, seen: &Mask, field: usize, len: u8) -> bool {
+        let Some(limit) = self.known.get(field).copied().flatten() else { return false };
+        let bits = prefix_bits(field, limit);
+        len > limit && value(field, seen) & bits == bits
     }
 }

@@ -19,7 +19,17 @@ use std::sync::Arc;
 
 /// Fields by stage; what is in none of these is in the first.
 const STAGES: [&[Field]; 3] = [
-    &[Field::EthDst, Field::EthSrc, Field::EthType, Field::VlanTci, Field::VlanTpid],
+    &[
+        Field::EthDst,
+        Field::EthSrc,
+        Field::EthType,
+        Field::VlanTci,
+        Field::VlanTpid,
+        Field::MplsLabel,
+        Field::MplsTc,
+        Field::MplsBos,
+        Field::MplsTtl,
+    ],
     &[
         Field::IpSrc,
         Field::IpDst,
@@ -39,6 +49,13 @@ const STAGES: [&[Field]; 3] = [
 /// Stage of each tracked prefix, as an index of all four stages.
 const PREFIX_STAGE: [usize; TRACKED] = [2, 2, 2, 2, 3, 3];
 
+/// Whether a byte of the key belongs to the last stage.
+pub(super) fn is_transport(word: u8, shift: u8) -> bool {
+    let mut last = Mask::ZERO;
+    STAGES[2].iter().for_each(|f| f.info().whole().or_into(&mut last));
+    last.words().get(usize::from(word)).is_some_and(|w| (w >> (shift & 63)) & 1 != 0)
+}
+
 /// Rank of a rule: priority, then the lower number. Fits a payload.
 pub(super) fn rank(priority: u16, id: u32) -> u64 {
     (u64::from(priority) << 32) | u64::from(!id)
@@ -57,8 +74,6 @@ pub(super) fn priority_of(rank: u64) -> u16 {
 #[derive(Debug)]
 struct Stage {
     parts: Parts,
-    /// The mask in this stage and those before it.
-    up_to: Mask,
     /// Tracked fields in this stage, with the lengths of their prefixes.
     prefixes: Vec<(usize, u8)>,
 }
@@ -85,15 +100,13 @@ impl Shape {
         }
         masks[0] = rest;
         let lengths = prefix::lengths(mask);
-        let mut up_to = Mask::ZERO;
         let mut stages = Vec::new();
         for (n, m) in masks.iter().enumerate().filter(|(_, m)| **m != Mask::ZERO) {
-            up_to.or_assign(m);
             let prefixes = (0..TRACKED)
                 .filter(|f| PREFIX_STAGE[*f] == n && lengths[*f] > 0)
                 .map(|f| (f, lengths[f]))
                 .collect();
-            stages.push(Stage { parts: Parts::new(m), up_to, prefixes });
+            stages.push(Stage { parts: Parts::new(m), prefixes });
         }
         Self { mask: *mask, lengths, stages }
     }
@@ -280,33 +293,33 @@ impl Subtable {
         limits: &mut Limits<'_>,
         seen: &mut Mask,
     ) -> Option<u64> {
-        if self.is_ruled_out(limits, seen) {
-            return None;
+        let found = self.lookup(key);
+        match found {
+            Some(_) => self.parts.or_into(seen),
+            None => self.prove_miss(key, limits, seen),
+        }
+        found
+    }
+
+    /// Adds to `seen` what proves that no rule matches.
+    fn prove_miss(&self, key: &FlowKey, limits: &mut Limits<'_>, seen: &mut Mask) {
+        let lengths = || self.shape.lengths.iter().copied().enumerate();
+        if lengths().any(|(f, len)| len > 0 && limits.is_ruled_out_by(seen, f, len)) {
+            return;
         }
         let mut hash = 0;
         for (n, stage) in self.shape.stages.iter().enumerate() {
-            if let Some(proof) =
-                stage.prefixes.iter().find_map(|(f, len)| limits.rule_out(*f, *len))
-            {
-                seen.or_assign(&proof);
-                return None;
+            if stage.prefixes.iter().any(|(f, len)| limits.rule_out(*f, *len, seen)) {
+                return;
             }
             let Some(counts) = self.stages.get(n) else { break };
             hash = stage.parts.hash_on(hash, key);
             if !counts.contains(hash) {
-                seen.or_assign(&stage.up_to);
-                return None;
+                self.shape.stages.iter().take(n + 1).for_each(|s| s.parts.or_into(seen));
+                return;
             }
         }
-        seen.or_assign(&self.shape.mask);
-        self.lookup(key)
-    }
-
-    /// Whether bits seen already prove a miss.
-    fn is_ruled_out(&self, limits: &Limits<'_>, seen: &Mask) -> bool {
-        let is_seen = |proof: Mask| proof.and(seen) == proof;
-        let mut all = self.shape.lengths.iter().enumerate().filter(|(_, len)| **len > 0);
-        all.any(|(f, len)| limits.rule_out_known(f, *len).is_some_and(is_seen))
+        self.parts.or_into(seen);
     }
 
     /// Ranks of all rules that match, best first.

@@ -182,7 +182,8 @@ impl Table {
         if may(Template::Bits)
             && rules <= many
             && masks >= least(MASKS_BITS)
-            && let Some(bits) = Bits::new(self.tuples.iter())
+            && let Some(bits) =
+                Bits::new(self.tuples.iter(), may(Template::Tuples).then_some(masks))
         {
             self.form = Form::Bits(Box::new(bits));
         }
@@ -216,17 +217,24 @@ impl Table {
 
     /// As `lookup`; adds to `seen` the bits of the key that the answer depended on.
     pub fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u32> {
-        let hard = self.tuples.lookup_wild(key, seen);
+        let hard = self.ordinary_wild(key, seen);
         let Some(soft) = &self.soft else { return hard.map(id_of) };
         let mut again = |conj_id, seen: Option<&mut Mask>| {
             let mut inner = Mask::ZERO;
-            let found = self.tuples.lookup_wild(&FlowKey { conj_id, ..*key }, &mut inner);
+            let found = self.ordinary_wild(&FlowKey { conj_id, ..*key }, &mut inner);
             // That `conj_id` is not the key's.
             inner.conj_id = 0;
             seen.into_iter().for_each(|s| s.or_assign(&inner));
             found
         };
         soft.lookup(key, hard, Some(seen), &mut again).or(hard).map(id_of)
+    }
+
+    fn ordinary_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u64> {
+        match &self.form {
+            Form::Bits(bits) => bits.lookup_wild(key, seen),
+            _ => self.tuples.lookup_wild(key, seen),
+        }
     }
 
     /// Rules.

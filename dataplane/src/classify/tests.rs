@@ -240,9 +240,25 @@ proptest! {
     fn bits_that_were_not_seen_do_not_matter_in_lists(
         (rules, keys) in prop_oneof![access_list().boxed(), routes().boxed()],
     ) {
-        let model = Model::of(rules.into_iter().take(80).collect());
-        let table = Table::build(model.iter());
-        for k in keys.iter().take(4) {
+        let model = Model::of(rules.iter().take(80).cloned().collect());
+        let mut table = Table::build(model.iter());
+        for k in keys.iter().take(2) {
+            check(&table, &model, k)?;
+        }
+        // Some leave and some come, after which a form may have some waiting.
+        let mut model = model;
+        for (id, r) in model.0.clone().iter().take(7) {
+            prop_assert!(table.remove(*id, r));
+            model.0.remove(id);
+        }
+        for (n, r) in rules.iter().enumerate().skip(80).take(9) {
+            let id = 100_000 - n as u32;
+            if model.is_new(r) {
+                table.insert(id, r);
+                model.0.insert(id, r.clone());
+            }
+        }
+        for k in keys.iter().rev().take(2) {
             check(&table, &model, k)?;
         }
     }
@@ -300,6 +316,173 @@ proptest! {
             }
         }
     }
+}
+
+fn exact(in_port: u32, n: u32) -> RuleMatch {
+    let value = FlowKey {
+        in_port,
+        eth_type: 0x800,
+        ip_proto: 17,
+        ip_src: 0x0a00_0000 | n.wrapping_mul(0x9e_3779) & 0xff_ffff,
+        ip_dst: 0xc612_0000 + n,
+        tp_src: 1024 + n as u16,
+        tp_dst: 53,
+        ..FlowKey::ZERO
+    };
+    let mut mask = Mask { in_port: u32::MAX, eth_type: u16::MAX, ..Mask::ZERO };
+    (mask.ip_src, mask.ip_dst, mask.ip_proto) = (u32::MAX, u32::MAX, u8::MAX);
+    (mask.tp_src, mask.tp_dst) = (u16::MAX, u16::MAX);
+    RuleMatch::new(value, mask, 10)
+}
+
+fn seen(table: &Table, key: &FlowKey) -> Mask {
+    let mut seen = Mask::ZERO;
+    table.lookup_wild(key, &mut seen);
+    seen
+}
+
+#[test]
+fn a_miss_sees_no_more_than_the_stage_that_proves_it() {
+    let rules: Vec<RuleMatch> = (0..500).map(|n| exact(1, n)).collect();
+    let table = Table::build((0..).zip(&rules));
+    let known = rules[7].value;
+    let miss = seen(&table, &FlowKey { in_port: 2, ..known });
+    assert_eq!(miss, Mask { in_port: u32::MAX, ..Mask::ZERO });
+    // No source begins with 11: its first byte is proof enough.
+    let miss = seen(&table, &FlowKey { ip_src: 0x0b00_0001, ..known });
+    assert_eq!(miss, Mask { ip_src: 0xff00_0000, ..Mask::ZERO });
+    // Both addresses are known, not together: no port is looked at.
+    let miss = seen(&table, &FlowKey { ip_dst: rules[8].value.ip_dst, ..known });
+    assert_eq!((miss.tp_src, miss.tp_dst), (0, 0));
+    assert_eq!((miss.ip_src, miss.ip_dst), (u32::MAX, u32::MAX));
+    // No destination port begins with a one.
+    let miss = seen(&table, &FlowKey { tp_dst: 0x8035, ..known });
+    assert_eq!((miss.ip_src, miss.tp_src, miss.tp_dst), (0, 0, 0xf000));
+}
+
+#[test]
+fn a_route_sees_about_its_length() {
+    let route = |ip_dst: u32, len: u32| {
+        let ones = u32::MAX << (32 - len);
+        let mask = Mask { eth_type: u16::MAX, ip_dst: ones, ..Mask::ZERO };
+        let value = FlowKey { eth_type: 0x800, ip_dst, ..FlowKey::ZERO };
+        RuleMatch::new(value, mask, len as u16)
+    };
+    let mut rules = vec![route(0x0a00_0000, 8), route(0x0a01_0000, 16), route(0x0a01_0280, 25)];
+    rules.extend((0..200).map(|n| route(0x0a02_0000 | n << 8, 24)));
+    let table = Table::build((0..).zip(&rules));
+    assert_eq!(table.template(), Template::Lpm);
+    let seen = |ip_dst| seen(&table, &FlowKey { eth_type: 0x800, ip_dst, ..FlowKey::ZERO }).ip_dst;
+    assert_eq!(seen(0x0b00_0000), 0xff00_0000);
+    assert_eq!(seen(0x0a07_0001), 0xffff_0000);
+    assert_eq!(seen(0x0a01_0701), 0xffff_ff00);
+    assert_eq!(seen(0x0a02_0701), 0xffff_ff00);
+    assert_eq!(seen(0x0a01_0281), 0xffff_ff80);
+}
+
+#[test]
+fn bit_vectors_see_what_rules_out_better_rules() {
+    const UDP: FlowKey = FlowKey { eth_type: 0x800, ip_proto: 17, tp_dst: 80, ..FlowKey::ZERO };
+    // Twenty masks of the source; no rule looks at a port but the first.
+    let rule = |n: u32| {
+        let ip_src = u32::MAX << (n % 20);
+        let tp_dst = if n == 0 { u16::MAX } else { 0 };
+        let ip_proto = if n % 2 == 1 { u8::MAX } else { 0 };
+        let mask = Mask { eth_type: u16::MAX, ip_proto, ip_src, tp_dst, ..Mask::ZERO };
+        RuleMatch::new(FlowKey { ip_src: n << 20, ..UDP }, mask, 1000 - n as u16)
+    };
+    let rules: Vec<RuleMatch> = (0..400).map(rule).collect();
+    let table = Table::build((0..).zip(&rules));
+    assert_eq!(table.template(), Template::Bits);
+    let key = FlowKey { ip_src: 0x8000_0000, ..UDP };
+    assert_eq!(table.lookup(&key), None);
+    let bits = seen(&table, &key);
+    assert_eq!(bits, Mask { ip_src: bits.ip_src & 0xfff8_0000, ..Mask::ZERO });
+    let met = FlowKey { ip_src: 39 << 20 | 1, ..key };
+    assert_eq!(table.lookup(&met), Some(39));
+    assert_eq!(seen(&table, &met).tp_dst, 0);
+}
+
+/// `clauses`: conjunction, clause from 1 on, clauses.
+fn soft(match_: (FlowKey, Mask), priority: u16, clauses: &[(u32, u8, u8)]) -> RuleMatch {
+    let clause = |(id, k, n_clauses): &(u32, u8, u8)| Clause {
+        id: *id,
+        clause: k - 1,
+        n_clauses: *n_clauses,
+    };
+    let clauses = Some(clauses.iter().map(clause).collect());
+    RuleMatch { clauses, ..RuleMatch::new(match_.0, match_.1, priority) }
+}
+
+fn on_port(in_port: u32) -> (FlowKey, Mask) {
+    (FlowKey { in_port, ..FlowKey::ZERO }, Mask { in_port: u32::MAX, ..Mask::ZERO })
+}
+
+fn on_mark(pkt_mark: u32) -> (FlowKey, Mask) {
+    (FlowKey { pkt_mark, ..FlowKey::ZERO }, Mask { pkt_mark: u32::MAX, ..Mask::ZERO })
+}
+
+fn on_conjunction(conj_id: u32, priority: u16) -> RuleMatch {
+    let mask = Mask { conj_id: u32::MAX, ..Mask::ZERO };
+    RuleMatch::new(FlowKey { conj_id, ..FlowKey::ZERO }, mask, priority)
+}
+
+#[test]
+fn a_conjunction_takes_all_its_clauses_and_a_rule_for_its_number() {
+    let mut t = Table::new();
+    let (one, two) =
+        (soft(on_port(1), 20, &[(7, 1, 2)]), soft(on_mark(5), 20, &[(7, 2, 2), (9, 1, 3)]));
+    let any = RuleMatch::new(FlowKey::ZERO, Mask::ZERO, 1);
+    let key = FlowKey { in_port: 1, pkt_mark: 5, ..FlowKey::ZERO };
+    t.insert(0, &any);
+    t.insert(1, &one);
+    t.insert(2, &two);
+    assert_eq!(t.lookup(&key), Some(0), "no rule has its number: the best ordinary one is found");
+    let (found, other) = (on_conjunction(7, 3), on_conjunction(9, 3));
+    t.insert(3, &found);
+    t.insert(4, &other);
+    assert_eq!(t.lookup(&key), Some(3));
+    assert_eq!(t.lookup(&FlowKey { pkt_mark: 6, ..key }), Some(0));
+    let high = RuleMatch { priority: 20, ..RuleMatch::new(on_port(1).0, on_port(1).1, 20) };
+    let above = RuleMatch {
+        value: FlowKey { tun_id: 0, ..high.value },
+        mask: Mask { tun_id: 1, ..high.mask },
+        ..high
+    };
+    t.insert(5, &above);
+    assert_eq!(t.lookup(&key), Some(5), "an ordinary rule of the same priority comes first");
+    assert!(t.remove(5, &above) && t.remove(1, &one) && !t.remove(1, &one));
+    assert_eq!(t.lookup(&key), Some(0), "half of it is gone");
+}
+
+#[test]
+fn a_lower_priority_of_equal_match_is_tried_next() {
+    let mut t = Table::new();
+    for (id, priority, conjunction) in [(0, 30, 1), (10, 20, 2)] {
+        t.insert(id, &soft(on_port(1), priority, &[(conjunction, 1, 2)]));
+        t.insert(id + 1, &soft(on_mark(5), priority, &[(conjunction, 2, 2)]));
+    }
+    t.insert(20, &on_conjunction(2, 1));
+    let key = FlowKey { in_port: 1, pkt_mark: 5, ..FlowKey::ZERO };
+    assert_eq!(t.lookup(&key), Some(20));
+    t.insert(21, &on_conjunction(1, 1));
+    assert_eq!(t.lookup(&key), Some(21));
+}
+
+#[test]
+fn more_rules_of_one_priority_than_are_kept_at_hand() {
+    let mut model = Model::default();
+    // Ninety masks, each with a clause; the last rule completes the conjunction.
+    for n in 0..90u32 {
+        let mask = Mask { metadata: 1 << (n % 45), tun_id: 1 << (n / 45), ..Mask::ZERO };
+        let last = u8::from(n == 89) + 1;
+        model.0.insert(n, soft((FlowKey::ZERO, mask), 9, &[(4, last, 2), (8, 1, 64)]));
+    }
+    model.0.insert(500, on_conjunction(4, 2));
+    let table = Table::build(model.iter());
+    assert_eq!(model.lookup(&FlowKey::ZERO), Some(500));
+    assert_eq!(table.lookup(&FlowKey::ZERO), Some(500));
+    assert_eq!(table.lookup(&FlowKey { metadata: 1 << 44, ..FlowKey::ZERO }), None);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::key::{PacketKey, PortIx};
 use sluice_dataplane::packet::parse::{Layers, parse};
 use sluice_dataplane::tunnel::geneve::{GeneveParams, geneve_pop};
-use sluice_dataplane::tunnel::{EncapTemplate, Inherit, entropy};
+use sluice_dataplane::tunnel::{EncapTemplate, GeneveOptions, Inherit, entropy};
 use std::hint::black_box;
 use std::net::IpAddr;
 
@@ -23,6 +23,7 @@ fn params(src_ip: IpAddr, dst_ip: IpAddr, csum: bool) -> GeneveParams {
         df: true,
         csum,
         dst_port: 6081,
+        options: GeneveOptions::NONE,
     }
 }
 

@@ -128,6 +128,7 @@ pub fn program(rules: Vec<Arc<Rule>>) -> Program {
         fdb,
         groups: Arc::default(),
         meters: Arc::default(),
+        tlv: Arc::default(),
     };
     Program::compile(ProgramParts {
         version: 1,

@@ -87,6 +87,7 @@ fn parts(b: &BridgeState) -> BridgeParts {
         fdb: b.fdb.clone(),
         groups: Arc::default(),
         meters: Arc::default(),
+        tlv: Arc::default(),
     }
 }
 

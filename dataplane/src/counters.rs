@@ -59,6 +59,7 @@ named_list! {
         TunnelMalformed = "tunnel_malformed", "A tunnel header that is short, of unknown version or inconsistent.";
         TunnelChecksum = "tunnel_checksum", "The outer UDP checksum of a tunnel packet is wrong.";
         TunnelCriticalOption = "tunnel_critical_option", "A Geneve option that is marked critical and that we do not know.";
+        TunnelOptionLength = "tunnel_option_length", "A Geneve option whose length is not the one that the bridge maps.";
         TunnelEcn = "tunnel_ecn", "Outer congestion mark over an inner packet that does not take it.";
         TunnelNoRoute = "tunnel_no_route", "The node has no route to the tunnel's remote address.";
         TunnelNoNeighbour = "tunnel_no_neighbour", "The tunnel's next hop has no known MAC address yet; it is being resolved.";
@@ -71,7 +72,6 @@ named_list! {
         EditFailed = "edit_failed", "A header edit did not fit the packet's layers.";
         VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";
         MplsTooMany = "mpls_too_many", "push_mpls or pop_mpls on a packet with more than 3 labels, or without room for one.";
-        UnsupportedAction = "unsupported_action", "The flow asks for an action that this build does not run.";
         StackFull = "stack_full", "The packet's stack would exceed 64 KiB: all actions discarded.";
         ActionSetFull = "action_set_full", "More write_actions than one packet may hold: all actions discarded.";
         NoSuchGroup = "no_such_group", "A group number that the bridge does not have: the rest of the list is not run.";

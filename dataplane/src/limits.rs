@@ -70,12 +70,12 @@ pub const FDB_ENTRIES: usize = 8192;
 /// Age after which a learned MAC is forgotten, seconds (Open vSwitch: `mac-aging-time`).
 pub const FDB_AGE_S: u32 = 300;
 
-/// Bytes a tunnel may put before a frame: Ethernet 14 + VLAN 4 + IPv6 40 + UDP 8 + Geneve 8,
-/// and room for options.
-pub const ENCAP_MAX_BYTES: usize = 128;
+/// Bytes a tunnel may put before a frame: Ethernet 14 + VLAN 4 + IPv6 40 + UDP 8 + Geneve 8, and
+/// options: 64 bytes of data in as many words, each with a header of four.
+pub const ENCAP_MAX_BYTES: usize = 208;
 
 /// Headroom that every received frame leaves in front of its first byte.
-pub const HEADROOM_BYTES: usize = 192;
+pub const HEADROOM_BYTES: usize = 224;
 
 /// Bytes of a frame unless configured: headroom, MTU 1500 and encapsulation fit.
 pub const FRAME_SIZE_BYTES: u32 = 2048;

@@ -366,12 +366,19 @@ impl PacketBuilder {
     }
 
     /// A Geneve header without options and `inner` as payload; goes behind `udp(.., 6081)`.
-    pub fn geneve(mut self, vni: u32, inner: &[u8]) -> Self {
+    pub fn geneve(self, vni: u32, inner: &[u8]) -> Self {
+        self.geneve_with(vni, &[], inner)
+    }
+
+    /// The same with options, a multiple of four bytes.
+    pub fn geneve_with(mut self, vni: u32, options: &[u8], inner: &[u8]) -> Self {
+        assert!(options.len() <= 252 && options.len().is_multiple_of(4), "whole words, at most 63");
         let [_, a, b, c] = vni.to_be_bytes();
         let mut header = Geneve::new_zeroed();
         header.proto.set(ether::TYPE_TEB);
         header.vni = [a, b, c];
-        self.payload = [header.as_bytes(), inner].concat();
+        header.version_opt_len = (options.len() / 4) as u8;
+        self.payload = [header.as_bytes(), options, inner].concat();
         debug_assert_eq!(size_of_val(&header), geneve::HEADER_BYTES);
         self
     }

@@ -148,6 +148,71 @@ fields! {
     TunFlags = "tun_flags", ["NXM_NX_TUN_FLAGS"], tun_flags, 0, 16, TunFlags, Arbitrary, None, rw, own;
     TunTos = "tun_tos", [], tun_tos, 0, 8, Decimal, No, None, ro, own;
     TunTtl = "tun_ttl", [], tun_ttl, 0, 8, Decimal, No, None, ro, own;
+    // Placeholders: where a field lies and how wide it is, the bridge's map of options says.
+    TunMetadata0 = "tun_metadata0", ["NXM_NX_TUN_METADATA0"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata1 = "tun_metadata1", ["NXM_NX_TUN_METADATA1"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata2 = "tun_metadata2", ["NXM_NX_TUN_METADATA2"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata3 = "tun_metadata3", ["NXM_NX_TUN_METADATA3"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata4 = "tun_metadata4", ["NXM_NX_TUN_METADATA4"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata5 = "tun_metadata5", ["NXM_NX_TUN_METADATA5"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata6 = "tun_metadata6", ["NXM_NX_TUN_METADATA6"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata7 = "tun_metadata7", ["NXM_NX_TUN_METADATA7"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata8 = "tun_metadata8", ["NXM_NX_TUN_METADATA8"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata9 = "tun_metadata9", ["NXM_NX_TUN_METADATA9"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata10 = "tun_metadata10", ["NXM_NX_TUN_METADATA10"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata11 = "tun_metadata11", ["NXM_NX_TUN_METADATA11"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata12 = "tun_metadata12", ["NXM_NX_TUN_METADATA12"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata13 = "tun_metadata13", ["NXM_NX_TUN_METADATA13"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata14 = "tun_metadata14", ["NXM_NX_TUN_METADATA14"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata15 = "tun_metadata15", ["NXM_NX_TUN_METADATA15"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata16 = "tun_metadata16", ["NXM_NX_TUN_METADATA16"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata17 = "tun_metadata17", ["NXM_NX_TUN_METADATA17"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata18 = "tun_metadata18", ["NXM_NX_TUN_METADATA18"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata19 = "tun_metadata19", ["NXM_NX_TUN_METADATA19"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata20 = "tun_metadata20", ["NXM_NX_TUN_METADATA20"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata21 = "tun_metadata21", ["NXM_NX_TUN_METADATA21"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata22 = "tun_metadata22", ["NXM_NX_TUN_METADATA22"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata23 = "tun_metadata23", ["NXM_NX_TUN_METADATA23"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata24 = "tun_metadata24", ["NXM_NX_TUN_METADATA24"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata25 = "tun_metadata25", ["NXM_NX_TUN_METADATA25"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata26 = "tun_metadata26", ["NXM_NX_TUN_METADATA26"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata27 = "tun_metadata27", ["NXM_NX_TUN_METADATA27"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata28 = "tun_metadata28", ["NXM_NX_TUN_METADATA28"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata29 = "tun_metadata29", ["NXM_NX_TUN_METADATA29"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata30 = "tun_metadata30", ["NXM_NX_TUN_METADATA30"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata31 = "tun_metadata31", ["NXM_NX_TUN_METADATA31"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata32 = "tun_metadata32", ["NXM_NX_TUN_METADATA32"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata33 = "tun_metadata33", ["NXM_NX_TUN_METADATA33"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata34 = "tun_metadata34", ["NXM_NX_TUN_METADATA34"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata35 = "tun_metadata35", ["NXM_NX_TUN_METADATA35"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata36 = "tun_metadata36", ["NXM_NX_TUN_METADATA36"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata37 = "tun_metadata37", ["NXM_NX_TUN_METADATA37"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata38 = "tun_metadata38", ["NXM_NX_TUN_METADATA38"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata39 = "tun_metadata39", ["NXM_NX_TUN_METADATA39"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata40 = "tun_metadata40", ["NXM_NX_TUN_METADATA40"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata41 = "tun_metadata41", ["NXM_NX_TUN_METADATA41"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata42 = "tun_metadata42", ["NXM_NX_TUN_METADATA42"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata43 = "tun_metadata43", ["NXM_NX_TUN_METADATA43"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata44 = "tun_metadata44", ["NXM_NX_TUN_METADATA44"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata45 = "tun_metadata45", ["NXM_NX_TUN_METADATA45"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata46 = "tun_metadata46", ["NXM_NX_TUN_METADATA46"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata47 = "tun_metadata47", ["NXM_NX_TUN_METADATA47"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata48 = "tun_metadata48", ["NXM_NX_TUN_METADATA48"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata49 = "tun_metadata49", ["NXM_NX_TUN_METADATA49"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata50 = "tun_metadata50", ["NXM_NX_TUN_METADATA50"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata51 = "tun_metadata51", ["NXM_NX_TUN_METADATA51"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata52 = "tun_metadata52", ["NXM_NX_TUN_METADATA52"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata53 = "tun_metadata53", ["NXM_NX_TUN_METADATA53"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata54 = "tun_metadata54", ["NXM_NX_TUN_METADATA54"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata55 = "tun_metadata55", ["NXM_NX_TUN_METADATA55"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata56 = "tun_metadata56", ["NXM_NX_TUN_METADATA56"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata57 = "tun_metadata57", ["NXM_NX_TUN_METADATA57"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata58 = "tun_metadata58", ["NXM_NX_TUN_METADATA58"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata59 = "tun_metadata59", ["NXM_NX_TUN_METADATA59"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata60 = "tun_metadata60", ["NXM_NX_TUN_METADATA60"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata61 = "tun_metadata61", ["NXM_NX_TUN_METADATA61"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata62 = "tun_metadata62", ["NXM_NX_TUN_METADATA62"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
+    TunMetadata63 = "tun_metadata63", ["NXM_NX_TUN_METADATA63"], tun_metadata, 0, 128, Hex, Arbitrary, None, rw, alias;
 
     CtState = "ct_state", ["NXM_NX_CT_STATE"], ct_state, 0, 8, CtState, Arbitrary, None, ro, own;
     CtZone = "ct_zone", ["NXM_NX_CT_ZONE"], ct_zone, 0, 16, Hex, No, None, ro, own;
@@ -252,6 +317,12 @@ impl Field {
     #[inline]
     pub fn info(self) -> &'static FieldInfo {
         &FIELDS[self as usize]
+    }
+
+    /// N of `tun_metadataN`, whose bits the bridge's map of tunnel options gives.
+    pub fn tun_metadata_index(self) -> Option<u8> {
+        let (n, first) = (self as u8, Field::TunMetadata0 as u8);
+        (first..=Field::TunMetadata63 as u8).contains(&n).then(|| n - first)
     }
 
     /// Looks a field up by any of its names; case matters as in Open vSwitch (it does not there

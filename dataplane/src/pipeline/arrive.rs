@@ -67,11 +67,17 @@ pub(super) fn unwrap(
     }
     let popped = tunnel::geneve_pop(frame.bytes(), &slot.layers, &mut slot.key)?;
     let port = port_of(&program.tunnels, &slot.key).ok_or(Drop::TunnelNoPort)?;
+    let bridge = program.port(port).and_then(|p| program.bridges.get(usize::from(p.bridge)));
+    let map = &bridge.ok_or(Drop::TunnelNoPort)?.tlv;
+    let options = popped.options(frame.bytes(), map)?;
     frame.trim_tail(frame.len().saturating_sub(usize::from(popped.inner_end)));
     frame.trim_front(usize::from(popped.inner_offset));
     let limit = program.vlan_limit;
     parse::parse_limited(frame.bytes(), port, limit, &mut slot.key, &mut slot.layers)?;
     popped.mark(&mut slot.key);
+    if let Some(options) = options {
+        options.mark(&mut slot.key);
+    }
     tunnel::ecn_inward(frame.bytes_mut(), &slot.layers, &mut slot.key)?;
     slot.in_port = port;
     slot.checksums_good = false;

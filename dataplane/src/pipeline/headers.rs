@@ -13,6 +13,7 @@
 
 use super::miss::{Flow, Stop, Walk};
 use crate::counters::Drop;
+use crate::packet::field::Field;
 use crate::packet::key::{MPLS_LABELS_MAX, VLAN_PRESENT, is_mpls};
 use crate::wire::{ether, mpls};
 
@@ -90,6 +91,14 @@ impl Walk<'_, '_> {
         let k = &mut self.key;
         if is_mpls(k.eth_type) {
             k.mpls_lse[0] = k.mpls_lse[0] & !mpls::TTL_MASK | u32::from(ttl);
+        }
+    }
+
+    /// Takes a tunnel option off; its data stays until it is written again.
+    pub(super) fn delete_field(&mut self, field: Field) {
+        let there = field.tun_metadata_index().and_then(|n| self.bridge.tlv.present(n));
+        if let Some(bit) = there {
+            bit.set(&mut self.key, 0);
         }
     }
 

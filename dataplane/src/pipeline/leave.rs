@@ -184,6 +184,7 @@ impl Walk<'_, '_> {
             df: config.df,
             csum: config.csum,
             dst_port: config.dst_port,
+            options: self.bridge.tlv.encode(&self.key),
         }
     }
 

@@ -38,6 +38,7 @@ use crate::pipeline::rule::Rule;
 use crate::pipeline::set::ActionSet;
 use crate::pipeline::trace::Observer;
 use crate::tunnel::{EncapTemplate, GeneveParams};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What a walk may use and change besides its own state.
@@ -92,30 +93,31 @@ impl Subject<'_> {
 /// Tunnel headers in use under the present program, found again by what they were made from.
 #[derive(Debug)]
 pub struct Templates {
-    params: Vec<GeneveParams>,
+    known: HashMap<GeneveParams, u32>,
     list: Vec<EncapTemplate>,
     max: usize,
 }
 
 impl Templates {
     pub fn new(max: usize) -> Self {
-        Self { params: Vec::with_capacity(max), list: Vec::with_capacity(max), max }
+        Self { known: HashMap::with_capacity(max), list: Vec::with_capacity(max), max }
     }
 
     /// Number and length of the header for `params`, built if need be.
     pub fn geneve(&mut self, params: &GeneveParams) -> Result<(u32, usize), Drop> {
-        let have = self.params.iter().position(|p| p == params);
-        if let Some((at, t)) = have.and_then(|at| self.list.get(at).map(|t| (at, t))) {
-            return Ok((at as u32, t.len()));
+        let have = self.known.get(params).copied();
+        if let Some((at, t)) = have.and_then(|at| self.get(at).map(|t| (at, t))) {
+            return Ok((at, t.len()));
         }
         if self.list.len() >= self.max {
             return Err(Drop::TunnelNoHeadroom);
         }
         let template = EncapTemplate::geneve(params).map_err(|_| Drop::TunnelNoRoute)?;
         let len = template.len();
-        self.params.push(params.clone());
+        let at = self.list.len() as u32;
+        self.known.insert(params.clone(), at);
         self.list.push(template);
-        Ok((self.list.len() as u32 - 1, len))
+        Ok((at, len))
     }
 
     #[inline]
@@ -124,7 +126,7 @@ impl Templates {
     }
 
     pub fn clear(&mut self) {
-        self.params.clear();
+        self.known.clear();
         self.list.clear();
     }
 

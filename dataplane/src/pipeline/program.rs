@@ -16,7 +16,7 @@ use crate::pipeline::delta::Delta;
 use crate::pipeline::keymask;
 use crate::pipeline::rule::{Rule, RuleBook};
 use crate::pipeline::underlay::Underlay;
-use crate::tunnel::TunnelConfig;
+use crate::tunnel::{TlvMap, TunnelConfig};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub struct Bridge {
     /// By number, as are the meters.
     pub groups: Arc<HashMap<u32, Arc<Group>>>,
     pub meters: Arc<HashMap<u32, Arc<Meter>>>,
+    /// Tunnel options that flows know.
+    pub tlv: Arc<TlvMap>,
 }
 
 impl Bridge {
@@ -167,6 +169,7 @@ impl Program {
                 fdb: b.fdb,
                 groups: b.groups,
                 meters: b.meters,
+                tlv: b.tlv,
             });
         }
         program.set_ports(parts.ports, parts.underlay);
@@ -186,6 +189,14 @@ impl Program {
         self.ports = ports.into();
         self.underlay = underlay;
         self.delta = Delta::All;
+    }
+
+    /// Another map of tunnel options; the bridge's flows must be those that it was compiled with.
+    pub fn set_tlv(&mut self, bridge: usize, map: Arc<TlvMap>) {
+        if let Some(b) = self.bridges.get_mut(bridge) {
+            b.tlv = map;
+            self.delta = Delta::All;
+        }
     }
 
     /// Computes what the program can see from the rules that are there, no more.
@@ -306,4 +317,5 @@ pub struct BridgeParts {
     pub fdb: Arc<Fdb>,
     pub groups: Arc<HashMap<u32, Arc<Group>>>,
     pub meters: Arc<HashMap<u32, Arc<Meter>>>,
+    pub tlv: Arc<TlvMap>,
 }

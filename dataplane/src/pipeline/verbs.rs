@@ -104,8 +104,28 @@ impl<'w> Walk<'_, 'w> {
             Action::PopMpls(eth_type) => return self.pop_mpls(*eth_type),
             Action::SetMplsTtl(ttl) => self.set_mpls_ttl(*ttl),
             Action::DecMplsTtl => return self.dec_mpls_ttl(),
+            Action::DeleteField(field) => self.delete_field(*field),
             Action::FinTimeout { idle_s, hard_s } => self.fin_timeout(*idle_s, *hard_s),
-            _ => return Err(Stop::Error(Drop::UnsupportedAction)),
+            // Those that `action` runs itself.
+            Action::Output(_)
+            | Action::InPort
+            | Action::Flood
+            | Action::All
+            | Action::Normal
+            | Action::Set(_)
+            | Action::Move { .. }
+            | Action::ModVlan { .. }
+            | Action::PushVlan { .. }
+            | Action::PopVlan
+            | Action::DecTtl
+            | Action::DecTtlFor(_)
+            | Action::Resubmit { .. }
+            | Action::Goto(_)
+            | Action::Ct(_)
+            | Action::CtClear
+            | Action::CheckPktLarger { .. }
+            | Action::Clone(_)
+            | Action::Exit => {}
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Geneve (RFC 8926): building its template, and taking it off.
 //!
-//! Received: version 0 only; the payload must be Ethernet; an option that is marked critical is
-//! unknown to us and ends the packet (section 4.5.1), others are passed over. The critical bit
-//! of the header is not believed, the options are looked at. A control packet (OAM) goes the same
-//! way with its flag in the key, for flows to decide.
+//! Received: version 0 only; the payload must be Ethernet. Options are read when it is known whose
+//! packet it is (`options.rs`). The critical bit of the header is not believed, the options are
+//! looked at. A control packet (OAM) goes the same way with its flag in the key, for flows to
+//! decide.
 //!
 //! The outer UDP checksum is checked when there is one. Zero is taken as none over IPv4 (RFC 768)
 //! and over IPv6 as well (RFC 6935 for tunnels; so does Open vSwitch, in both its datapaths).
@@ -11,20 +11,21 @@
 //! Not an endpoint's business: fragments of the outer packet. They have no reliable UDP header, and
 //! a tunnel that needs them has a wrong MTU; they are malformed here.
 
+use super::options::{GeneveOptions, Metadata, TlvMap};
 use super::template::Outer;
 use super::{EncapError, EncapTemplate, Inherit, Kind, flag};
 use crate::counters::Drop;
 use crate::packet::key::{FRAG_ANY, KeyTunnel, PacketKey, shape};
 use crate::packet::l4sum::verify_l4;
 use crate::packet::parse::Layers;
-use crate::wire::geneve::{Geneve, GeneveOption, OAM};
+use crate::wire::geneve::{CRITICAL, Geneve, OAM};
 use crate::wire::udp::{self, Udp};
 use crate::wire::{ether, proto};
 use std::net::IpAddr;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// All that the outer headers of a Geneve packet depend on, but the packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GeneveParams {
     /// The underlay port's address, and the next hop's.
     pub src_mac: [u8; 6],
@@ -42,15 +43,19 @@ pub struct GeneveParams {
     /// Outer checksum over IPv4; over IPv6 there always is one.
     pub csum: bool,
     pub dst_port: u16,
+    pub options: GeneveOptions,
 }
 
 impl EncapTemplate {
-    /// The headers of Geneve without options.
+    /// The headers of Geneve.
     pub fn geneve(params: &GeneveParams) -> Result<Self, EncapError> {
         let [_, a, b, c] = params.vni.to_be_bytes();
         let mut header = Geneve::new_zeroed();
         header.proto.set(ether::TYPE_TEB);
         header.vni = [a, b, c];
+        let options = params.options.bytes();
+        header.version_opt_len = (options.len() / 4) as u8;
+        header.flags = if params.options.is_critical() { CRITICAL } else { 0 };
         let outer = Outer {
             src_mac: params.src_mac,
             dst_mac: params.dst_mac,
@@ -63,7 +68,7 @@ impl EncapTemplate {
             csum: params.csum,
             dst_port: params.dst_port,
         };
-        Self::build(Kind::Geneve, &outer, header.as_bytes())
+        Self::build(Kind::Geneve, &outer, &[header.as_bytes(), options])
     }
 }
 
@@ -74,11 +79,25 @@ pub struct Popped {
     /// may be padding) is not part of it.
     pub inner_offset: u16,
     pub inner_end: u16,
+    /// Bytes of options, which end where the inner frame begins.
+    pub options_len: u16,
     /// Bits to add to the inner key's shape.
     pub shape: u8,
 }
 
 impl Popped {
+    /// Reads the options of the packet that this came off, as the bridge it is for maps them.
+    /// `None`: there are none.
+    #[inline]
+    pub fn options(&self, bytes: &[u8], map: &TlvMap) -> Result<Option<Metadata>, Drop> {
+        if self.options_len == 0 {
+            return Ok(None);
+        }
+        let end = usize::from(self.inner_offset);
+        let options = bytes.get(end - usize::from(self.options_len)..end);
+        Metadata::read(options.ok_or(Drop::TunnelMalformed)?, map).map(Some)
+    }
+
     /// Makes the tunnel part of the inner packet's key, after parsing.
     #[inline]
     pub fn mark(&self, key: &mut PacketKey) {
@@ -111,7 +130,7 @@ pub fn geneve_pop(bytes: &[u8], layers: &Layers, key: &mut PacketKey) -> Result<
     }
     let options_len = header.options_len();
     if options_len > 0 {
-        check_options(rest.get(..options_len).ok_or(Drop::TunnelMalformed)?)?;
+        rest.get(..options_len).ok_or(Drop::TunnelMalformed)?;
     }
     let mut tun_flags = flag::KEY;
     if header.flags & OAM != 0 {
@@ -137,6 +156,7 @@ pub fn geneve_pop(bytes: &[u8], layers: &Layers, key: &mut PacketKey) -> Result<
     Ok(Popped {
         inner_offset: inner as u16,
         inner_end: (l4 + len) as u16,
+        options_len: options_len as u16,
         shape: if is_v6 { shape::TUNNEL | shape::TUNNEL_V6 } else { shape::TUNNEL },
     })
 }
@@ -144,20 +164,6 @@ pub fn geneve_pop(bytes: &[u8], layers: &Layers, key: &mut PacketKey) -> Result<
 #[inline]
 fn in_low_bytes(v4: [u8; 4]) -> [u8; 16] {
     u128::from(u32::from_be_bytes(v4)).to_be_bytes()
-}
-
-/// Options in at most 252 bytes: at most 63 rounds.
-#[cold]
-fn check_options(mut options: &[u8]) -> Result<(), Drop> {
-    while !options.is_empty() {
-        let (option, data) =
-            GeneveOption::ref_from_prefix(options).map_err(|_| Drop::TunnelMalformed)?;
-        if option.is_critical() {
-            return Err(Drop::TunnelCriticalOption);
-        }
-        options = data.get(option.data_len()..).ok_or(Drop::TunnelMalformed)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

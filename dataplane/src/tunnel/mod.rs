@@ -25,10 +25,12 @@
 
 mod config;
 pub mod geneve;
+pub mod options;
 mod template;
 
 pub use config::{TunnelConfig, TunnelKey, TunnelRemote};
 pub use geneve::{GeneveParams, Popped, geneve_pop};
+pub use options::{GeneveOptions, TlvError, TlvMap, TlvMapping};
 pub use template::{EncapError, EncapTemplate, Inherit};
 
 use crate::counters::Drop;

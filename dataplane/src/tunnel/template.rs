@@ -1,5 +1,6 @@
 //! The prebuilt outer headers, and putting them in front of a frame.
 
+use super::options::OPTIONS_BYTES_MAX;
 use super::{Kind, ecn_encap, source_port};
 use crate::limits::ENCAP_MAX_BYTES;
 use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
@@ -8,7 +9,7 @@ use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::Ipv6;
 use crate::wire::udp::{self, Udp};
 use crate::wire::vlan::{TAG_BYTES, VlanTag, is_tpid};
-use crate::wire::{ecn, proto};
+use crate::wire::{ecn, geneve, proto};
 use std::net::IpAddr;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -80,12 +81,12 @@ pub struct EncapTemplate {
 }
 
 impl EncapTemplate {
-    /// Builds the headers: `outer`, UDP, then `tunnel_header`. Does not allocate: with
-    /// `remote_ip=flow` workers build templates.
+    /// Builds the headers: `outer`, UDP, then `tunnel_header` in parts of whole words. Does not
+    /// allocate: with `remote_ip=flow` workers build templates.
     pub(super) fn build(
         kind: Kind,
         outer: &Outer,
-        tunnel_header: &[u8],
+        tunnel_header: &[&[u8]],
     ) -> Result<Self, EncapError> {
         let is_v6 = outer.src_ip.is_ipv6();
         let ip_type = if is_v6 { ether::TYPE_IPV6 } else { ether::TYPE_IPV4 };
@@ -103,7 +104,11 @@ impl EncapTemplate {
         let (ip_sum, pseudo) = outer.put_ip(&mut out)?;
         let udp_at = out.len;
         out.put(udp.as_bytes())?;
-        out.put(tunnel_header)?;
+        let mut sum = pseudo.plus(Sum::of(udp.as_bytes()));
+        for part in tunnel_header {
+            out.put(part)?;
+            sum = sum.plus(Sum::of(part));
+        }
         Ok(Self {
             bytes: out.bytes,
             len: out.len as u8,
@@ -117,7 +122,7 @@ impl EncapTemplate {
             tos: outer.tos,
             ttl: outer.ttl,
             ip_sum,
-            udp_sum: pseudo.plus(Sum::of(udp.as_bytes())).plus(Sum::of(tunnel_header)),
+            udp_sum: sum,
         })
     }
 
@@ -268,7 +273,12 @@ fn inner_tos_ttl(inner: &[u8]) -> Option<(u8, u8)> {
 }
 
 const _: () = assert!(
-    size_of::<Ethernet>() + TAG_BYTES + size_of::<Ipv6>() + udp::HEADER_BYTES + 8
+    size_of::<Ethernet>()
+        + TAG_BYTES
+        + size_of::<Ipv6>()
+        + udp::HEADER_BYTES
+        + geneve::HEADER_BYTES
+        + OPTIONS_BYTES_MAX
         <= ENCAP_MAX_BYTES,
-    "the longest header without options fits"
+    "the longest header fits"
 );

@@ -139,7 +139,7 @@ fn ct_by_chance(c: &mut Chance, tables: u8) -> Action {
 
 fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
     let table = c.below(tables.into()) as u8;
-    match c.below(34) {
+    match c.below(36) {
         0..=5 => out(c.of(&[1, 2, 3, 4, 5, 9, 77])),
         6 => Action::InPort,
         7 => c.of(&[Action::Flood, Action::All]),
@@ -171,9 +171,44 @@ fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
         },
         26 => c.of(&[Action::CtClear, Action::Exit]),
         28..=31 => mpls_action(c),
+        32 => {
+            let v = option_value(c);
+            Action::Clone(
+                set_option(c.of(&[0, 1, 7]), v).into_iter().chain([out(c.of(&[5, 9]))]).collect(),
+            )
+        }
+        33 => c.of(&[
+            Action::DeleteField(Field::TunMetadata0),
+            Action::DeleteField(Field::TunMetadata7),
+            Action::DeleteField(Field::TunMetadata9),
+        ]),
         27 if deep => Action::Clone((0..2).map(|_| action(c, tables, false)).collect()),
         _ => ct_by_chance(c, tables),
     }
+}
+
+fn option_value(c: &mut Chance) -> u128 {
+    c.of(&[0, 1, 2, 0xffff_0000_0000_0001])
+}
+
+/// Options as a peer might send them, mapped ones and others.
+fn options(c: &mut Chance) -> Vec<u8> {
+    let mut all = Vec::new();
+    for _ in 0..c.below(4) {
+        let (head, len): ([u8; 3], u8) = c.of(&[
+            ([1, 2, 0x80], 4),
+            ([1, 2, 0x80], 4),
+            ([1, 2, 1], 8),
+            ([0xff, 0xff, 2], 16),
+            ([0, 7, 1], 4),
+        ]);
+        let len = if c.one_in(30) { 20 } else { len };
+        all.extend(head);
+        all.push(len / 4);
+        let v = option_value(c).to_be_bytes();
+        all.extend([&[0; 4][..], &v].concat().split_off(20 - usize::from(len)));
+    }
+    all
 }
 
 fn mpls_action(c: &mut Chance) -> Action {
@@ -236,6 +271,10 @@ pub fn a_flow(c: &mut Chance, tables: u8) -> Flow {
         };
         let (v, m) = (value(c, field), mask(c));
         f = f.masked(field, v, if field == CtState { v } else { m });
+    }
+    if c.one_in(8) {
+        let v = option_value(c);
+        f = f.option(c.of(&[0, 1, 7]), v, c.of(&[0, 1, u128::MAX]));
     }
     f.does(actions(c, tables))
 }
@@ -354,6 +393,11 @@ pub fn packet(c: &mut Chance) -> (u16, Vec<u8>) {
         }
         _ => arp(),
     };
+    if c.one_in(8) {
+        let outer = PacketBuilder::eth(PEER_MAC, NIC_MAC).ipv4(PEER_IP, LOCAL_IP);
+        let outer = outer.udp(50_000, 6081).no_checksum();
+        return (NIC, outer.geneve_with(VNI, &options(c), &bytes).build());
+    }
     (c.of(&[1, 1, 2, 2, 3, 4, FAR_2]), bytes)
 }
 
@@ -391,7 +435,8 @@ fn reverse(c: &mut Chance, bytes: &mut [u8]) -> Option<()> {
     }
     match key.base.ip_proto {
         17 if key.base.tp_dst == 6081u16.to_be_bytes() => {
-            reverse(c, bytes.get_mut(l4 + 16..)?)?;
+            let options = usize::from(bytes.get(l4 + 8)? & 0x3f) * 4;
+            reverse(c, bytes.get_mut(l4 + 16 + options..)?)?;
         }
         17 => swap(bytes, l4, l4 + 2, 2),
         6 => {

@@ -59,7 +59,6 @@ fn produce(reason: Drop) -> Option<Case> {
     Some(match reason {
         Drop::NoActions => acts([]),
         Drop::NoMatch => case(Net::default(), 1, udp()),
-        Drop::UnsupportedAction => acts([Action::DeleteField(Field::TunId)]),
         Drop::NoOutput => acts([set(Field::Reg0, 1)]),
         Drop::SameInPort => acts([out(1)]),
         Drop::NoSuchPort => acts([out(77)]),
@@ -78,28 +77,6 @@ fn produce(reason: Drop) -> Option<Case> {
             case(Net::of([always([Action::DecTtl])]), 1, v4().ttl(1).udp(1, 2).build())
         }
         Drop::CtInvalidPacket => case(Net::of([always([ct(1).go()])]), 1, arp()),
-        Drop::TunnelNoPort => from_tunnel(|p| p[47] ^= 1),
-        Drop::TunnelMalformed => from_tunnel(|p| p[42] |= 0x40),
-        Drop::TunnelChecksum => from_tunnel(|p| p[40] = 1),
-        Drop::TunnelCriticalOption => {
-            let mut outer = PacketBuilder::eth(PEER_MAC, NIC_MAC).ipv4(PEER_IP, LOCAL_IP);
-            outer = outer.udp(50_000, 6081).no_checksum();
-            let geneve = [1, 0, 0x65, 0x58, 0, 0, 77, 0, 0, 1, 0x80, 0];
-            case(Net::default(), NIC, outer.payload(&geneve).build())
-        }
-        Drop::TunnelEcn => from_tunnel(|_| {}),
-        Drop::TunnelNoRoute => to_tunnel(|n| n.underlay.routes.clear()),
-        Drop::TunnelNoNeighbour => to_tunnel(|n| n.underlay.neighbours.clear()),
-        Drop::TunnelNoUnderlay => to_tunnel(|n| n.underlay.devices[0].port = None),
-        Drop::TunnelNoRemote => {
-            let config = TunnelConfig { remote: TunnelRemote::Flow, ..tunnel_config() };
-            case(Net::of([always([out(5)])]).tunnel(config), 1, udp())
-        }
-        Drop::TunnelLoop => {
-            let from = set(Field::TunSrc, u32::from_be_bytes(PEER_IP).into());
-            acts([from, out(5)])
-        }
-        Drop::TunnelNoHeadroom => Case { headroom: Some(20), ..acts([out(5)]) },
         Drop::ReservedMac => {
             let stp = PacketBuilder::eth(A, [1, 0x80, 0xc2, 0, 0, 0]).eth_type(38).build();
             case(Net::of([always([Action::Normal])]), 1, stp)
@@ -121,7 +98,7 @@ fn produce(reason: Drop) -> Option<Case> {
         Drop::TooBig => {
             case(Net::of([always([out(5)])]), 1, v4().udp(1, 2).frame_len(1500).build())
         }
-        reason => return produce_by_verbs(reason),
+        reason => return produce_by_verbs(reason).or_else(|| produce_by_tunnel(reason)),
     })
 }
 
@@ -145,6 +122,40 @@ fn produce_by_verbs(reason: Drop) -> Option<Case> {
         Drop::NotTracked => {
             acts([Action::Resubmit { in_port: None, table: Some(1), with_ct: true }])
         }
+        _ => return None,
+    })
+}
+
+fn produce_by_tunnel(reason: Drop) -> Option<Case> {
+    Some(match reason {
+        Drop::TunnelNoPort => from_tunnel(|p| p[47] ^= 1),
+        Drop::TunnelMalformed => from_tunnel(|p| p[42] |= 0x40),
+        Drop::TunnelChecksum => from_tunnel(|p| p[40] = 1),
+        Drop::TunnelCriticalOption => {
+            let mut outer = PacketBuilder::eth(PEER_MAC, NIC_MAC).ipv4(PEER_IP, LOCAL_IP);
+            outer = outer.udp(50_000, 6081).no_checksum();
+            let geneve = [1, 0, 0x65, 0x58, 0, 0, 77, 0, 0, 1, 0x80, 0];
+            case(Net::default(), NIC, outer.payload(&geneve).build())
+        }
+        Drop::TunnelOptionLength => {
+            let outer = PacketBuilder::eth(PEER_MAC, NIC_MAC).ipv4(PEER_IP, LOCAL_IP);
+            let outer = outer.udp(50_000, 6081).no_checksum();
+            let long = [1, 2, 0x80, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+            case(Net::default(), NIC, outer.geneve_with(VNI, &long, &udp()).build())
+        }
+        Drop::TunnelEcn => from_tunnel(|_| {}),
+        Drop::TunnelNoRoute => to_tunnel(|n| n.underlay.routes.clear()),
+        Drop::TunnelNoNeighbour => to_tunnel(|n| n.underlay.neighbours.clear()),
+        Drop::TunnelNoUnderlay => to_tunnel(|n| n.underlay.devices[0].port = None),
+        Drop::TunnelNoRemote => {
+            let config = TunnelConfig { remote: TunnelRemote::Flow, ..tunnel_config() };
+            case(Net::of([always([out(5)])]).tunnel(config), 1, udp())
+        }
+        Drop::TunnelLoop => {
+            let from = set(Field::TunSrc, u32::from_be_bytes(PEER_IP).into());
+            acts([from, out(5)])
+        }
+        Drop::TunnelNoHeadroom => Case { headroom: Some(20), ..acts([out(5)]) },
         _ => return None,
     })
 }

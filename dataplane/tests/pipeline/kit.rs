@@ -18,7 +18,7 @@ use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{ConnInfo, CtConfig, NatKind, NatMode, NatSpec};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
 use sluice_dataplane::fdb::{Fdb, FdbEntry};
-use sluice_dataplane::packet::field::Field;
+use sluice_dataplane::packet::field::{Field, Prereq};
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::{FlowKey, PortIx};
 use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
@@ -30,7 +30,8 @@ use sluice_dataplane::pipeline::{
     Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleChange, RuleStats, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
-use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
+use sluice_dataplane::tunnel::{Inherit, TlvMap, TlvMapping};
+use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
 pub use specs::{GroupSpec, MeterSpec, bucket, group};
 use specs::{both, group_stats, make_meter, meter_stats};
@@ -85,6 +86,17 @@ impl Flow {
         self
     }
 
+    /// On a tunnel option, as control compiles it.
+    pub fn option(mut self, n: u8, v: u128, m: u128) -> Self {
+        let (field, there) = (tlv().field(n).unwrap(), tlv().present(n).unwrap());
+        for key in [&mut self.value, &mut self.mask] {
+            there.set(key, 1);
+        }
+        field.set(&mut self.value, v & m);
+        field.set(&mut self.mask, m);
+        self
+    }
+
     pub fn does(mut self, actions: impl IntoIterator<Item = Action>) -> Self {
         self.actions.extend(actions);
         self
@@ -118,6 +130,19 @@ pub fn mv(src: Field, dst: Field) -> Action {
         dst: d.range(0, bits).unwrap(),
         dst_prereq: d.prereq,
     }
+}
+
+/// Three options; the third lies beyond the tunnel's own line of the key.
+pub fn tlv() -> TlvMap {
+    let line = |index, class, option_type, len| TlvMapping { index, class, option_type, len };
+    let lines = [line(0, 0x102, 0x80, 4), line(1, 0x102, 1, 8), line(7, 0xffff, 2, 16)];
+    TlvMap::new(&lines).unwrap()
+}
+
+/// Writes a tunnel option, as control compiles it.
+pub fn set_option(n: u8, value: u128) -> [Action; 2] {
+    let to = |dst, value| Action::Set(Set { dst, prereq: Prereq::None, value, mask: u128::MAX });
+    [to(tlv().present(n).unwrap(), 1), to(tlv().field(n).unwrap(), value)]
 }
 
 pub fn push_mpls() -> Action {
@@ -186,6 +211,8 @@ pub struct Net {
     /// Of all bridges.
     pub groups: Vec<GroupSpec>,
     pub meters: Vec<MeterSpec>,
+    /// Of bridge 0.
+    pub tlv: Arc<TlvMap>,
 }
 
 pub fn port(bridge: u16, number: u32, role: PortRole) -> Port {
@@ -249,7 +276,9 @@ impl Default for Net {
         };
         underlay.sort();
         let (flows, vlan_limit) = (Default::default(), VLAN_LIMIT_DEFAULT);
-        Self { ports, flows, underlay, vlan_limit, groups: Vec::new(), meters: Vec::new() }
+        let (groups, meters) = (Vec::new(), Vec::new());
+        let tlv = Arc::new(tlv());
+        Self { ports, flows, underlay, vlan_limit, groups, meters, tlv }
     }
 }
 
@@ -303,6 +332,7 @@ impl Net {
             fdb: fdbs[b].clone(),
             groups: Arc::new(self.groups.iter().map(|g| (g.id, g.make())).collect()),
             meters: Arc::new(self.meters.iter().map(|m| (m.0, make_meter(m))).collect()),
+            tlv: if b == 0 { self.tlv.clone() } else { Arc::default() },
         };
         Program::compile(ProgramParts {
             version,

@@ -30,6 +30,7 @@ fn params(v6: bool) -> GeneveParams {
         df: true,
         csum: false,
         dst_port: PORT_GENEVE,
+        options: GeneveOptions::NONE,
     }
 }
 
@@ -48,7 +49,9 @@ fn parsed(bytes: &[u8]) -> (PacketKey, Layers) {
 
 fn pop(bytes: &[u8]) -> Result<Popped, Drop> {
     let (mut key, layers) = parsed(bytes);
-    geneve_pop(bytes, &layers, &mut key)
+    let popped = geneve_pop(bytes, &layers, &mut key)?;
+    popped.options(bytes, &TlvMap::default())?;
+    Ok(popped)
 }
 
 /// The tunnel that a packet came out of; what was in the key before must not show.

@@ -7,7 +7,7 @@ use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
 use crate::flow::{FileFlow, Flow, FlowError, PortNames, parse_file};
 use crate::netlink::underlay as net;
-use crate::store::{Changed, Flows, Outcome, Removed, Site, StoreError};
+use crate::store::{Changed, Flows, Outcome, Removed, Site, StoreError, Wish};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
@@ -72,6 +72,7 @@ pub struct Model {
     ids: RuleIds,
     removed: VecDeque<(usize, Removed)>,
     removed_lost: u64,
+    learns_refused: u64,
     used: Vec<bool>,
     seed: u64,
 }
@@ -212,6 +213,24 @@ impl Model {
         Ok(changed)
     }
 
+    /// Adds the flow that a packet asked for by a `learn`. True: the program must follow. A table
+    /// that is full takes no more; the packet's own way does not depend on it.
+    pub fn learn(&mut self, bridge: u16, wish: &Wish<'_>, now_ns: u64) -> bool {
+        let done = self.change_flows(usize::from(bridge), now_ns, |f, site| f.learn(wish, site));
+        match done {
+            Ok(changed) => changed != Changed::default(),
+            Err(_) => {
+                self.learns_refused += 1;
+                false
+            }
+        }
+    }
+
+    /// Flows that packets asked for and that a full table did not take.
+    pub fn learns_refused(&self) -> u64 {
+        self.learns_refused
+    }
+
     fn remember_removed(&mut self, bridge: usize, removed: Vec<Removed>) {
         for r in removed {
             if self.removed.len() >= REMOVED_MAX {
@@ -226,6 +245,11 @@ impl Model {
     /// many were forgotten because nobody asked.
     pub fn drain_removed(&mut self) -> (Vec<(usize, Removed)>, u64) {
         (self.removed.drain(..).collect(), std::mem::take(&mut self.removed_lost))
+    }
+
+    /// Whether any flow can time out.
+    pub fn has_timeouts(&self) -> bool {
+        self.bridges.iter().any(|b| b.flows.has_timeouts())
     }
 
     /// Takes away flows that have timed out; says how many.

@@ -2,12 +2,15 @@
 
 use super::{Packet, ReplayError};
 use crate::config::{self, Config};
+use crate::model::Model;
+use crate::store::Wish;
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{Class, CtConfig, DEFAULT_TIMEOUTS_S};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::limits::{MEGAFLOWS, MICROFLOWS};
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig, Program};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
@@ -18,6 +21,9 @@ use std::sync::Arc;
 const FRAMES: u32 = 8192;
 /// Work that expiry may do per packet.
 const HOUSEKEEP_BUDGET: usize = 64;
+
+/// Between two looks for flows that have timed out, as in the daemon.
+const EXPIRY_NS: u64 = 500_000_000;
 
 /// A packet that left.
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub struct Engine {
     pub burst: RxBurst,
     start_ns: Option<u64>,
     last: Now,
+    next_expiry_ns: u64,
 }
 
 /// Entries of the caches; `None`: as many as the limits say, 0: the tier is off.
@@ -92,7 +99,14 @@ impl Engine {
         let settings = lane_config(config, caches, 0x5107);
         let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
         lane.set_program(program, Now::default());
-        Ok(Self { lane, pool, burst: RxBurst::new(), start_ns: None, last: Now::default() })
+        Ok(Self {
+            lane,
+            pool,
+            burst: RxBurst::new(),
+            start_ns: None,
+            last: Now::default(),
+            next_expiry_ns: 0,
+        })
     }
 
     /// Time of the lane: it starts with the first packet at one second, so that a time of zero
@@ -123,9 +137,29 @@ impl Engine {
         self.lane.housekeep(now, HOUSEKEEP_BUDGET);
         let mut tell = Tell { sent, ts_ns: packet.ts_ns };
         self.lane.run(&mut self.burst, packet.port, now, &mut self.pool, &mut tell);
-        // Nobody resolves neighbours here.
-        self.lane.drain_events().for_each(drop);
         Ok(())
+    }
+
+    /// Does what packets asked of control since the last time: learned flows are there before the
+    /// next packet, timed out ones gone. Nobody resolves neighbours here.
+    pub fn follow(&mut self, model: &mut Model) {
+        let events: Vec<Event> = self.lane.drain_events().collect();
+        let mut changed = false;
+        for event in events {
+            if let Event::Learn { bridge, rule, nth, key } = event {
+                let wish = Wish { rule: &rule, nth, key: &key };
+                changed |= model.learn(bridge, &wish, self.last.ns);
+            }
+        }
+        if self.last.ns >= self.next_expiry_ns && model.has_timeouts() {
+            self.next_expiry_ns = self.last.ns + EXPIRY_NS;
+            self.lane.settle(self.last);
+            changed |= model.expire_flows(self.last.ns) > 0;
+        }
+        if changed {
+            self.lane.set_program(model.program(), self.last);
+            model.swept(self.lane.swept());
+        }
     }
 
     /// Credits what is owed, so that counters are exact.

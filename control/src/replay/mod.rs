@@ -92,6 +92,7 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     let mut sink = Sink::new(&model, options.out_dir.clone());
     for p in &packets {
         engine.play(p, &mut |sent| sink.take(&sent))?;
+        engine.follow(&mut model);
         if let Some(error) = sink.error.take() {
             return Err(error);
         }

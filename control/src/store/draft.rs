@@ -2,7 +2,8 @@
 
 use super::{Flows, Outcome, Removed, RemovedReason, Site, StoreError, Stored, can_time_out};
 use crate::compile::lower;
-use crate::flow::{Command, Flow, FlowMod, PortNames, print_flow};
+use crate::flow::{Command, Flow, FlowMod, print_flow};
+use sluice_dataplane::action::Action;
 use sluice_dataplane::pipeline::{Rule, RuleChange, RuleStats};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ enum Undo {
 
 /// A change under way.
 pub(super) struct Draft<'a> {
-    flows: &'a mut Flows,
+    pub(super) flows: &'a mut Flows,
     site: Site<'a>,
     journal: Vec<Undo>,
     /// Counters to start anew once the change is made.
@@ -109,8 +110,13 @@ impl<'a> Draft<'a> {
         if let Some(number) = self.flows.find(flow).map(|s| s.number) {
             self.drop_flow(number);
         }
+        self.add_as(flow.clone(), None)
+    }
+
+    /// Adds a flow that is not there; with these actions instead of what its own come to.
+    pub fn add_as(&mut self, flow: Flow, as_: Option<Box<[Action]>>) -> Result<(), StoreError> {
         self.make_room(flow.table)?;
-        self.put(flow.clone());
+        self.put(flow, as_);
         Ok(())
     }
 
@@ -175,7 +181,7 @@ impl<'a> Draft<'a> {
                     }
                 }
                 None => {
-                    self.put(flow.clone());
+                    self.put(flow.clone(), None);
                     stays.insert(self.flows.find(flow).map_or(0, |s| s.number));
                 }
             }
@@ -201,11 +207,12 @@ impl<'a> Draft<'a> {
             limit_s > 0 && now_ns.saturating_sub(since_ns) >= u64::from(limit_s) * 1_000_000_000
         };
         let why = |s: &Stored| {
-            let used_ns = s.rule.stats.used_ns().max(s.modified_ns);
-            if over(s.modified_ns, s.flow.hard_timeout_s) {
+            let (idle_s, hard_s) = timeouts(s);
+            if over(young_ns(s), hard_s) {
                 return Some((s.number, RemovedReason::HardTimeout));
             }
-            over(used_ns, s.flow.idle_timeout_s).then_some((s.number, RemovedReason::IdleTimeout))
+            let used_ns = s.rule.stats.used_ns().max(young_ns(s));
+            over(used_ns, idle_s).then_some((s.number, RemovedReason::IdleTimeout))
         };
         let gone: Vec<_> = self.flows.by_number.values().filter_map(why).collect();
         for (number, why) in gone {
@@ -216,12 +223,12 @@ impl<'a> Draft<'a> {
     }
 
     /// A flow that was not there.
-    fn put(&mut self, flow: Flow) {
+    fn put(&mut self, flow: Flow, as_: Option<Box<[Action]>>) {
         let order = self.flows.next_order;
         self.flows.next_order += 1;
         self.out.changed.added += 1;
         let number = self.site.ids.take();
-        let rule = compile_rule(&flow, self.site.bridge, Arc::default(), self.site.names);
+        let rule = self.compile(&flow, Arc::default(), as_);
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
         self.flows.link(Stored {
             flow: Arc::new(flow),
@@ -237,18 +244,36 @@ impl<'a> Draft<'a> {
 
     /// A flow that stays and does something else from now on.
     fn rewrite(&mut self, number: u32, flow: Flow, resets: bool) {
+        if let Some(s) = self.flows.by_number(number).filter(|_| resets) {
+            self.resets.push(s.rule.stats.clone());
+        }
+        self.rewrite_as(number, flow, None);
+    }
+
+    /// The same, with these actions instead of what the flow's own come to.
+    pub fn rewrite_as(&mut self, number: u32, flow: Flow, as_: Option<Box<[Action]>>) {
         let Some(before) = self.flows.unlink(number) else { return };
         self.out.changed.modified += 1;
-        let stats = before.rule.stats.clone();
-        if resets {
-            self.resets.push(stats.clone());
-        }
-        let rule = compile_rule(&flow, self.site.bridge, stats, self.site.names);
+        let rule = self.compile(&flow, before.rule.stats.clone(), as_);
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
         let flow = Arc::new(flow);
         let after = Stored { flow, rule, modified_ns: self.site.now_ns, ..before.clone() };
         self.flows.link(after);
+        let was = before.flow.clone();
         self.journal.push(Undo::Rewritten(Box::new(before)));
+        self.forget_learned(&was);
+    }
+
+    fn compile(&self, flow: &Flow, stats: Arc<RuleStats>, as_: Option<Box<[Action]>>) -> Arc<Rule> {
+        Arc::new(Rule {
+            bridge: self.site.bridge,
+            table: flow.table,
+            cookie: flow.cookie,
+            matching: (&lower::matching(flow)).into(),
+            actions: as_.unwrap_or_else(|| lower::actions(&flow.actions)),
+            stats,
+            text: print_flow(flow, self.site.names).into(),
+        })
     }
 
     /// Takes a flow away and says so to whom it may concern.
@@ -263,6 +288,7 @@ impl<'a> Draft<'a> {
         let s = self.flows.unlink(number)?;
         self.out.changes.push(RuleChange::Remove { number });
         self.journal.push(Undo::Gone(Box::new(s.clone())));
+        self.forget_learned(&s.flow);
         Some(s)
     }
 }
@@ -273,23 +299,16 @@ fn due_ns(s: &Stored) -> u64 {
         0 => u64::MAX,
         s => since_ns + u64::from(s) * 1_000_000_000,
     };
-    let used_ns = s.rule.stats.used_ns().max(s.modified_ns);
-    at(s.modified_ns, s.flow.hard_timeout_s).min(at(used_ns, s.flow.idle_timeout_s))
+    let (idle_s, hard_s) = timeouts(s);
+    at(young_ns(s), hard_s).min(at(s.rule.stats.used_ns().max(young_ns(s)), idle_s))
 }
 
-fn compile_rule(
-    flow: &Flow,
-    bridge: u16,
-    stats: Arc<RuleStats>,
-    names: &dyn PortNames,
-) -> Arc<Rule> {
-    Arc::new(Rule {
-        bridge,
-        table: flow.table,
-        cookie: flow.cookie,
-        matching: (&lower::matching(flow)).into(),
-        actions: lower::actions(&flow.actions),
-        stats,
-        text: print_flow(flow, names).into(),
-    })
+/// Idle and hard timeout, after what `fin_timeout` made of them.
+fn timeouts(s: &Stored) -> (u16, u16) {
+    s.rule.stats.timeouts_s(s.flow.idle_timeout_s, s.flow.hard_timeout_s)
+}
+
+/// When the flow was made, modified or learned again.
+fn young_ns(s: &Stored) -> u64 {
+    s.modified_ns.max(s.rule.stats.learned_ns())
 }

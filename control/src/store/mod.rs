@@ -10,14 +10,16 @@
 //! nothing adds.
 
 mod draft;
+mod learn;
 #[cfg(test)]
 mod tests;
 
-use crate::flow::{Flow, FlowFilter, FlowMod, PortNames};
+use crate::flow::{Flow, FlowAction, FlowFilter, FlowMod, PortNames};
 use draft::Draft;
+pub use learn::Wish;
 use sluice_dataplane::limits::RULES_PER_TABLE_MAX;
 use sluice_dataplane::pipeline::{Rule, RuleChange, RuleIds};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -120,6 +122,10 @@ pub struct Flows {
     /// Flows that can time out.
     timed: usize,
     next_order: u64,
+    /// Table and cookie of each `learn(delete_learned)`, and how many flows have it.
+    learners: HashMap<(u8, u64), usize>,
+    /// Flows with a `learn(limit=)`.
+    limited: HashSet<u32>,
 }
 
 fn place_hash(flow: &Flow) -> u64 {
@@ -138,7 +144,8 @@ fn same_place(a: &Flow, b: &Flow) -> bool {
 }
 
 fn can_time_out(flow: &Flow) -> bool {
-    flow.idle_timeout_s > 0 || flow.hard_timeout_s > 0
+    let shortens = |a: &FlowAction| matches!(a, FlowAction::FinTimeout { .. });
+    flow.idle_timeout_s > 0 || flow.hard_timeout_s > 0 || flow.actions.iter().any(shortens)
 }
 
 impl Flows {
@@ -232,7 +239,27 @@ impl Flows {
         s.next = self.by_match.insert(place_hash(&s.flow), s.number);
         *self.counts.entry(s.flow.table).or_default() += 1;
         self.timed += usize::from(can_time_out(&s.flow));
+        let (learners, limited) = (&mut self.learners, &mut self.limited);
+        learn::each_learn(&s.flow.actions, &mut |l| {
+            if l.delete_learned {
+                *learners.entry((l.table, l.cookie)).or_default() += 1;
+            }
+            if l.limit > 0 {
+                limited.insert(s.number);
+            }
+        });
         self.by_number.insert(s.number, s);
+    }
+
+    /// A flow went: learners that found no room for its like may ask again.
+    fn tell_learners(&self, gone: &Flow) {
+        for s in self.limited.iter().filter_map(|n| self.by_number.get(n)) {
+            learn::each_learn(&s.flow.actions, &mut |l| {
+                if (l.table, l.cookie) == (gone.table, gone.cookie) {
+                    s.rule.stats.set_learn_full(false);
+                }
+            });
+        }
     }
 
     fn unlink(&mut self, number: u32) -> Option<Stored> {
@@ -258,6 +285,17 @@ impl Flows {
             *n -= 1;
         }
         self.timed -= usize::from(can_time_out(&s.flow));
+        self.limited.remove(&number);
+        let learners = &mut self.learners;
+        learn::each_learn(&s.flow.actions, &mut |l| {
+            let pair = (l.table, l.cookie);
+            let Some(n) = learners.get_mut(&pair).filter(|_| l.delete_learned) else { return };
+            *n -= 1;
+            if *n == 0 {
+                learners.remove(&pair);
+            }
+        });
+        self.tell_learners(&s.flow);
         Some(s)
     }
 }

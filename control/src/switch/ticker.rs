@@ -2,6 +2,7 @@
 
 use super::Core;
 use crate::config::{self, PortType, TunnelRemote};
+use crate::store::Wish;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::worker::PortReport;
 use std::io;
@@ -42,16 +43,25 @@ pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result
 }
 
 impl Core {
-    /// What the worker said unasked. True: ports changed.
+    /// What the worker said unasked. True: ports or flows changed.
     fn news(&mut self) -> bool {
         let (events, ports_changed) = self.worker.news();
+        let now_ns = self.now().ns;
+        let mut changed = false;
         for event in events {
-            let Event::Resolve { addr, ifindex } = event else { continue };
-            if let Err(error) = self.resolver.resolve(ifindex, addr) {
-                tracing::debug!(%addr, "asking for a neighbour: {error}");
+            match event {
+                Event::Resolve { addr, ifindex } => {
+                    if let Err(error) = self.resolver.resolve(ifindex, addr) {
+                        tracing::debug!(%addr, "asking for a neighbour: {error}");
+                    }
+                }
+                Event::Learn { bridge, rule, nth, key } => {
+                    let wish = Wish { rule: &rule, nth, key: &key };
+                    changed |= self.model.learn(bridge, &wish, now_ns);
+                }
             }
         }
-        ports_changed && self.look_at_ports()
+        changed | (ports_changed && self.look_at_ports())
     }
 
     /// Closes ports whose device is gone; notes which are up. True: something changed.
@@ -118,7 +128,7 @@ impl Core {
     fn slow_round(&mut self) -> bool {
         let now_ns = self.now().ns;
         let mut expired = 0;
-        if self.model.bridges.iter().any(|b| b.flows.has_timeouts()) {
+        if self.model.has_timeouts() {
             _ = self.worker.settle();
             expired = self.model.expire_flows(now_ns);
         }

@@ -123,6 +123,8 @@ const AT_ONCE: usize = 1024;
 enum InTable {
     Insert,
     Remove,
+    /// In the place of this one.
+    Replace(Arc<Rule>),
     /// The rule's match is as it was.
     Stay,
 }
@@ -241,12 +243,14 @@ impl Program {
             RuleChange::Put { number, rule } => (*number, rule.clone(), true),
             RuleChange::Remove { number } => (*number, self.rules.get(*number)?.clone(), false),
         };
-        let had = self.rules.get(number).is_some();
+        let old = self.rules.get(number).cloned();
         self.rules.set(number, came.then(|| rule.clone()));
-        let in_table = match (had, came) {
-            (false, true) => InTable::Insert,
-            (true, false) => InTable::Remove,
-            _ => InTable::Stay,
+        let in_table = match old {
+            None => InTable::Insert,
+            Some(_) if !came => InTable::Remove,
+            // Clauses of a conjunction may come and go with the actions.
+            Some(old) if old.matching != rule.matching => InTable::Replace(old),
+            Some(_) => InTable::Stay,
         };
         Some(Place { number, rule, in_table })
     }
@@ -261,6 +265,11 @@ impl Program {
         match in_table {
             InTable::Stay => {}
             InTable::Insert => Arc::make_mut(slot.get_or_insert_default()).insert(*number, &m),
+            InTable::Replace(old) => {
+                let table = Arc::make_mut(slot.get_or_insert_default());
+                table.remove(*number, &old.matching.full());
+                table.insert(*number, &m);
+            }
             InTable::Remove => {
                 let Some(table) = slot else { return };
                 Arc::make_mut(table).remove(*number, &m);

@@ -1,0 +1,278 @@
+//! Flows that packets make, and when they go with the flow that made them.
+//!
+//! A worker tells of a packet that met a `learn` (`pipeline::events`); what it asks for is added
+//! here as by a strict modify that adds what is not there (ovs-actions(7)). The rule gets exactly
+//! the actions that the worker would compare with, so that it knows the flow again.
+//!
+//! `limit`: flows of the learn's table and cookie are counted when one is to be added. A learner
+//! that found no room says so to its packets (`result_dst`) until one of those flows goes.
+//!
+//! `delete_learned`: the flows of a table and cookie go with the last flow that has such a learn
+//! for this table and cookie.
+
+use super::draft::Draft;
+use super::{Flows, Outcome, RemovedReason, Site, StoreError};
+use crate::flow::{self, Flow, FlowAction, Match, SubField};
+use sluice_dataplane::action::learn::{Learn, LearnTarget, learned, nth};
+use sluice_dataplane::action::{Action, PORT_LOCAL};
+use sluice_dataplane::packet::field::{Field, ones};
+use sluice_dataplane::packet::key::FlowKey;
+use sluice_dataplane::pipeline::Rule;
+
+/// What a packet asks for.
+#[derive(Clone, Debug)]
+pub struct Wish<'a> {
+    /// The rule that the packet met, and which of its learns.
+    pub rule: &'a Rule,
+    pub nth: u16,
+    pub key: &'a FlowKey,
+}
+
+/// Calls `f` for each learn of a list, those in other actions included.
+pub(super) fn each_learn(list: &[FlowAction], f: &mut dyn FnMut(&flow::Learn)) {
+    for a in list {
+        match a {
+            FlowAction::Learn(l) => f(l),
+            FlowAction::Clone(inner) | FlowAction::WriteActions(inner) => each_learn(inner, f),
+            _ => {}
+        }
+    }
+}
+
+impl Flows {
+    /// Adds, or makes young again, the flow that a packet asks for.
+    pub fn learn(&mut self, wish: &Wish<'_>, site: Site<'_>) -> Result<Outcome, StoreError> {
+        let Some(learn) = nth(&wish.rule.actions, wish.nth) else { return Ok(Outcome::default()) };
+        let made = learned(learn, wish.key);
+        let flow = Flow {
+            table: made.table,
+            priority: made.priority,
+            cookie: made.cookie,
+            idle_timeout_s: made.idle_timeout_s,
+            hard_timeout_s: made.hard_timeout_s,
+            flags: flow::FlowFlags { send_flow_rem: made.send_flow_rem, ..Default::default() },
+            match_: Match { key: made.matching.value, mask: made.matching.mask },
+            actions: written(learn, wish.key, &made.actions),
+            ..Flow::default()
+        };
+        let now_ns = site.now_ns;
+        if let Some(have) = self.find(&flow) {
+            have.rule.stats.learn_again(now_ns);
+            if have.flow.actions == flow.actions && have.flow.cookie == flow.cookie {
+                return Ok(Outcome::default());
+            }
+            let number = have.number;
+            return Draft::run(self, site, |draft| {
+                draft.rewrite_as(number, flow, Some(made.actions.into()));
+                Ok(())
+            });
+        }
+        if learn.limit > 0 {
+            let same = |f: &Flow| f.table == flow.table && f.cookie == flow.cookie;
+            let there = self.by_number.values().filter(|s| same(&s.flow)).count();
+            if there >= learn.limit as usize {
+                wish.rule.stats.set_learn_full(true);
+                return Ok(Outcome::default());
+            }
+        }
+        Draft::run(self, site, |draft| draft.add_as(flow, Some(made.actions.into())))
+    }
+}
+
+/// The actions of a learned flow as text has them.
+fn written(learn: &Learn, key: &FlowKey, made: &[Action]) -> Vec<FlowAction> {
+    let (idle_s, hard_s) = (learn.fin_idle_timeout_s, learn.fin_hard_timeout_s);
+    let fin = (idle_s, hard_s) != (0, 0);
+    let mut list: Vec<FlowAction> =
+        fin.then_some(FlowAction::FinTimeout { idle_s, hard_s }).into_iter().collect();
+    let mut values = made.iter().skip(usize::from(fin));
+    for spec in &learn.specs {
+        match spec.target {
+            LearnTarget::Match(_) => {}
+            LearnTarget::Load(f) => {
+                let Some(Action::Set(set)) = values.next() else { continue };
+                loads(f.field, f.lo, f.bits, set.value & ones(f.bits), &mut list);
+            }
+            LearnTarget::Output => {
+                let said = spec_port(spec, key);
+                // A port that may not stand in a flow made no action.
+                if said.is_some() {
+                    values.next();
+                }
+                list.extend(said);
+            }
+        }
+    }
+    list
+}
+
+fn spec_port(
+    spec: &sluice_dataplane::action::learn::LearnSpec,
+    key: &FlowKey,
+) -> Option<FlowAction> {
+    let one = Learn { specs: [*spec].into(), ..blank() };
+    one.actions(key).next().and_then(|a| match a {
+        Action::Output(PORT_LOCAL) => Some(FlowAction::Local),
+        Action::Output(n) => Some(FlowAction::Output(n)),
+        Action::InPort => Some(FlowAction::InPort),
+        Action::Flood => Some(FlowAction::Flood),
+        Action::All => Some(FlowAction::All),
+        _ => None,
+    })
+}
+
+fn blank() -> Learn {
+    Learn {
+        table: 0,
+        priority: 0,
+        cookie: 0,
+        idle_timeout_s: 0,
+        hard_timeout_s: 0,
+        fin_idle_timeout_s: 0,
+        fin_hard_timeout_s: 0,
+        send_flow_rem: false,
+        delete_learned: false,
+        limit: 0,
+        result: None,
+        specs: Box::default(),
+    }
+}
+
+/// A `load` holds 64 bits at most: a wider one becomes several, the lowest first.
+fn loads(field: Field, lo: u8, bits: u8, value: u128, list: &mut Vec<FlowAction>) {
+    let mut at = 0;
+    while at < bits {
+        let n = (bits - at).min(64);
+        let dst = SubField { field, lo: lo + at, bits: n };
+        list.push(FlowAction::Load { value: (value >> at & ones(n)) as u64, dst });
+        at += n;
+    }
+}
+
+impl Draft<'_> {
+    /// A flow went or changed: so do flows that were learned by its like, if it was the last.
+    pub(super) fn forget_learned(&mut self, gone: &Flow) {
+        let mut pairs = Vec::new();
+        each_learn(&gone.actions, &mut |l| {
+            if l.delete_learned {
+                pairs.push((l.table, l.cookie));
+            }
+        });
+        for pair in pairs {
+            if self.flows.learners.contains_key(&pair) {
+                continue;
+            }
+            let orphans = self.flows.by_number.values();
+            let orphans: Vec<u32> = orphans
+                .filter(|s| (s.flow.table, s.flow.cookie) == pair)
+                .map(|s| s.number)
+                .collect();
+            orphans.into_iter().for_each(|n| self.take(n, RemovedReason::Delete));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Command, NoNames, parse_flow_mod};
+    use sluice_dataplane::pipeline::RuleIds;
+
+    struct Bridge {
+        flows: Flows,
+        ids: RuleIds,
+    }
+
+    impl Bridge {
+        fn new(flows: &[&str]) -> Self {
+            let mut b = Self { flows: Flows::default(), ids: RuleIds::default() };
+            flows.iter().for_each(|t| b.run(Command::Add, t));
+            b
+        }
+
+        fn site(&mut self, now_ns: u64) -> (&mut Flows, Site<'_>) {
+            let site = Site { bridge: 0, names: &NoNames, ids: &mut self.ids, version: 1, now_ns };
+            (&mut self.flows, site)
+        }
+
+        fn run(&mut self, command: Command, text: &str) {
+            let m = parse_flow_mod(text, Some(command), &NoNames).unwrap();
+            let (flows, site) = self.site(5);
+            flows.apply(&[m], site).unwrap();
+        }
+
+        /// A packet from this MAC meets the first flow of table 0 that learns.
+        fn packet(&mut self, mac: u64, now_ns: u64) {
+            let learner = self.flows.sorted().into_iter().find(|s| s.rule.text.contains("learn("));
+            let rule = learner.unwrap().rule.clone();
+            let key = FlowKey { eth_src: mac, in_port: 3, ..FlowKey::ZERO };
+            let (flows, site) = self.site(now_ns);
+            flows.learn(&Wish { rule: &rule, nth: 0, key: &key }, site).unwrap();
+        }
+
+        fn texts(&self) -> Vec<String> {
+            self.flows.sorted().iter().map(|s| s.rule.text.to_string()).collect()
+        }
+    }
+
+    const LEARN: &str = "actions=learn(table=10,cookie=0x7,hard_timeout=10,NXM_OF_ETH_DST[]=\
+                         NXM_OF_ETH_SRC[],load:NXM_OF_IN_PORT[]->NXM_NX_REG0[0..15],\
+                         output:NXM_OF_IN_PORT[]";
+
+    #[test]
+    fn a_learned_flow_is_there_once_with_its_actions_and_is_known_again() {
+        let mut b = Bridge::new(&[&format!("{LEARN})")]);
+        b.packet(0x0a, 10);
+        b.packet(0x0a, 20);
+        b.packet(0x0b, 30);
+        let texts = b.texts();
+        assert_eq!(texts.len(), 3);
+        assert!(texts[1].contains("dl_dst=00:00:00:00:00:0a"), "{texts:?}");
+        assert!(texts[1].contains("load:0x3->NXM_NX_REG0[0..15],output:3"), "{texts:?}");
+        let learner = &b.flows.sorted()[0].rule.clone();
+        let made = &b.flows.sorted()[1].rule.clone();
+        let key = FlowKey { eth_src: 0x0a, in_port: 3, ..FlowKey::ZERO };
+        let learn = nth(&learner.actions, 0).unwrap();
+        let known = sluice_dataplane::action::learn::is_learned;
+        assert!(known(learn, &key, made.cookie, &made.actions));
+    }
+
+    #[test]
+    fn learning_again_keeps_a_flow_from_its_hard_timeout() {
+        let mut b = Bridge::new(&[&format!("{LEARN})")]);
+        let s = 1_000_000_000;
+        b.packet(0x0a, s);
+        b.packet(0x0a, 8 * s);
+        let expire = |b: &mut Bridge, at| {
+            let (flows, site) = b.site(at);
+            flows.expire(site).changed.deleted
+        };
+        assert_eq!((expire(&mut b, 12 * s), expire(&mut b, 18 * s)), (0, 1));
+    }
+
+    #[test]
+    fn a_limit_keeps_flows_out_until_one_goes() {
+        let mut b = Bridge::new(&[&format!("{LEARN},limit=2)")]);
+        (1..=3).for_each(|mac| b.packet(mac, 10));
+        assert_eq!(b.flows.len(), 3);
+        let learner = b.flows.sorted()[0].rule.clone();
+        assert!(learner.stats.is_learn_full());
+        b.run(Command::Delete, "table=10,dl_dst=00:00:00:00:00:01");
+        assert!(!learner.stats.is_learn_full());
+        b.packet(3, 20);
+        assert_eq!(b.flows.len(), 3);
+    }
+
+    #[test]
+    fn learned_flows_go_with_the_last_flow_that_could_learn_them() {
+        let learner = format!("{LEARN},delete_learned)");
+        let mut b =
+            Bridge::new(&[&learner, &format!("ip,{learner}"), "table=10,cookie=9,actions=1"]);
+        b.packet(0x0a, 10);
+        assert_eq!(b.flows.len(), 4);
+        b.run(Command::Delete, "table=0,ip");
+        assert_eq!(b.flows.len(), 3);
+        b.run(Command::Modify, "table=0,actions=drop");
+        assert_eq!(b.texts().len(), 2, "{:?}", b.texts());
+    }
+}

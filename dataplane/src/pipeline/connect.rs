@@ -51,7 +51,7 @@ impl Walk<'_, '_> {
         let (kept, scope) = (self.keep()?, self.open_scope());
         show(&mut self.key, result, zone);
         let end = self.fork(table);
-        let end = self.conclude(end);
+        let end = self.conclude_fork(end);
         self.restore(&kept);
         if let Err(Stop::Error(reason)) = end {
             self.void_scope(&scope);

@@ -113,7 +113,7 @@ impl Walk<'_, '_> {
         self.bridge_ix = far.bridge;
         self.seen.bridge(&bridge.name);
         let end = self.fork(0);
-        let end = self.conclude(end);
+        let end = self.conclude_fork(end);
         (self.bridge, self.bridge_ix, self.table) = saved;
         self.restore(&kept);
         if let Err(Stop::Error(reason)) = end {

@@ -129,6 +129,14 @@ impl<'w> Walk<'_, 'w> {
         end
     }
 
+    /// The same for a fork or a cable, on the level of its tables: its action set may fork again.
+    pub(super) fn conclude_fork(&mut self, end: Flow) -> Flow {
+        self.depth += 1;
+        let end = self.conclude(end);
+        self.depth -= 1;
+        end
+    }
+
     /// Runs lists in the order of an action set.
     pub(super) fn ordered(&mut self, lists: &[&'w [Action]]) -> Flow {
         let all = || lists.iter().flat_map(|list| list.iter());

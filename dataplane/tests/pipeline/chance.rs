@@ -1,5 +1,6 @@
 //! Programs and packets by chance, over so few values that they meet.
 
+use crate::chance_verbs::{furnish, verb};
 use crate::kit::*;
 use crate::packets::*;
 use sluice_dataplane::action::{Action, PORT_NONE};
@@ -137,9 +138,9 @@ fn ct_by_chance(c: &mut Chance, tables: u8) -> Action {
     s.go()
 }
 
-fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
+pub fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
     let table = c.below(tables.into()) as u8;
-    match c.below(36) {
+    match c.below(50) {
         0..=5 => out(c.of(&[1, 2, 3, 4, 5, 9, 77])),
         6 => Action::InPort,
         7 => c.of(&[Action::Flood, Action::All]),
@@ -182,6 +183,7 @@ fn action(c: &mut Chance, tables: u8, deep: bool) -> Action {
             Action::DeleteField(Field::TunMetadata7),
             Action::DeleteField(Field::TunMetadata9),
         ]),
+        36.. => verb(c, tables, deep),
         27 if deep => Action::Clone((0..2).map(|_| action(c, tables, false)).collect()),
         _ => ct_by_chance(c, tables),
     }
@@ -351,6 +353,7 @@ pub fn net(c: &mut Chance) -> Net {
         net.underlay.neighbours.clear();
     }
     net.vlan_limit = c.of(&[1, 1, 2]);
+    net = furnish(c, net, tables);
     for p in [1, 2] {
         net.port(p).up = !c.one_in(8);
         net.port(p).partial_checksums = c.one_in(3);

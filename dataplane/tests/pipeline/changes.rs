@@ -3,8 +3,10 @@
 use crate::chance::{Chance, a_flow, actions};
 use crate::kit::*;
 use crate::packets::to_host;
+use sluice_dataplane::action::learn::{learned, nth};
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::pipeline::RuleIds;
+use sluice_dataplane::pipeline::miss::Event;
 
 /// The rules of bridge 0 by number, as control knows them.
 pub struct Book {
@@ -56,6 +58,32 @@ impl Book {
             if let Edit::Remove { number } = e {
                 self.ids.give_back(*number, version);
             }
+        }
+    }
+
+    /// Adds what packets asked for since the last time.
+    pub fn learn(&mut self, s: &mut Switch) {
+        for event in s.take_events() {
+            let Event::Learn { bridge: 0, rule, nth: n, key } = event else { continue };
+            let f = learned(nth(&rule.actions, n).expect("the learn that asked"), &key);
+            let flow = Flow {
+                table: f.table,
+                priority: f.priority,
+                cookie: f.cookie,
+                value: f.matching.value,
+                mask: f.matching.mask,
+                actions: f.actions,
+            };
+            let have = self.there.iter().find(|(_, there)| there.is_the_place_of(&flow));
+            let edit = match have {
+                Some((number, _)) => Edit::Modify { number: *number, actions: flow.actions },
+                None => {
+                    let number = self.ids.take();
+                    self.there.push((number, flow.clone()));
+                    Edit::Add { number, flow: flow.into() }
+                }
+            };
+            s.change(&[edit]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The pipeline as a whole, through its public door: programs in, packets in, packets out.
 
 mod chance;
+mod chance_verbs;
 mod changes;
 mod drops;
 mod groups;

@@ -56,6 +56,9 @@ fn live(seed: u64) -> (u64, u64) {
         }
         recent.push(packet(&mut c));
         recent.extend(packets.into_iter().take(2).map(|p| (port, p)));
+        if c.one_in(2) {
+            book.learn(&mut s);
+        }
         let old = recent.len().saturating_sub(12);
         recent.drain(..old);
     }

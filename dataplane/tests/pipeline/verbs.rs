@@ -344,3 +344,14 @@ fn bundles_take_ports_that_are_up() {
         assert_eq!(with_down(&[other], weight), best, "a loser's fall moves nobody");
     }
 }
+
+#[test]
+fn action_sets_that_fork_into_their_own_table_end_at_the_bound_of_depth() {
+    let again = ct(1).table(0).go();
+    let mut s = switch([always([out(2), write([again])])]);
+    assert_eq!(s.ports(1, &udp()).len(), 65, "one for each level");
+    assert_eq!(s.dropped(Drop::ResubmitDepth), 1);
+    let there = [always([write([resubmit(0)]), out(2), out(1)])];
+    let net = Net::of([always([write([out(CABLE.into())])])]).flows(1, there);
+    assert_eq!(Switch::new(&net).ports(1, &udp()).len(), 1, "back to the in_port it is not sent");
+}

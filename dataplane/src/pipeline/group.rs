@@ -10,6 +10,7 @@
 //! ports stay as they are. Both change only with the program, and that makes cached walks stale.
 
 use super::choose::{hash_directed, hash_fields, hash_pair, hash_value};
+use super::keymask;
 use super::miss::{Flow, Stop, Walk};
 use crate::action::HashFields;
 use crate::action::group::{Bucket, Group, GroupKind, Selection};
@@ -36,7 +37,12 @@ impl<'w> Walk<'_, 'w> {
                 self.credit(self.bucket_item(group, WHOLE_GROUP));
                 return group.buckets.iter().try_for_each(|b| self.bucket(b));
             }
-            GroupKind::Select => self.select(group),
+            GroupKind::Select => {
+                if self.world.wide {
+                    keymask::of_selection(group, &mut self.rec.seen);
+                }
+                self.select(group)
+            }
             GroupKind::FastFailover => self.first_live(group),
         };
         self.seen.group(group, chosen.and_then(|at| group.buckets.get(at)));
@@ -58,6 +64,9 @@ impl<'w> Walk<'_, 'w> {
             return Err(Stop::Error(Drop::ResubmitCount));
         }
         self.resubmits += 1;
+        if self.world.wide {
+            keymask::add_actions(&bucket.actions, &mut self.rec.seen);
+        }
         let (key, queue, table) = (self.key, self.queue, self.table);
         let before = std::mem::replace(&mut self.in_bucket, true);
         self.depth += 1;

@@ -101,23 +101,16 @@ pub fn in_packet(mask: &Mask, tracks: bool) -> KeyMask {
     KeyMask::new(&packet)
 }
 
-/// What a rule's actions read and write. `None`: that depends on more than the list, as with a
-/// group, whose buckets are elsewhere.
-pub fn of_actions(list: &[Action]) -> Option<Mask> {
-    if list.iter().any(leads_away) {
-        return None;
-    }
+/// What a list of actions reads and writes. Groups add what they do when they are run.
+pub fn of_actions(list: &[Action]) -> Mask {
     let mut mask = FlowKey::ZERO;
-    list.iter().for_each(|a| of_action(a, &mut mask));
-    Some(mask)
+    add_actions(list, &mut mask);
+    mask
 }
 
-fn leads_away(a: &Action) -> bool {
-    match a {
-        Action::Group(_) => true,
-        Action::Clone(list) | Action::WriteActions(list) => list.iter().any(leads_away),
-        _ => false,
-    }
+/// The same, added to a mask.
+pub fn add_actions(list: &[Action], mask: &mut Mask) {
+    list.iter().for_each(|a| of_action(a, mask));
 }
 
 fn tracks(a: &Action) -> bool {
@@ -225,9 +218,12 @@ fn of_action(a: &Action, mask: &mut Mask) {
 
 /// What a group's buckets do, and what it chooses by.
 pub fn of_group(g: &Group, mask: &mut Mask) {
-    for a in g.buckets.iter().flat_map(|b| &b.actions) {
-        of_action(a, mask);
-    }
+    g.buckets.iter().for_each(|b| add_actions(&b.actions, mask));
+    of_selection(g, mask);
+}
+
+/// What a group chooses its bucket by.
+pub fn of_selection(g: &Group, mask: &mut Mask) {
     match (g.kind, &g.selection) {
         (GroupKind::Select, Selection::Default | Selection::DpHash { .. }) => of_hash(mask),
         (GroupKind::Select, Selection::Hash { fields, .. }) => {

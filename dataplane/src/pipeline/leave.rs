@@ -29,7 +29,11 @@ impl Walk<'_, '_> {
         match number {
             port::IN_PORT => self.output(self.key.in_port, true),
             port::TABLE => self.resubmit(None, 0),
-            port::NORMAL => self.normal(),
+            port::NORMAL => {
+                // No key mask says that this action looks at MAC addresses.
+                self.rec.cacheable = false;
+                self.normal()
+            }
             port::FLOOD => self.flood(true),
             port::ALL => self.flood(false),
             port::CONTROLLER => self.output_controller(),

@@ -88,11 +88,11 @@ pub struct Rule {
 const PAGE: usize = 64;
 
 /// A rule in its place, with the bits of a packet that its actions read or write: pairs of word
-/// number and bits. `None`: that cannot be said of the rule alone.
+/// number and bits. Groups are not counted.
 #[derive(Clone, Debug)]
 struct Entry {
     rule: Arc<Rule>,
-    sees: Option<Box<[(u8, u64)]>>,
+    sees: Box<[(u8, u64)]>,
 }
 
 type Page = [Option<Entry>; PAGE];
@@ -114,12 +114,12 @@ impl RuleBook {
         self.pages.get(number as usize / PAGE)?[number as usize % PAGE].as_ref()
     }
 
-    /// Adds the bits that a rule's actions depend on. False: nobody can say.
+    /// Adds the bits that a rule's actions depend on. False: there is no such rule.
     #[inline]
     pub fn add_sees(&self, number: u32, mask: &mut Mask) -> bool {
-        let Some(sees) = self.entry(number).and_then(|e| e.sees.as_ref()) else { return false };
+        let Some(entry) = self.entry(number) else { return false };
         let words = mask.words_mut();
-        for (at, bits) in sees {
+        for (at, bits) in &entry.sees {
             if let Some(w) = words.get_mut(usize::from(*at)) {
                 *w |= bits;
             }
@@ -135,11 +135,9 @@ impl RuleBook {
         }
         let entry = rule.map(|rule| {
             let sees = keymask::of_actions(&rule.actions);
-            let words = sees.map(|m| {
-                let all = m.words().iter().zip(0..).filter(|(w, _)| **w != 0);
-                all.map(|(w, at)| (at, *w)).collect()
-            });
-            Entry { rule, sees: words }
+            let words = sees.words().iter().zip(0..).filter(|(w, _)| **w != 0);
+            let sees = words.map(|(w, at)| (at, *w)).collect();
+            Entry { rule, sees }
         });
         Arc::make_mut(&mut self.pages[page])[number as usize % PAGE] = entry;
     }

@@ -66,6 +66,7 @@ fn value(c: &mut Chance, f: Field) -> u128 {
         IpFrag => c.below(4).into(),
         TcpFlags => c.of(&[2, 0x10, 0x12, 1]),
         IpTtl => c.of(&[64, 63, 1]),
+        Reg0 if c.one_in(8) => c.of(&[0xfff8, 0xfffa, 0xfffb, 0xfffd]),
         TunId => c.of(&[u128::from(VNI), 5]),
         CtState => c.of(&[0x21, 0x22, 0x2a, 0x30, 0x61, 0x62]),
         CtZone => c.below(3).into(),

@@ -28,13 +28,25 @@ pub trait Observer {
     fn dropped(&mut self, _reason: Drop) {}
     fn note(&mut self, _text: &str) {}
     /// A group is run: all its buckets, or (of kinds that choose) this one or none.
-    fn group(&mut self, _group: &Group, _chosen: Option<&Bucket>) {}
-    fn meter(&mut self, _id: u32) {}
+    fn group(&mut self, group: &Group, chosen: Option<&Bucket>) {
+        self.note(&told::group(group, chosen));
+    }
+    fn meter(&mut self, id: u32) {
+        self.note(&format!("meter {id}: taken to let it pass"));
+    }
     /// A flow is learned from this key; `known`: it is there already.
-    fn learn(&mut self, _learn: &Learn, _key: &FlowKey, _known: bool) {}
-    fn controller(&mut self, _punt: &Punt) {}
+    fn learn(&mut self, learn: &Learn, key: &FlowKey, known: bool) {
+        self.note(&told::learn(learn, key, known));
+    }
+    fn controller(&mut self, punt: &Punt) {
+        self.note(&told::controller(punt));
+    }
     /// The queue of the output that comes next, if one was set.
-    fn queue(&mut self, _queue: Option<u32>) {}
+    fn queue(&mut self, queue: Option<u32>) {
+        if let Some(n) = queue {
+            self.note(&format!("by queue {n}"));
+        }
+    }
     /// In a dry walk, what `ct` finds.
     fn ct(&mut self, _zone: u16, _ct: &Ct, packet: &CtPacket) -> CtResult {
         supposed(packet, ct_state::TRK | ct_state::NEW)
@@ -52,7 +64,46 @@ fn supposed(packet: &CtPacket, state: u8) -> CtResult {
 #[derive(Debug, Default)]
 pub struct Silent;
 
-impl Observer for Silent {}
+impl Observer for Silent {
+    fn group(&mut self, _: &Group, _: Option<&Bucket>) {}
+    fn meter(&mut self, _: u32) {}
+    fn learn(&mut self, _: &Learn, _: &FlowKey, _: bool) {}
+    fn controller(&mut self, _: &Punt) {}
+    fn queue(&mut self, _: Option<u32>) {}
+}
+
+/// What observers are told, in words.
+mod told {
+    use super::{Bucket, FlowKey, Group, GroupKind, Learn, Punt, learned};
+
+    pub fn group(group: &Group, chosen: Option<&Bucket>) -> String {
+        let (id, n) = (group.id, group.buckets.len());
+        match (group.kind, chosen) {
+            (GroupKind::All | GroupKind::Indirect, _) => format!("group {id}: all of {n} buckets"),
+            (GroupKind::Select, Some(b)) => {
+                format!("group {id}: bucket {}, by hash and weight", b.id)
+            }
+            (GroupKind::FastFailover, Some(b)) => {
+                format!("group {id}: bucket {}, the first live one", b.id)
+            }
+            (_, None) => format!("group {id}: no live bucket"),
+        }
+    }
+
+    pub fn learn(learn: &Learn, key: &FlowKey, known: bool) -> String {
+        let f = learned(learn, key);
+        let verb = if known { "is there" } else { "would be learned" };
+        let (value, mask, actions) = (f.matching.value, f.matching.mask, f.actions);
+        let (table, priority) = (f.table, f.priority);
+        format!("table={table}, priority={priority}, {value:?}/{mask:?} {actions:?} {verb}")
+    }
+
+    pub fn controller(punt: &Punt) -> String {
+        let (id, reason) = (punt.controller_id, punt.reason);
+        let paused = if punt.pause { ", and stops until resumed" } else { "" };
+        format!("to controller {id} ({reason:?}){paused}")
+    }
+}
 
 /// Writes the walk down, a line per event.
 #[derive(Debug, Default)]
@@ -114,48 +165,6 @@ impl Observer for Story {
 
     fn note(&mut self, text: &str) {
         self.line(format_args!("    -- {text}"));
-    }
-
-    fn group(&mut self, group: &Group, chosen: Option<&Bucket>) {
-        let id = group.id;
-        match (group.kind, chosen) {
-            (GroupKind::All | GroupKind::Indirect, _) => {
-                let n = group.buckets.len();
-                self.line(format_args!("    -- group {id}: all of {n} buckets"));
-            }
-            (GroupKind::Select, Some(b)) => {
-                self.line(format_args!("    -- group {id}: bucket {} by hash and weight", b.id));
-            }
-            (GroupKind::FastFailover, Some(b)) => {
-                self.line(format_args!("    -- group {id}: bucket {}, the first live one", b.id));
-            }
-            (_, None) => self.line(format_args!("    -- group {id}: no live bucket")),
-        }
-    }
-
-    fn meter(&mut self, id: u32) {
-        self.line(format_args!("    -- meter {id}: taken to let it pass"));
-    }
-
-    fn learn(&mut self, learn: &Learn, key: &FlowKey, known: bool) {
-        let flow = learned(learn, key);
-        let (value, mask) = (flow.matching.value, flow.matching.mask);
-        let verb = if known { "is there" } else { "would be learned" };
-        let (table, priority) = (flow.table, flow.priority);
-        self.line(format_args!("    -- learn: table={table}, priority={priority} {verb}"));
-        self.line(format_args!("       {value:?} of {mask:?}, {:?}", flow.actions));
-    }
-
-    fn controller(&mut self, punt: &Punt) {
-        let (id, reason) = (punt.controller_id, punt.reason);
-        let paused = if punt.pause { ", and stops until resumed" } else { "" };
-        self.line(format_args!("    >> to controller {id} ({reason:?}){paused}"));
-    }
-
-    fn queue(&mut self, queue: Option<u32>) {
-        if let Some(n) = queue {
-            self.line(format_args!("    -- by queue {n}"));
-        }
     }
 
     fn ct(&mut self, zone: u16, ct: &Ct, packet: &CtPacket) -> CtResult {

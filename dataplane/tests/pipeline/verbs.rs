@@ -367,3 +367,53 @@ fn action_sets_that_fork_into_their_own_table_end_at_the_bound_of_depth() {
     let net = Net::of([always([write([out(CABLE.into())])])]).flows(1, there);
     assert_eq!(Switch::new(&net).ports(1, &udp()), [FAR_2, FAR_2], "what it writes comes too late");
 }
+
+#[test]
+fn a_trace_tells_what_the_verbs_did_and_changes_nothing() {
+    use sluice_dataplane::action::group::GroupKind;
+    use sluice_dataplane::action::{Controller, PacketInReason};
+    use sluice_dataplane::packet::key::PortIx;
+    use sluice_dataplane::pipeline::trace::Story;
+    let controller = Controller {
+        reason: PacketInReason::Action,
+        max_len: 9,
+        controller_id: 3,
+        userdata: [].into(),
+        pause: true,
+        meter: None,
+    };
+    let acts = [
+        Action::Group(1),
+        Action::Group(2),
+        Action::Group(3),
+        Action::Meter(4),
+        Action::Learn(Box::new(crate::learn::mac())),
+        Action::Enqueue { port: 2, queue: 6 },
+        pop(Field::Reg0),
+        write([out(3)]),
+        Action::Controller(Box::new(controller)),
+    ];
+    let net = Net::of([always(acts)])
+        .group(group(1, GroupKind::All, [bucket(1, [out(3)])]))
+        .group(group(2, GroupKind::Select, [bucket(8, [out(3)])]))
+        .group(group(3, GroupKind::FastFailover, []));
+    let mut s = Switch::new(&net);
+    let (mut story, now) = (Story::default(), s.now);
+    s.plain.lane.explain(&udp(), PortIx(1), now, &mut story).unwrap();
+    for said in [
+        "group 1: all of 1 buckets",
+        "group 2: bucket 8, by hash and weight",
+        "group 3: no live bucket",
+        "meter 4",
+        "table=1, priority=10, {\"eth_dst\": 0x2000000000a}",
+        "would be learned",
+        "by queue 6",
+        "pop from an empty stack",
+        "to controller 3 (Action), and stops until resumed",
+    ] {
+        assert!(story.text.contains(said), "{said} in\n{}", story.text);
+    }
+    let seen = s.see();
+    assert!(seen.events.is_empty() && seen.packet_ins.is_empty());
+    assert_eq!((seen.rules[0], seen.groups[0][0]), ((0, 0), (0, 0)));
+}

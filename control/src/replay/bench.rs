@@ -9,11 +9,13 @@
 //! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
 //! empty caches and connections and tells how the rate comes up.
 
+use super::churn::{Churn, ChurnOptions, Inbox, churn};
 use super::engine::{Caches, Engine};
 use super::load::{Load, Order};
 use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, tiers};
 use super::{Packet, ReplayError};
 use crate::config::Config;
+use crate::model::Model;
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::limits::BATCH_MAX;
 use sluice_dataplane::packet::frame::Frame;
@@ -36,18 +38,20 @@ pub struct BenchOptions {
     pub order: Order,
     /// Begin with nothing cached and tell how the rate comes up; for one worker.
     pub cold: bool,
+    /// Change rules meanwhile; for one worker.
+    pub churn: Option<ChurnOptions>,
 }
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { seconds: 5.0, workers: 1, cpu: None, order: Order::File, cold: false }
+        Self { seconds: 5.0, workers: 1, cpu: None, order: Order::File, cold: false, churn: None }
     }
 }
 
-/// Batches between two looks at the clock.
+/// Batches between two looks at the clock, and at the mailbox.
 const BATCHES_PER_LOOK: usize = 256;
-/// The same for a cold bench, where a batch of misses takes long.
-const BATCHES_PER_LOOK_COLD: usize = 8;
+/// The same for a cold bench, where a batch of misses takes long, and for one with changes.
+const BATCHES_PER_LOOK_SHORT: usize = 8;
 /// Part of the time that is spent on the floor.
 const FLOOR_SHARE: f64 = 0.1;
 
@@ -81,6 +85,7 @@ pub(super) fn run(
     config: &Config,
     first: Engine,
     packets: &[Packet],
+    model: &mut Model,
 ) -> Result<BenchReport, ReplayError> {
     let allowed = wait::cpus_allowed();
     let cpus: Vec<usize> = options.cpu.map_or(Vec::new(), |c| (c..c + options.workers).collect());
@@ -89,16 +94,22 @@ pub(super) fn run(
     }
     let (microflows, megaflows) = (first.lane.microflows(), first.lane.megaflows());
     let engines = engines(options, config, first, packets)?;
-    let laps: Vec<Lap> = std::thread::scope(|scope| {
+    let (control, mut inbox) = match &options.churn {
+        Some(wish) => churn(wish, model).map(|(control, inbox)| (Some(control), Some(inbox)))?,
+        None => (None, None),
+    };
+    let (laps, churned) = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
             .into_iter()
             .enumerate()
             .map(|(i, (engine, load))| {
-                let cpu = cpus.get(i).copied();
-                scope.spawn(move || lap(engine, &load, cpu, options))
+                let (cpu, mail) = (cpus.get(i).copied(), inbox.take());
+                scope.spawn(move || lap(engine, &load, cpu, options, mail))
             })
             .collect();
-        threads.into_iter().filter_map(|t| t.join().ok()).collect()
+        let churned: Option<Result<Churn, ReplayError>> = control.map(|c| c.drive(model));
+        let laps: Vec<Lap> = threads.into_iter().filter_map(|t| t.join().ok()).collect();
+        (laps, churned)
     });
     let settings = Settings {
         batch: BATCH_MAX,
@@ -110,7 +121,8 @@ pub(super) fn run(
         distinct_packets: packets.len(),
         debug_build: cfg!(debug_assertions),
     };
-    Ok(sum(&laps, settings))
+    let churn = churned.transpose()?;
+    Ok(BenchReport { churn, ..sum(&laps, settings) })
 }
 
 /// An engine and its packets for each worker. The first has played everything already; the others
@@ -151,16 +163,27 @@ fn caches_of(lane: &Lane) -> Caches {
     Caches { microflows: Some(lane.microflows()), megaflows: Some(lane.megaflows()) }
 }
 
-fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, options: &BenchOptions) -> Lap {
+fn lap(
+    mut e: Engine,
+    load: &Load,
+    cpu: Option<usize>,
+    options: &BenchOptions,
+    mail: Option<Inbox>,
+) -> Lap {
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
     }
     let base = e.now();
     let mut cold = options.cold.then(|| Cold::new(options.seconds));
-    let look = if options.cold { BATCHES_PER_LOOK_COLD } else { BATCHES_PER_LOOK };
+    let is_short = options.cold || mail.is_some();
+    let look = if is_short { BATCHES_PER_LOOK_SHORT } else { BATCHES_PER_LOOK };
+    let take = |lane: &mut Lane, now: Now| mail.iter().for_each(|m| m.take(lane, now));
     // Caches of the processor, and entries whose first packets could not be kept.
     for _ in 0..if options.cold { 0 } else { 3 } {
-        pass(&mut e, load, base, look, &mut |_| true);
+        pass(&mut e, load, base, look, &mut |lane, _| {
+            take(lane, base);
+            true
+        });
     }
     e.lane.settle(base);
     let (tiers_before, drops_before) = (tiers(&e), drops(&e));
@@ -171,7 +194,8 @@ fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, options: &BenchOptions) -
     let mut elapsed = Duration::ZERO;
     while elapsed < limit && !load.is_empty() {
         let now = Now::from_ns(base.ns + elapsed.as_nanos() as u64);
-        packets += pass(&mut e, load, now, look, &mut |done| {
+        packets += pass(&mut e, load, now, look, &mut |lane, done| {
+            take(lane, now);
             let elapsed = start.elapsed();
             cold.iter_mut().for_each(|c| c.note(elapsed, packets + done));
             elapsed < limit
@@ -189,18 +213,20 @@ fn lap(mut e: Engine, load: &Load, cpu: Option<usize>, options: &BenchOptions) -
     drops.retain(|_, v| *v > 0);
     let tiers =
         Tiers { tier1: after.tier1 - tiers_before.tier1, tier3: after.tier3 - tiers_before.tier3 };
+    // Control ends with it.
+    drop(mail);
     let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
     Lap { packets, elapsed, cycles, allocations, tiers, drops, floor, cold }
 }
 
-/// All packets once, or until `go_on`, asked every `look` batches with the number so far, says no.
-/// Says how many went.
+/// All packets once, or until `go_on`, asked every `look` batches with the lane and the number so
+/// far, says no. Says how many went.
 fn pass(
     e: &mut Engine,
     load: &Load,
     now: Now,
     look: usize,
-    go_on: &mut dyn FnMut(u64) -> bool,
+    go_on: &mut dyn FnMut(&mut Lane, u64) -> bool,
 ) -> u64 {
     let mut done = 0;
     for (i, (port, range)) in load.bursts.iter().enumerate() {
@@ -215,7 +241,7 @@ fn pass(
         e.lane.run(&mut e.burst, *port, now, &mut e.pool, &mut Discard);
         if i % look == look - 1 {
             e.lane.drain_events().for_each(drop);
-            if !go_on(done) {
+            if !go_on(&mut e.lane, done) {
                 break;
             }
         }
@@ -271,6 +297,7 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
         drops,
         allocations: laps.iter().map(|l| l.allocations).max().unwrap_or(0),
         floor: laps.first().map(|l| l.floor).unwrap_or_default(),
+        churn: None,
         cold: laps.iter().find_map(|l| l.cold.clone()),
         settings,
     }

@@ -1,6 +1,6 @@
 //! The words of `sluice replay`.
 
-use super::{BenchOptions, Caches, Options, Order};
+use super::{BenchOptions, Caches, ChurnOptions, Options, Order};
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
 
@@ -48,6 +48,13 @@ pub struct Args {
     /// Begin with empty caches and tell how the rate comes up
     #[arg(long, requires = "bench", conflicts_with = "workers")]
     cold: bool,
+    /// Add and delete this file's flows meanwhile, again and again
+    #[arg(long, value_name = "FILE", requires = "bench", conflicts_with_all = ["workers", "cold"])]
+    churn: Option<PathBuf>,
+    /// Changes a second
+    #[arg(long, default_value_t = 10_000, requires = "churn",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    churn_rate: u32,
 }
 
 fn input(text: &str) -> Result<(String, PathBuf), String> {
@@ -74,6 +81,7 @@ impl Args {
             cpu: self.cpu,
             order: self.order,
             cold: self.cold,
+            churn: self.churn.clone().map(|flows| ChurnOptions { flows, rate: self.churn_rate }),
         });
         Options {
             flows: self.flows.clone(),

@@ -11,12 +11,14 @@
 //! names, numbered 1, 2, ... in their order.
 
 mod bench;
+mod churn;
 pub mod cli;
 mod engine;
 mod load;
 mod report;
 
 pub use bench::{ALLOCATIONS, BenchOptions};
+pub use churn::{Churn, ChurnOptions};
 pub use engine::{Caches, Engine, Sent, lane_config};
 pub use load::Order;
 pub use report::{BenchReport, Cold, Cost, FlowReport, Report};
@@ -100,7 +102,7 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     engine.finish();
     let mut report = report::report(&model, &engine, &packets, sink.finish()?);
     if let Some(bench) = &options.bench {
-        report.bench = Some(bench::run(bench, &config, engine, &packets)?);
+        report.bench = Some(bench::run(bench, &config, engine, &packets, &mut model)?);
     }
     Ok(report)
 }

@@ -1,5 +1,6 @@
 //! What a replay says at its end; the JSON form is this very structure.
 
+use super::churn::Churn;
 use super::engine::Engine;
 use super::load::Order;
 use super::{Out, Packet};
@@ -60,6 +61,8 @@ pub struct BenchReport {
     pub floor: Cost,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold: Option<Cold>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub churn: Option<Churn>,
     pub settings: Settings,
 }
 
@@ -203,6 +206,11 @@ impl fmt::Display for BenchReport {
         if let Some(cold) = &self.cold {
             let ms = cold.first_pass_ns as f64 / 1e6;
             writeln!(f, "         from cold: each packet once in {ms:.2} ms")?;
+        }
+        if let Some(c) = &self.churn {
+            let (rate, programs, ms) = (c.changes_per_second, c.programs, c.slowest_ms);
+            let carried = format!("in {programs} programs, the slowest {ms:.2} ms");
+            writeln!(f, "         {} rules changed, {rate:.0} a second, {carried}", c.changes)?;
         }
         for (reason, n) in &self.drops {
             writeln!(f, "         drop {n} {reason}")?;

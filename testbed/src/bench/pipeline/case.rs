@@ -258,6 +258,11 @@ fn changes() -> Vec<Case> {
             .measure(Measure::LoadRules)
             .goal(3.0)
             .quick(),
+        Case::new("P10", "10 k rule changes a second, of own undisturbed", exact(10_000))
+            .against(exact(10_000))
+            .measure(Measure::Churn)
+            .goal(0.9)
+            .quick(),
     ]
 }
 

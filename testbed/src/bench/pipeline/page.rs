@@ -75,7 +75,7 @@ fn head(page: &mut String, report: &Report) {
          one worker against one polling thread, in turn on the same core. Figures are gross: the \
          replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
          class=\"faint\">Linux {}, {} x {}, load {:.2} at the start; core {WORKER_CPU}; \
-         {} rounds of {} s</span></div>\n",
+         {} rounds of {} s{}</span></div>\n",
         escape(&report.summary()),
         escape(&m.kernel),
         m.cpus,
@@ -83,6 +83,11 @@ fn head(page: &mut String, report: &Report) {
         m.load_1min,
         report.options.rounds,
         report.options.seconds,
+        if report.is_disturbed() {
+            "; other work was running: do not trust the figures"
+        } else {
+            ""
+        },
     );
 }
 
@@ -140,7 +145,7 @@ fn chart(report: &Report, (chart, title, x_name): &(Chart, &str, &str)) -> Optio
     let mut points: Vec<(u64, &Row)> = report
         .rows
         .iter()
-        .filter(|r| r.case.rival == Rival::Peer)
+        .filter(|r| r.case.rival == Rival::Peer && r.outcome.failure.is_none())
         .filter_map(|r| r.case.charts.iter().find(|p| p.0 == *chart).map(|p| (p.1, r)))
         .collect();
     points.sort_by_key(|p| p.0);

@@ -15,6 +15,7 @@ use sluice_dataplane::sys::wait::tsc;
 use super::case::{Case, Load, Measure, Rival};
 use super::files::Files;
 use super::peer::{Build, Ovs, PmdStats, SETTINGS, Setting};
+use super::rules::Rules;
 use super::{Options, loading, ours, same};
 use crate::process::wait_until;
 use crate::{Error, Result};
@@ -32,14 +33,17 @@ const WARM_UP_FIRST: Duration = Duration::from_millis(1000);
 /// The least share of its packets that a side must have sent; what the two counts are apart in time
 /// makes the rest.
 const SENT_SHARE_MIN: f64 = 0.95;
-/// Fewer packets are no rate.
+/// Fewer packets are no rate, unless there have been no more for so long.
 const COUNTED_MIN: f64 = 1000.0;
-const WINDOWS_MAX: usize = 40;
+const COUNT_LIMIT: Duration = Duration::from_secs(15);
 /// How long a cold start may take; then it counts as that.
 const COLD_LIMIT: Duration = Duration::from_secs(40);
 const COLD_SAMPLE: Duration = Duration::from_millis(10);
 /// Without a miss for so long it is steady, and so long it is looked at to know the steady rate.
 const COLD_QUIET: Duration = Duration::from_millis(500);
+/// Rules that come and go, and how many a second.
+const CHURN_RULES: Rules = Rules::Absent(1000);
+const CHURN_RATE: u32 = 10_000;
 /// A rate is that of so long.
 const RATE_OVER_NS: u64 = 20_000_000;
 
@@ -105,7 +109,7 @@ impl<'a> Player<'a> {
             (Measure::Cold, _) => self.cold(case, &mut out),
             (Measure::SetUp, _) => self.set_up(case, &mut out),
             (Measure::LoadRules, _) => self.load_rules(case, &mut out),
-            (Measure::Churn, _) => Err(Error::Unexpected("not measured".to_owned())),
+            (Measure::Churn, _) => self.churn(case, &mut out),
         };
         out.failure = played.err().map(|e| e.to_string());
         out
@@ -299,6 +303,26 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
+    fn churn(&self, case: &Case, out: &mut Outcome) -> Result<()> {
+        let file = self.files.rules(CHURN_RULES)?;
+        let (file, rate) = (file.to_string_lossy(), CHURN_RATE.to_string());
+        let more = ["--churn", &file, "--churn-rate", &rate];
+        for _ in 0..self.options.rounds {
+            let calm = self.own_round(&case.load, out)?;
+            let bench = ours::bench(&self.files, &case.load, self.options.seconds, &more)?.bench;
+            let reached = bench.churn.map_or(0.0, |c| c.changes_per_second);
+            if reached < 0.9 * f64::from(CHURN_RATE) {
+                let text = format!("only {reached:.0} of {CHURN_RATE} changes a second were made");
+                return Err(Error::Unexpected(text));
+            }
+            out.own.push(bench.mpps);
+            out.own_cycles.push(bench.tsc_cycles_per_packet);
+            out.rival.push(calm.mpps);
+            out.rival_cycles.push(calm.tsc_cycles_per_packet);
+        }
+        Ok(())
+    }
+
     fn load_rules(&self, case: &Case, out: &mut Outcome) -> Result<()> {
         let build = self.builds.first().ok_or_else(no_steady)?;
         let rules = self.files.rules(case.load.rules)?;
@@ -345,14 +369,19 @@ fn settle(ovs: &mut Ovs) -> Result<bool> {
 /// that all miss can take longer than a window: then it gets more time.
 fn count(ovs: &mut Ovs, length: Duration) -> Result<PmdStats> {
     ovs.clear_stats()?;
-    for _ in 0..WINDOWS_MAX {
+    let start = Instant::now();
+    loop {
         sleep(length);
         let stats = ovs.stats()?;
-        if stats.packets >= COUNTED_MIN && stats.cycles() > 0.0 {
+        let is_slow = start.elapsed() > COUNT_LIMIT;
+        if stats.cycles() > 0.0 && (stats.packets >= COUNTED_MIN || is_slow) {
             return Ok(stats);
         }
+        if is_slow {
+            let text = format!("no round of the peer's ports ended: {stats:?}");
+            return Err(Error::Unexpected(text));
+        }
     }
-    Err(Error::Unexpected("the peer forwards next to nothing".to_owned()))
 }
 
 /// The same; an error if packets came that did not leave.

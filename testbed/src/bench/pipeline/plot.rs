@@ -24,6 +24,8 @@ pub struct Line {
 const WIDTH: f64 = 960.0;
 const LABELS: f64 = 340.0;
 const ROW: f64 = 26.0;
+/// Width of a figure's text.
+const VALUE: f64 = 44.0;
 
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -145,7 +147,10 @@ fn one_bar(svg: &mut Svg, axis: &LogAxis, bar: &Bar, top: f64) {
     if bar.goal.is_some() {
         svg.line("goal", (goal, top - 2.0), (goal, top + 20.0));
     }
-    let right = end.max(axis.at(max)).max(goal).max(zero) + 8.0;
+    // Behind the bar, and behind the mark if that is in the way.
+    let right = end.max(axis.at(max)).max(zero) + 8.0;
+    let is_in_the_way = (right - 8.0..right + VALUE).contains(&goal);
+    let right = if is_in_the_way { right.max(goal + 8.0) } else { right };
     svg.text("value", "start", (right, top + 13.0), &format!("{}x", short(median)));
 }
 
@@ -176,13 +181,21 @@ pub fn lines(title: &str, x_name: &str, list: &[Line]) -> String {
         svg.text("tick", "middle", (at, bottom + 16.0), &with_unit(x));
     }
     for line in list {
-        one_line(&mut svg, line, &x_axis, &y_axis);
+        // The highest at its place has its figure above, the others below: they do not meet.
+        let is_top = |x: f64, y: f64| !points().any(|p| p.0 == x && p.1.median > y);
+        one_line(&mut svg, line, &x_axis, &y_axis, &is_top);
     }
     svg.text("axis", "middle", (f64::midpoint(left, right), H - 10.0), x_name);
     svg.close()
 }
 
-fn one_line(svg: &mut Svg, line: &Line, x_axis: &LogAxis, y_axis: &LogAxis) {
+fn one_line(
+    svg: &mut Svg,
+    line: &Line,
+    x_axis: &LogAxis,
+    y_axis: &LogAxis,
+    is_top: &dyn Fn(f64, f64) -> bool,
+) {
     let (class, name) = (line.class, line.name);
     let at = |(x, spread): &(f64, Spread)| (x_axis.at(*x), y_axis.at(spread.median));
     let path: Vec<String> =
@@ -195,7 +208,8 @@ fn one_line(svg: &mut Svg, line: &Line, x_axis: &LogAxis, y_axis: &LogAxis) {
         let value = short(spread.median);
         let circle = format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\">");
         svg.0 += &format!("{circle}<title>{name}: {value}</title></circle>\n");
-        svg.text(&format!("point {class}"), "middle", (x, y - 9.0), &value);
+        let below = if is_top(point.0, spread.median) { -9.0 } else { 18.0 };
+        svg.text(&format!("point {class}"), "middle", (x, y + below), &value);
     }
 }
 

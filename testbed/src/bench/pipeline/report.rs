@@ -122,6 +122,11 @@ impl Report {
         self.seconds = took.as_secs_f64();
     }
 
+    /// Whether the machine had other work when it began.
+    pub fn is_disturbed(&self) -> bool {
+        self.machine.load_1min > 1.0
+    }
+
     pub fn has_failures(&self) -> bool {
         self.rows.iter().any(|r| r.outcome.failure.is_some())
     }
@@ -129,10 +134,15 @@ impl Report {
     pub fn head(&self) -> String {
         let Machine { kernel, cpu, cpus, load_1min } = &self.machine;
         let Options { rounds, seconds, .. } = &self.options;
+        let warning = if self.is_disturbed() {
+            "\nother work is running on this machine: the figures will be disturbed"
+        } else {
+            ""
+        };
         format!(
             "Linux {kernel}, {cpus} x {cpu}, load {load_1min:.2}; worker and polling thread on \
-             core {WORKER_CPU}; {rounds} rounds of {seconds} s in turn\n{:<56} {:>13} | {:>13} \
-             {:<9} {}",
+             core {WORKER_CPU}; {rounds} rounds of {seconds} s in turn{warning}\n\
+             {:<56} {:>13} | {:>13} {:<9} {}",
             "case", "ours  cycles", "rival cycles", "unit", "ratio, median (min-max)"
         )
     }

@@ -102,6 +102,11 @@ fn exact(f: &Flow) -> String {
     format!("udp,nw_src={src},nw_dst={dst},tp_src={},tp_dst={}", f.src_port, f.dst_port)
 }
 
+/// Flow `i`'s rule in the fourth of five tables.
+fn exact_rule(i: u64) -> String {
+    format!("table=3,priority=10,{},actions=goto_table:4", exact(&flow(i)))
+}
+
 /// Keeps the first `len` bits.
 fn prefix(address: u32, len: u32) -> String {
     let kept = u64::from(address) >> (32 - len) << (32 - len);
@@ -147,6 +152,8 @@ pub enum Rules {
     /// So many tables, the last with an exact rule for each of so many flows; TTL and both MAC
     /// addresses rewritten
     Chain(u8, u64),
+    /// So many exact rules for the fourth of five tables; none is for a flow that comes
+    Absent(u64),
 }
 
 impl Rules {
@@ -158,17 +165,14 @@ impl Rules {
             Self::Routes => "routes".to_owned(),
             Self::Wildcard => "wildcard".to_owned(),
             Self::Chain(tables, n) => format!("chain-{tables}-{n}"),
+            Self::Absent(n) => format!("absent-{n}"),
         }
     }
 
     pub fn lines(self) -> Vec<String> {
         match self {
             Self::Forward => vec!["in_port=1,actions=output:2".to_owned()],
-            Self::Exact(n) => {
-                let rule =
-                    |i| format!("table=3,priority=10,{},actions=goto_table:4", exact(&flow(i)));
-                five_tables(Vec::new(), (0..n).map(rule).collect())
-            }
+            Self::Exact(n) => five_tables(Vec::new(), (0..n).map(exact_rule).collect()),
             Self::Acl(masks) => {
                 let all = vec!["table=3,priority=10,ip,actions=goto_table:4".to_owned()];
                 five_tables(acl(masks), all)
@@ -179,6 +183,7 @@ impl Rules {
                 "priority=10,udp,nw_dst=198.18.0.0/15,actions=output:2".to_owned(),
             ],
             Self::Chain(tables, n) => chain(tables, n),
+            Self::Absent(n) => (ABSENT..ABSENT + n).map(exact_rule).collect(),
         }
     }
 }
@@ -285,6 +290,7 @@ mod tests {
             Rules::Wildcard,
             Rules::Chain(1, 10),
             Rules::Chain(40, 10),
+            Rules::Absent(10),
         ];
         for rules in all {
             let names =

@@ -201,6 +201,8 @@ fn lap(
             elapsed < limit
         });
         e.lane.housekeep(now, 64);
+        // A pass may be shorter than the way to the next look.
+        take(&mut e.lane, now);
         elapsed = start.elapsed();
         cold.iter_mut().for_each(|c| c.end_of_pass(elapsed));
     }

@@ -442,6 +442,8 @@ fn a_conjunction_takes_all_its_clauses_and_a_rule_for_its_number() {
     t.insert(3, &found);
     t.insert(4, &other);
     assert_eq!(t.lookup(&key), Some(3));
+    let bits = seen(&t, &key);
+    assert_eq!((bits.in_port, bits.pkt_mark), (u32::MAX, u32::MAX), "both clauses count");
     assert_eq!(t.lookup(&FlowKey { pkt_mark: 6, ..key }), Some(0));
     let high = RuleMatch { priority: 20, ..RuleMatch::new(on_port(1).0, on_port(1).1, 20) };
     let above = RuleMatch {

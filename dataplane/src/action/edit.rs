@@ -26,15 +26,30 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
-type Done = Result<(), Drop>;
+/// What became of an edit.
+pub type Done = Result<(), Drop>;
 
 fn chunk<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Drop> {
     bytes.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()).ok_or(Drop::EditFailed)
 }
 
+/// Runs a header edit of the most frequent kinds: those that neither move headers nor need to
+/// know which transport IPv6 carries. `None`: it is none of these.
+#[inline(always)]
+pub fn apply_common(step: &Step, frame: &mut Frame, layers: &Layers) -> Option<Done> {
+    let bytes = frame.bytes_mut();
+    match *step {
+        Step::SetEth { dst, src, which } => Some(set_eth(bytes, dst, src, which)),
+        Step::SetIpv4 { src, dst, tos, ttl, which } => {
+            Some(set_ipv4(bytes, layers, Ipv4Edit { src, dst, tos, ttl, which }))
+        }
+        _ => None,
+    }
+}
+
 /// Runs one header edit. `layers` follows when a tag moves the headers. Steps that are not edits
 /// do nothing here.
-#[inline]
+#[inline(never)]
 pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
     match *step {
         Step::SetEth { dst, src, which } => set_eth(frame.bytes_mut(), dst, src, which),

@@ -1,7 +1,22 @@
-//! Exact match on the masked packet key: two-slot buckets of 64-byte lines.
+//! Exact match on the masked packet key: groups of four slots of a line each.
+//!
+//! **Where a key is.** Its hash names a group and one slot of it, its *home*. Nearly all entries
+//! are at home, so a lookup touches one line; the other three of the group are looked at when
+//! home is taken by another, and four of a second group that the hash names too when the first is
+//! full. With as many groups as entries one group in 270 would be asked for a fifth place, and
+//! those flows would push each other out for ever; that two groups are full is a hundred times
+//! rarer.
+//!
+//! **Growth.** Memory is reserved for all entries at start, and touched as entries come: the table
+//! grows by linear hashing (W. Litwin, "Linear hashing: a new tool for file and table addressing",
+//! 1980), one group at a time. With `2^k + s` groups, the first `s` have been split: a hash goes to
+//! the group of its low `k + 1` bits if that is there, else to that of its low `k` bits. To grow
+//! by a group is to move those of group `s` whose next bit is set. So few flows stay on few pages,
+//! growth costs each insertion about the same, and a look at all entries costs what is in use.
 
 use crate::packet::key::{KeyBase, KeyL3, KeyStack, KeyTunnel, PacketKey, shape};
 use crate::prefetch::prefetch;
+use crate::sys::advise_huge_pages;
 
 /// Which bits of a packet's key the program can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,23 +101,85 @@ pub struct Slot {
     pub bytes: u32,
     /// The last change of the program that the entry was held against.
     pub epoch: u32,
-    /// Set while the slot is in the list of slots that owe counts.
-    pub owes: bool,
+    /// The key's hash, `HASH_BITS` of it, in three bytes.
+    hash: [u8; 3],
+    flags: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
 
-const EMPTY: Slot =
-    Slot { key: [0; 5], traversal: NONE, used: 0, packets: 0, bytes: 0, epoch: 0, owes: false };
+/// Bits of `Slot::flags`, in places that the shape has for other things; the lines that belong to
+/// the key are beside them, in their own.
+const OWES: u8 = shape::TUNNEL_V6;
+const LONG: u8 = shape::L3_VALID;
+const LINES: u8 = shape::L3 | shape::TUNNEL | shape::STACK;
+const _: () = assert!(LINES & (OWES | LONG) == 0);
 
-/// The table. All memory is taken at start; pages that are never touched cost nothing.
+impl Slot {
+    /// Whether the slot is in the list of slots that owe counts.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        self.flags & OWES != 0
+    }
+
+    #[inline]
+    pub fn set_owes(&mut self, owes: bool) {
+        self.flags = if owes { self.flags | OWES } else { self.flags & !OWES };
+    }
+
+    /// Whether the traversal has been seen to go beyond its first line.
+    #[inline]
+    pub fn is_long(&self) -> bool {
+        self.flags & LONG != 0
+    }
+
+    /// Says that it does.
+    #[inline]
+    pub fn set_long(&mut self) {
+        self.flags |= LONG;
+    }
+
+    fn hash(&self) -> u32 {
+        let [a, b, c] = self.hash;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+}
+
+const EMPTY: Slot = Slot {
+    key: [0; 5],
+    traversal: NONE,
+    used: 0,
+    packets: 0,
+    bytes: 0,
+    epoch: 0,
+    hash: [0; 3],
+    flags: 0,
+};
+
+/// Slots of a group.
+const WAYS: u32 = 4;
+/// Bits of a hash: the group's below, two for the home above.
+const HASH_BITS: u32 = 24;
+const HOME_SHIFT: u32 = HASH_BITS - WAYS.trailing_zeros();
+/// Most slots that these bits can tell apart.
+const ENTRIES_MAX: usize = 1 << HASH_BITS;
+/// Groups to begin with.
+const GROUPS_MIN: u32 = 256;
+
+/// The table.
 pub struct Microflows {
-    slots: Box<[Slot]>,
+    /// Those of the groups that are there; room for all is reserved.
+    slots: Vec<Slot>,
     l3: Box<[[u64; 8]]>,
     tunnel: Box<[[u64; 8]]>,
     stack: Box<[[u64; 8]]>,
-    /// Bits of the bucket number.
-    bucket_mask: u32,
+    /// Groups that are there, and how many there can be.
+    groups: u32,
+    groups_max: u32,
+    /// Bits of the group number when its group is there; else one bit less.
+    wide: u32,
+    /// Slots that hold an entry.
+    live: u32,
     seed: [u64; 6],
     mask: KeyMask,
 }
@@ -125,43 +202,148 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 impl Microflows {
-    /// `entries`: a power of two, at least 2. `seed` must be unknown to senders, or they can
-    /// aim at one bucket.
+    /// `entries`: a power of two, at least 4 and at most 2^24; others are taken for the next
+    /// that is. `seed` must be unknown to senders, or they can aim at one group.
     pub fn new(entries: usize, seed: u64) -> Self {
-        let entries = entries.next_power_of_two().max(2);
+        let entries = entries.clamp(WAYS as usize, ENTRIES_MAX).next_power_of_two();
         let mut s = seed;
         let seed = std::array::from_fn(|_| {
             s = s.wrapping_add(0x9e37_79b9_7f4a_7c15);
             fold(s ^ 0xe703_7ed1_a0b4_28db, s | 1) | 1
         });
+        let groups_max = entries as u32 / WAYS;
+        let groups = groups_max.min(GROUPS_MIN);
+        let mut slots = Vec::with_capacity(entries);
+        advise_huge_pages(slots.spare_capacity_mut());
+        slots.resize((groups * WAYS) as usize, EMPTY);
         Self {
-            slots: vec![EMPTY; entries].into(),
+            slots,
             l3: vec![[0; 8]; entries].into(),
             tunnel: vec![[0; 8]; entries].into(),
             stack: vec![[0; 8]; entries].into(),
-            bucket_mask: (entries / 2 - 1) as u32,
+            groups,
+            groups_max,
+            wide: groups - 1,
+            live: 0,
             seed,
             mask: KeyMask::ALL,
         }
     }
 
+    /// Entries that there can be.
     pub fn capacity(&self) -> usize {
-        self.slots.len()
+        (self.groups_max * WAYS) as usize
+    }
+
+    /// Slots that are there now: the numbers of all entries are below.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Whether a group should be added: there are more entries than groups.
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.live > self.groups && self.groups < self.groups_max
+    }
+
+    /// Adds a group. `owed` hears of the new places of slots that owe counts; slot numbers of
+    /// before are void.
+    pub fn grow(&mut self, mut owed: impl FnMut(u32)) {
+        if self.groups >= self.groups_max {
+            return;
+        }
+        if self.groups > self.wide {
+            self.wide = self.wide * 2 + 1;
+        }
+        let new = self.groups;
+        let old = new & (self.wide >> 1);
+        self.slots.extend([EMPTY; WAYS as usize]);
+        self.groups += 1;
+        for from in old * WAYS..(old + 1) * WAYS {
+            let slot = self.slots[from as usize];
+            let mut homes = [slot.hash(), second(slot.hash())].map(|h| self.home(h)).into_iter();
+            let Some(home) = homes.find(|at| at / WAYS == new) else { continue };
+            if slot.traversal == NONE || homes.any(|at| at / WAYS == old) {
+                continue;
+            }
+            let Some(to) = self.empty(home) else { continue };
+            self.slots[to as usize] = slot;
+            self.copy_lines(from as usize, to as usize, slot.flags);
+            if slot.owes() {
+                owed(to);
+            }
+            // The number of the old place stays in the list of those that owe.
+            self.slots[from as usize] = Slot { flags: slot.flags & OWES, ..EMPTY };
+        }
+    }
+
+    fn copy_lines(&mut self, from: usize, to: usize, lines: u8) {
+        let all = [(shape::L3, &mut self.l3), (shape::TUNNEL, &mut self.tunnel)];
+        for (bit, array) in all.into_iter().chain([(shape::STACK, &mut self.stack)]) {
+            if lines & bit != 0 {
+                array[to] = array[from];
+            }
+        }
     }
 
     pub fn set_mask(&mut self, mask: KeyMask) {
         self.mask = mask;
     }
 
-    /// Masks and hashes a key, and asks for its bucket's lines. Returns the bucket.
+    /// Masks and hashes a key, and asks for its home. Returns the home.
     #[inline]
     pub fn hash(&self, key: &PacketKey, masked: &mut Masked) -> u32 {
-        let w = base_words(&key.base);
+        let home = self.home(self.mix(key, masked));
+        if let Some(slot) = self.slots.get(home as usize) {
+            prefetch(slot);
+        }
+        home
+    }
+
+    /// The same for a key of one line whose words are at hand: words that were just written are not
+    /// read again, which would wait for the writes.
+    #[inline]
+    pub fn hash_words(&self, words: [u64; 5], masked: &mut Masked) -> u32 {
+        let (k, h) = self.mix_words(words);
+        *masked = k;
+        let home = self.home(folded(h));
+        if let Some(slot) = self.slots.get(home as usize) {
+            prefetch(slot);
+        }
+        home
+    }
+
+    /// The home of a hash, with the groups that are there.
+    #[inline]
+    fn home(&self, hash: u32) -> u32 {
+        let wide = hash & self.wide;
+        let group = if wide < self.groups { wide } else { wide & (self.wide >> 1) };
+        group * WAYS + (hash >> HOME_SHIFT)
+    }
+
+    #[inline]
+    fn mix(&self, key: &PacketKey, masked: &mut Masked) -> u32 {
+        let (k, mut h) = self.mix_words(base_words(&key.base));
+        if key.base.shape & LINES != 0 {
+            h = self.mix_lines(h, key);
+        }
+        *masked = k;
+        folded(h)
+    }
+
+    #[inline]
+    fn mix_words(&self, w: [u64; 5]) -> (Masked, u64) {
         let m = &self.mask.base;
         let k = [w[0] & m[0], w[1] & m[1], w[2] & m[2], w[3] & m[3], w[4] & m[4]];
         let s = &self.seed;
-        let mut h = fold(k[0] ^ s[0], k[1] ^ s[1]) ^ fold(k[2] ^ s[2], k[3] ^ s[3]);
-        h = fold(h ^ s[4], k[4] ^ s[5]);
+        let h = fold(k[0] ^ s[0], k[1] ^ s[1]) ^ fold(k[2] ^ s[2], k[3] ^ s[3]);
+        (k, fold(h ^ s[4], k[4] ^ s[5]))
+    }
+
+    /// What packets with more than a line add. Not inlined: the loop over the common packet stays
+    /// short.
+    #[inline(never)]
+    fn mix_lines(&self, mut h: u64, key: &PacketKey) -> u64 {
         if key.has_l3() {
             h = self.hash_line(h, l3_words(&key.l3), &self.mask.l3);
         }
@@ -171,12 +353,7 @@ impl Microflows {
         if key.has_stack() {
             h = self.hash_line(h, stack_words(&key.stack), &self.mask.stack);
         }
-        *masked = k;
-        let bucket = (h ^ (h >> 32)) as u32 & self.bucket_mask;
-        if let Some(slot) = self.slots.get(bucket as usize * 2) {
-            prefetch(slot);
-        }
-        bucket
+        h
     }
 
     #[inline]
@@ -201,9 +378,7 @@ impl Microflows {
         if differs != 0 || slot.traversal == NONE {
             return false;
         }
-        let more = shape::L3 | shape::TUNNEL | shape::STACK;
-        let one_line = key.base.shape & more == 0;
-        one_line || self.same_lines(at, key)
+        key.base.shape & LINES == 0 || self.same_lines(at, key)
     }
 
     /// Compares what IPv6 and tunnelled packets have beyond the first line. Not inlined: the
@@ -219,33 +394,51 @@ impl Microflows {
 
     /// The slot that holds this key.
     #[inline]
-    pub fn find(&self, bucket: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
-        let first = bucket as usize * 2;
-        if self.same(first, key, masked) {
-            Some(first as u32)
-        } else if self.same(first + 1, key, masked) {
-            Some(first as u32 + 1)
+    pub fn find(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
+        if self.same(home as usize, key, masked) {
+            Some(home)
         } else {
-            None
+            self.find_away(home, key, masked)
         }
     }
 
-    /// The slot a new entry of this bucket should take: an empty one, else the longer unused. The
-    /// caller must give back what the slot holds before it calls [`Microflows::fill`].
-    pub fn victim(&self, bucket: u32) -> u32 {
-        let first = bucket * 2;
-        let (a, b) = (&self.slots[first as usize], &self.slots[first as usize + 1]);
-        if a.traversal == NONE || (b.traversal != NONE && a.used <= b.used) {
-            first
-        } else {
-            first + 1
-        }
+    /// Looks at the other slots of the group, and at the second group.
+    #[inline(never)]
+    fn find_away(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
+        let is_same = |at: &u32| self.same(*at as usize, key, masked);
+        let again = || self.home(second(self.mix(key, &mut Masked::default())));
+        group(home).skip(1).find(is_same).or_else(|| group(again()).find(is_same))
+    }
+
+    /// An empty slot of this group.
+    fn empty(&self, home: u32) -> Option<u32> {
+        group(home).find(|at| self.slots[*at as usize].traversal == NONE)
+    }
+
+    /// The slot a new entry with this home should take: an empty one, else the one longest unused.
+    /// The caller must give back what the slot holds before it calls [`Microflows::fill`].
+    pub fn victim(&self, home: u32, key: &PacketKey) -> u32 {
+        let again = self.home(second(self.mix(key, &mut Masked::default())));
+        let oldest =
+            || group(home).chain(group(again)).min_by_key(|at| self.slots[*at as usize].used);
+        self.empty(home).or_else(|| self.empty(again)).or_else(oldest).unwrap_or(home)
+    }
+
+    /// Empties a slot; gives what it held.
+    pub fn take(&mut self, at: u32) -> Option<Slot> {
+        let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
+        let held = *slot;
+        *slot = Slot { flags: held.flags & OWES, ..EMPTY };
+        self.live -= 1;
+        Some(held)
     }
 
     /// Writes an entry.
     pub fn fill(&mut self, at: u32, key: &PacketKey, masked: &Masked, walk: Kept) {
         let i = at as usize;
-        let owes = self.slots[i].owes;
+        let [a, b, c, _] = self.mix(key, &mut Masked::default()).to_le_bytes();
+        let before = self.slots[i];
+        self.live += u32::from(before.traversal == NONE);
         self.slots[i] = Slot {
             key: *masked,
             traversal: walk.traversal,
@@ -253,7 +446,8 @@ impl Microflows {
             packets: 0,
             bytes: 0,
             epoch: walk.epoch,
-            owes,
+            hash: [a, b, c],
+            flags: before.flags & OWES | key.base.shape & LINES,
         };
         if key.has_l3() {
             self.l3[i] = and_line(l3_words(&key.l3), &self.mask.l3);
@@ -278,6 +472,23 @@ impl Microflows {
 }
 
 #[inline]
+fn folded(h: u64) -> u32 {
+    (h ^ (h >> 32)) as u32 & (ENTRIES_MAX as u32 - 1)
+}
+
+/// The slots of a group, from this one on.
+#[inline]
+fn group(home: u32) -> impl Iterator<Item = u32> {
+    (0..WAYS).map(move |n| home / WAYS * WAYS + (home + n) % WAYS)
+}
+
+/// The hash that names the second group: all bits of the first decide each of it.
+#[inline]
+fn second(hash: u32) -> u32 {
+    hash.wrapping_mul(0x9e37_79b1).rotate_left(13).wrapping_mul(0x85eb_ca6b) >> (32 - HASH_BITS)
+}
+
+#[inline]
 fn line_same(have: Option<&[u64; 8]>, w: &[u64; 8], m: &[u64; 8]) -> bool {
     let Some(have) = have else { return false };
     let mut differs = 0;
@@ -292,73 +503,4 @@ fn and_line(w: &[u64; 8], m: &[u64; 8]) -> [u64; 8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::packet::key::shape;
-
-    fn key(n: u8) -> PacketKey {
-        let mut k = PacketKey::default();
-        k.base.ip_src = [10, 0, 0, n];
-        k
-    }
-
-    fn kept(traversal: u32, used: u32) -> Kept {
-        Kept { traversal, used, epoch: 1 }
-    }
-
-    #[test]
-    fn found_after_fill_and_not_before() {
-        let mut t = Microflows::new(64, 1);
-        let (k, mut m) = (key(1), Masked::default());
-        let b = t.hash(&k, &mut m);
-        assert_eq!(t.find(b, &k, &m), None);
-        let at = t.victim(b);
-        t.fill(at, &k, &m, kept(7, 1));
-        assert_eq!(t.find(b, &k, &m), Some(at));
-        let (k2, mut m2) = (key(2), Masked::default());
-        let b2 = t.hash(&k2, &mut m2);
-        assert_eq!(t.find(b2, &k2, &m2), None);
-    }
-
-    #[test]
-    fn masked_bits_do_not_tell_packets_apart() {
-        let mut t = Microflows::new(64, 1);
-        let mut mask =
-            PacketKey { base: Default::default(), l3: Default::default(), ..Default::default() };
-        mask.base.ip_src = [255, 255, 255, 0];
-        t.set_mask(KeyMask::new(&mask));
-        let (mut m1, mut m2) = (Masked::default(), Masked::default());
-        let (b1, b2) = (t.hash(&key(1), &mut m1), t.hash(&key(2), &mut m2));
-        assert_eq!((b1, m1), (b2, m2));
-    }
-
-    #[test]
-    fn the_second_line_counts_when_the_shape_says_so() {
-        let mut t = Microflows::new(64, 1);
-        let (mut a, mut b) = (key(1), key(1));
-        a.base.shape = shape::L3;
-        b.base.shape = shape::L3;
-        b.l3.ipv6_dst[15] = 1;
-        let (mut ma, mut mb) = (Masked::default(), Masked::default());
-        let ba = t.hash(&a, &mut ma);
-        let at = t.victim(ba);
-        t.fill(at, &a, &ma, kept(3, 1));
-        let bb = t.hash(&b, &mut mb);
-        assert_eq!(t.find(ba, &b, &mb), None);
-        assert!(ba != bb || t.find(bb, &a, &ma).is_some());
-    }
-
-    #[test]
-    fn the_older_of_two_is_the_victim() {
-        let mut t = Microflows::new(2, 1);
-        let mut m = Masked::default();
-        for n in 1..=2 {
-            let b = t.hash(&key(n), &mut m);
-            let at = t.victim(b);
-            t.fill(at, &key(n), &m, kept(n as u32, 10 - n as u32));
-        }
-        let b = t.hash(&key(3), &mut m);
-        let at = t.victim(b);
-        assert_eq!(t.slot(at).map(|s| s.traversal), Some(2), "used at tick 8, the other at 9");
-    }
-}
+mod tests;

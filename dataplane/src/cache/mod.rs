@@ -22,8 +22,9 @@
 //! packet and byte counts owed to the rules. IPv6 and tunnelled packets compare a line or two more,
 //! kept beside in arrays that cost no memory until touched.
 //!
-//! **Bounds.** Two slots to a bucket; the third flow of a bucket takes the older slot. Records
-//! come from a fixed pool. Nothing grows.
+//! **Bounds.** The table's groups come as entries do, up to a number fixed at start, in memory
+//! reserved at start; a flow whose two groups are full takes the slot longest unused. Records come
+//! from a fixed pool.
 
 pub mod megaflow;
 pub mod microflow;

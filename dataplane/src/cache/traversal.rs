@@ -13,6 +13,7 @@ use crate::limits::{
     STACK_MAX_BYTES, TRAVERSAL_GUARDS_MAX,
 };
 use crate::packet::key::{FlowKey, Mask};
+use crate::sys::advise_huge_pages;
 
 /// A connection that a traversal relied on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,6 +83,14 @@ pub struct Head {
     next: u32,
 }
 
+impl Head {
+    /// Whether the walk decides so for a frame of this length.
+    #[inline]
+    pub fn fits(&self, len: usize) -> bool {
+        (usize::from(self.len_min)..=usize::from(self.len_max)).contains(&len)
+    }
+}
+
 /// 128 bytes, two lines.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -91,6 +100,28 @@ pub struct Traversal {
 }
 
 const _: () = assert!(size_of::<Traversal>() == 128);
+
+impl Traversal {
+    /// The steps that lie in the first record.
+    #[inline]
+    pub fn first_steps(&self) -> &[Item] {
+        let from = usize::from(self.head.guards);
+        let to = (from + usize::from(self.head.steps)).min(ITEMS);
+        self.items.get(from..to).unwrap_or_default()
+    }
+
+    /// The second line.
+    #[inline]
+    pub fn rest(&self) -> &Item {
+        &self.items[ITEMS - 1]
+    }
+
+    /// Whether what comes before the credits reaches into the second line.
+    #[inline]
+    pub fn is_long(&self) -> bool {
+        self.head.guards + self.head.steps > 1
+    }
+}
 
 const BLANK: Item = Item::Credit([NONE; 4]);
 
@@ -209,7 +240,9 @@ impl Recording {
 
 /// The pool of records.
 pub struct Traversals {
-    records: Box<[Traversal]>,
+    /// Those that were ever in use; room for all is reserved, and touched by use.
+    records: Vec<Traversal>,
+    /// Of these, the ones that came back.
     free: Vec<u32>,
     /// Recently stored shareable traversals by content.
     shared: Box<[u32]>,
@@ -217,29 +250,38 @@ pub struct Traversals {
 
 const SHARED: usize = 4096;
 
+const NO_HEAD: Head = Head {
+    tables: 0,
+    dirty: 0,
+    len_min: 0,
+    len_max: 0,
+    guards: 0,
+    steps: 0,
+    credits: 0,
+    refs: 0,
+    next: NONE,
+};
+
 impl Traversals {
     pub fn new(records: usize) -> Self {
-        let head = Head {
-            tables: 0,
-            dirty: 0,
-            len_min: 0,
-            len_max: 0,
-            guards: 0,
-            steps: 0,
-            credits: 0,
-            refs: 0,
-            next: NONE,
-        };
-        Self {
-            records: vec![Traversal { head, items: [BLANK; ITEMS] }; records].into(),
-            free: (0..records as u32).rev().collect(),
-            shared: vec![NONE; SHARED].into(),
-        }
+        let mut list = Vec::with_capacity(records);
+        advise_huge_pages(list.spare_capacity_mut());
+        Self { records: list, free: Vec::with_capacity(records), shared: vec![NONE; SHARED].into() }
     }
 
     /// Records that are not in use.
     pub fn free_records(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.records.capacity() - self.records.len()
+    }
+
+    /// A record that nobody uses.
+    fn take(&mut self) -> Option<u32> {
+        let again = self.free.pop();
+        if again.is_none() && self.records.len() < self.records.capacity() {
+            self.records.push(Traversal { head: NO_HEAD, items: [BLANK; ITEMS] });
+            return Some(self.records.len() as u32 - 1);
+        }
+        again
     }
 
     #[inline]
@@ -263,7 +305,7 @@ impl Traversals {
             return Some(have);
         }
         let needed = rec.item_count().div_ceil(ITEMS).max(1);
-        if self.free.len() < needed {
+        if self.free_records() < needed {
             return None;
         }
         let first = self.write(rec)?;
@@ -274,13 +316,13 @@ impl Traversals {
     }
 
     fn write(&mut self, rec: &Recording) -> Option<u32> {
-        let first = self.free.pop()?;
+        let first = self.take()?;
         let mut at = first;
         let mut n = 0;
         self.records[first as usize].items = [BLANK; ITEMS];
         for item in rec.items() {
             if n == ITEMS {
-                let next = self.free.pop()?;
+                let next = self.take()?;
                 self.records[at as usize].head.next = next;
                 self.records[next as usize].items = [BLANK; ITEMS];
                 at = next;

@@ -101,9 +101,31 @@ pub fn parse_limited(
     key: &mut PacketKey,
     layers: &mut Layers,
 ) -> Result<(), Drop> {
-    match bytes.first_chunk::<FAST_BYTES>() {
-        Some(head) if parse_common(head, bytes.len(), in_port, key, layers) => Ok(()),
-        _ => parse_any(bytes, in_port, vlan_limit, key, layers),
+    match parse_common(bytes, in_port) {
+        Some(common) => {
+            common.write(key, layers);
+            Ok(())
+        }
+        None => parse_any(bytes, in_port, vlan_limit, key, layers),
+    }
+}
+
+/// What the short road finds. The key is in words of 64 bits: a hash reads words, and of single
+/// fields that were just stored it would stall on store forwarding longer than all of parsing
+/// takes. The two roads give the same key; a test compares them.
+#[derive(Clone, Copy, Debug)]
+pub struct Common {
+    /// `KeyBase`, whose shape says that there is no other line.
+    pub words: [u64; 5],
+    pub layers: Layers,
+}
+
+impl Common {
+    #[inline]
+    pub fn write(&self, key: &mut PacketKey, layers: &mut Layers) {
+        let words: &mut [u64; 5] = zerocopy::transmute_mut!(&mut key.base);
+        *words = self.words;
+        *layers = self.layers;
     }
 }
 
@@ -112,27 +134,23 @@ fn be16(head: &[u8; FAST_BYTES], at: usize) -> u16 {
     u16::from_be_bytes([head[at], head[at + 1]])
 }
 
-/// The short road. `false`, with nothing written, if the packet is of another kind.
-#[inline]
-fn parse_common(
-    head: &[u8; FAST_BYTES],
-    frame_len: usize,
-    in_port: PortIx,
-    key: &mut PacketKey,
-    layers: &mut Layers,
-) -> bool {
-    let Ok((eth, rest)) = Ethernet::ref_from_prefix(head) else { return false };
-    let Ok((ip, _)) = ipv4::Ipv4::ref_from_prefix(rest) else { return false };
+/// The short road. `None` if the packet is of another kind.
+#[inline(always)]
+pub fn parse_common(bytes: &[u8], in_port: PortIx) -> Option<Common> {
+    let head = bytes.first_chunk::<FAST_BYTES>()?;
+    let frame_len = bytes.len();
+    let Ok((eth, rest)) = Ethernet::ref_from_prefix(head) else { return None };
+    let Ok((ip, _)) = ipv4::Ipv4::ref_from_prefix(rest) else { return None };
     let is_plain = eth.eth_type.get() == ether::TYPE_IPV4
         && ip.version_ihl == ipv4::VERSION_IHL
         && !ip.is_fragment();
     if !is_plain {
-        return false;
+        return None;
     }
     // 64 KiB and a header need 17 bits.
     let end = IP_AT + usize::from(ip.total_len.get());
     if end > frame_len.min(usize::from(u16::MAX)) {
-        return false;
+        return None;
     }
     let (payload, flags) = match ip.proto {
         proto::UDP => (L4_AT + udp::HEADER_BYTES, 0),
@@ -140,43 +158,40 @@ fn parse_common(
             let offset_flags = be16(head, L4_AT + 12);
             let header = usize::from(offset_flags >> 12) * 4;
             if header < tcp::HEADER_MIN_BYTES {
-                return false;
+                return None;
             }
             (L4_AT + header, offset_flags & tcp::FLAGS_MASK)
         }
-        _ => return false,
+        _ => return None,
     };
     if payload > end {
-        return false;
+        return None;
     }
-    write_common_base(&mut key.base, head, in_port, flags);
-    *layers = Layers {
+    let layers = Layers {
         l3: IP_AT as u16,
         l4: L4_AT as u16,
         payload: payload as u16,
         end: end as u16,
         flags: 0,
     };
-    true
+    Some(Common { words: common_words(head, in_port, flags), layers })
 }
 
-/// Writes the key of a packet of the short road as words of 64 bits: a copy of single fields that
-/// were just stored, or a hash of them, reads words, and would stall on store forwarding longer
-/// than all of parsing takes. The two roads give the same key; a test compares them.
 #[inline(always)]
-fn write_common_base(base: &mut KeyBase, head: &[u8; FAST_BYTES], in_port: PortIx, tcp_flags: u16) {
+fn common_words(head: &[u8; FAST_BYTES], in_port: PortIx, tcp_flags: u16) -> [u64; 5] {
     let h = |at: usize| head[at];
     let [port_a, port_b] = in_port.0.to_ne_bytes();
     let [type_a, type_b] = ether::TYPE_IPV4.to_be_bytes();
     let [flags_a, flags_b] = tcp_flags.to_be_bytes();
     let shape = shape::L3_VALID | shape::L4_VALID;
     let (tos, ttl, ip_proto) = (h(IP_AT + 1), h(IP_AT + 8), h(IP_AT + 9));
-    let words: &mut [u64; 5] = zerocopy::transmute_mut!(base);
-    words[0] = word([h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7)]);
-    words[1] = word([h(8), h(9), h(10), h(11), type_a, type_b, 0, 0]);
-    words[2] = word([port_a, port_b, shape, 0, ip_proto, tos, ttl, 0]);
-    words[3] = word([h(26), h(27), h(28), h(29), h(30), h(31), h(32), h(33)]);
-    words[4] = word([h(34), h(35), h(36), h(37), flags_a, flags_b, 0, 0]);
+    [
+        word([h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7)]),
+        word([h(8), h(9), h(10), h(11), type_a, type_b, 0, 0]),
+        word([port_a, port_b, shape, 0, ip_proto, tos, ttl, 0]),
+        word([h(26), h(27), h(28), h(29), h(30), h(31), h(32), h(33)]),
+        word([h(34), h(35), h(36), h(37), flags_a, flags_b, 0, 0]),
+    ]
 }
 
 /// Bytes in memory order, put together in a register (an array of bytes would be stored as such).

@@ -133,9 +133,9 @@ impl Lane {
     /// Writes an entry of tier 1; the reference to the traversal becomes the entry's.
     fn put_micro(&mut self, i: usize, traversal: u32, now: Now) {
         let Some(slot) = self.batch.get(i) else { return };
-        let own = self.cache.find(slot.bucket, &slot.key, &slot.masked);
+        let own = self.cache.find(slot.home, &slot.key, &slot.masked);
         let replaces = own.is_some();
-        let at = own.unwrap_or_else(|| self.cache.victim(slot.bucket));
+        let at = own.unwrap_or_else(|| self.cache.victim(slot.home, &slot.key));
         if vacate(&mut self.cache, &mut self.traversals, &self.program, at, now) && !replaces {
             self.counters.add(Stat::Tier1Evictions, 1);
         }

@@ -20,6 +20,7 @@ mod execute;
 mod group;
 mod guards;
 mod headers;
+mod hit;
 pub mod keymask;
 mod learn;
 mod leave;

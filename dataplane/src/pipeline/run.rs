@@ -2,7 +2,7 @@
 //!
 //! All packets of a batch came in by one port. Each stage goes over the whole batch before the
 //! next begins, so that the memory a later stage needs is on its way while the earlier one still
-//! works: parse all, hash all (and ask for the cache lines), find all (and ask for the
+//! works: parse and hash all (and ask for the cache lines), find all (and ask for the
 //! traversals), then judge in order of arrival.
 //!
 //! **Order.** Packets are judged and sent in the order in which they came, hits and misses alike,
@@ -11,15 +11,15 @@
 
 use super::adapt::Adapt;
 use super::arrive;
-use super::delta::{Delta, Dirty, Recent};
+use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
-use super::guards;
+use super::hit::Hit;
 use super::miss::{Subject, Templates, World, walk};
-use super::program::Program;
+use super::program::{Port, Program};
 use super::punt::{PacketIns, Punt};
 use super::trace::Silent;
-use super::upkeep::{credit, credit_item};
+use super::upkeep::credit_item;
 use crate::cache::microflow::{Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
@@ -59,8 +59,8 @@ pub(super) struct Slot {
     pub(super) key: PacketKey,
     pub(super) layers: Layers,
     pub(super) masked: Masked,
-    pub(super) bucket: u32,
-    hit: u32,
+    pub(super) home: u32,
+    pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
 }
@@ -99,13 +99,36 @@ pub struct Lane {
 
 /// Tunnel headers that one program's walks may need at a time.
 const TEMPLATES_MAX: usize = 4096;
-/// A slot's byte count is credited before it passes this.
-const BYTES_OWED_MAX: u32 = 1 << 31;
 
-/// What became of a packet that hit.
-enum Hit {
-    Served,
-    Stale,
+/// Completes a checksum that the sender left to the device.
+fn complete_checksum(frame: &mut Frame, slot: &Slot, counters: &Counters) {
+    let done = l4sum::complete_partial_checksum(frame.bytes_mut(), &slot.layers, &slot.key);
+    counters.add(Stat::ChecksumsCompleted, u64::from(done));
+}
+
+/// Parses a packet that is not of the common kind, or comes by a port where tunnels end.
+#[inline(never)]
+fn receive_other(
+    slot: &mut Slot,
+    frame: &mut Frame,
+    program: &Program,
+    port: &Port,
+    counters: &Counters,
+) -> Result<(), Drop> {
+    parse::parse_limited(
+        frame.bytes(),
+        slot.in_port,
+        program.vlan_limit,
+        &mut slot.key,
+        &mut slot.layers,
+    )?;
+    if port.partial_checksums {
+        complete_checksum(frame, slot, counters);
+    }
+    if port.underlay {
+        arrive::unwrap(program, counters, frame, slot)?;
+    }
+    Ok(())
 }
 
 impl Lane {
@@ -116,7 +139,7 @@ impl Lane {
             key: PacketKey::default(),
             layers: Layers::default(),
             masked: Masked::default(),
-            bucket: 0,
+            home: 0,
             hit: NONE,
             in_port: PortIx::NONE,
             checksums_good: false,
@@ -231,6 +254,7 @@ impl Lane {
                 &mut self.batch,
                 &self.program,
                 &self.counters,
+                &self.cache,
                 &mut rest,
                 in_port,
                 pool,
@@ -238,20 +262,35 @@ impl Lane {
             if n == 0 {
                 break;
             }
-            self.hash(n);
             self.find(n);
             self.judge(n, now, pool, egress);
+            if self.cache.is_crowded() {
+                self.grow();
+            }
         }
         if self.templates.is_full() {
             self.forget();
         }
     }
 
-    /// Parses up to a batch of frames, out of their tunnels where they came by one.
+    /// Gives the cache the room that the last batch's new entries ask for: a group each at most.
+    #[cold]
+    fn grow(&mut self) {
+        for _ in 0..BATCH_MAX {
+            if self.cache.is_crowded() {
+                self.cache.grow(|at| self.owing.push(at));
+            }
+        }
+    }
+
+    /// Parses up to a batch of frames, out of their tunnels where they came by one, and hashes
+    /// their keys while they are at hand.
+    #[inline]
     fn receive(
         batch: &mut [Slot],
         program: &Program,
         counters: &Counters,
+        cache: &Microflows,
         frames: &mut impl Iterator<Item = Frame>,
         in_port: PortIx,
         pool: &mut FramePool,
@@ -266,37 +305,39 @@ impl Lane {
             }
             return 0;
         };
-        let (mut n, mut bytes, mut taken) = (0, 0, 0);
+        let (mut n, mut bytes, mut taken, mut others) = (0, 0, 0, 0);
         while let Some(slot) = batch.get_mut(n) {
             let Some(mut frame) = frames.next() else { break };
             taken += 1;
             bytes += frame.len() as u64;
             slot.in_port = in_port;
             slot.checksums_good = port.checksums_good;
-            let mut parsed = parse::parse_limited(
-                frame.bytes(),
-                in_port,
-                program.vlan_limit,
-                &mut slot.key,
-                &mut slot.layers,
-            );
-            if port.partial_checksums && parsed.is_ok() {
-                let done =
-                    l4sum::complete_partial_checksum(frame.bytes_mut(), &slot.layers, &slot.key);
-                counters.add(Stat::ChecksumsCompleted, u64::from(done));
-            }
-            if port.underlay && parsed.is_ok() {
-                parsed = arrive::unwrap(program, counters, &mut frame, slot);
-            }
-            match parsed {
-                Ok(()) => {
-                    slot.frame = Some(frame);
-                    n += 1;
+            match parse::parse_common(frame.bytes(), in_port).filter(|_| !port.underlay) {
+                Some(common) => {
+                    common.write(&mut slot.key, &mut slot.layers);
+                    if port.partial_checksums {
+                        complete_checksum(&mut frame, slot, counters);
+                    }
+                    slot.home = cache.hash_words(common.words, &mut slot.masked);
                 }
-                Err(reason) => {
-                    counters.count_drop(reason);
-                    pool.free(frame);
+                None => {
+                    let parsed = receive_other(slot, &mut frame, program, port, counters);
+                    if let Err(reason) = parsed {
+                        counters.count_drop(reason);
+                        pool.free(frame);
+                        continue;
+                    }
+                    slot.home = NONE;
+                    others += 1;
                 }
+            }
+            slot.frame = Some(frame);
+            n += 1;
+        }
+        if others > 0 {
+            // Not at once: the key was written in pieces, and reading it would wait for them.
+            for slot in batch.iter_mut().take(n).filter(|s| s.home == NONE) {
+                slot.home = cache.hash(&slot.key, &mut slot.masked);
             }
         }
         if taken > 0 {
@@ -307,16 +348,6 @@ impl Lane {
         n
     }
 
-    #[inline]
-    fn hash(&mut self, n: usize) {
-        if !self.cache_on {
-            return;
-        }
-        for slot in self.batch.iter_mut().take(n) {
-            slot.bucket = self.cache.hash(&slot.key, &mut slot.masked);
-        }
-    }
-
     /// Finds each packet's entry and asks for its traversal, then for its connections.
     #[inline]
     fn find(&mut self, n: usize) {
@@ -324,12 +355,21 @@ impl Lane {
             return;
         }
         for slot in self.batch.iter_mut().take(n) {
-            slot.hit = self.cache.find(slot.bucket, &slot.key, &slot.masked).unwrap_or(NONE);
-            let entry = self.cache.slot(slot.hit);
-            if let Some(t) = entry.and_then(|e| self.traversals.get(e.traversal)) {
+            slot.hit = self.cache.find(slot.home, &slot.key, &slot.masked).unwrap_or(NONE);
+            let Some(entry) = self.cache.slot(slot.hit) else { continue };
+            if let Some(t) = self.traversals.get(entry.traversal) {
                 prefetch(t);
+                if entry.is_long() {
+                    prefetch(t.rest());
+                }
             }
         }
+        if !self.conntrack.is_empty() {
+            self.find_connections(n);
+        }
+    }
+
+    fn find_connections(&mut self, n: usize) {
         for slot in self.batch.iter().take(n) {
             let Some(entry) = self.cache.slot(slot.hit) else { continue };
             if let Some(Item::Ct(g)) = self.traversals.items(entry.traversal).next() {
@@ -339,93 +379,31 @@ impl Lane {
     }
 
     fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
-        let mut walked = false;
-        let (mut hits, mut stale, mut walks) = (0, 0, 0);
+        let (mut stale, mut missed, mut walks) = (0, 0, 0);
         let mut sent = Sent::default();
         for i in 0..n {
-            if self.cache_on {
-                if walked && let Some(slot) = self.batch.get_mut(i) {
-                    // The walk may have taken or made entries.
-                    slot.hit =
-                        self.cache.find(slot.bucket, &slot.key, &slot.masked).unwrap_or(NONE);
-                }
-                if self.batch.get(i).is_some_and(|s| s.hit != NONE) {
-                    match self.serve(i, now, &mut sent, pool, egress) {
-                        Hit::Served => {
-                            hits += 1;
-                            continue;
-                        }
-                        Hit::Stale => stale += 1,
-                    }
-                }
+            if missed > 0
+                && self.cache_on
+                && let Some(slot) = self.batch.get_mut(i)
+            {
+                // The walk may have taken or made entries.
+                slot.hit = self.cache.find(slot.home, &slot.key, &slot.masked).unwrap_or(NONE);
             }
-            walked = true;
+            match self.serve(i, now, &mut sent, pool, egress) {
+                Hit::Served => continue,
+                Hit::Stale => stale += 1,
+                Hit::None => {}
+            }
+            missed += 1;
             walks += u64::from(self.miss(i, now, &mut sent, pool, egress));
         }
         self.counters.add(Stat::TxPackets, sent.packets);
         self.counters.add(Stat::TxBytes, sent.bytes);
+        let hits = n as u64 - missed;
         self.counters.add(Stat::Tier1Hits, hits);
         self.counters.add(Stat::Tier1Stale, stale);
         self.counters.add(Stat::Tier3Walks, walks);
         self.adapt.tier1_hits(hits as u32);
-    }
-
-    /// Serves a packet from its cache entry if all guards hold.
-    #[inline]
-    fn serve<E: Egress>(
-        &mut self,
-        i: usize,
-        now: Now,
-        sent: &mut Sent,
-        pool: &mut FramePool,
-        egress: &mut E,
-    ) -> Hit {
-        let Some(slot) = self.batch.get_mut(i) else { return Hit::Stale };
-        let Some(entry) = self.cache.slot_mut(slot.hit) else { return Hit::Stale };
-        let traversal = entry.traversal;
-        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return Hit::Stale };
-        let len = slot.frame.as_ref().map_or(0, Frame::len);
-        let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
-        let mut items = self.traversals.items(traversal);
-        let guards = items.by_ref().take(head.guards as usize);
-        if !fits
-            || !self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
-            || !guards::hold(guards, &mut self.conntrack, &self.program, slot, now)
-        {
-            return Hit::Stale;
-        }
-        let Some(frame) = slot.frame.take() else { return Hit::Stale };
-        entry.used = (now.ns >> 20) as u32;
-        entry.epoch = self.recent.epoch();
-        entry.packets = entry.packets.wrapping_add(1);
-        entry.bytes = entry.bytes.wrapping_add(len as u32);
-        if !entry.owes {
-            entry.owes = true;
-            self.owing.push(slot.hit);
-        } else if entry.bytes >= BYTES_OWED_MAX {
-            let (p, b) = (entry.packets, entry.bytes);
-            (entry.packets, entry.bytes) = (0, 0);
-            credit(&self.traversals, &self.program, traversal, (p, b), now);
-        }
-        let mut hand = Hand {
-            translations: &[],
-            punts: &[],
-            packet_ins: &mut self.packet_ins,
-            program: &self.program,
-            now,
-            chance: &mut self.chance,
-            templates: &self.templates,
-            counters: &self.counters,
-            sent,
-            pool,
-            egress,
-        };
-        let steps = items.take(head.steps as usize).map_while(|item| match item {
-            Item::Do(s) => Some(s),
-            _ => None,
-        });
-        hand.execute(steps, usize::from(head.steps), frame, &slot.key, slot.layers);
-        Hit::Served
     }
 
     /// Serves a packet that tier 1 does not have: from tier 2, or by a walk. True: it walked.

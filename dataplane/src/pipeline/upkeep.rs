@@ -26,7 +26,7 @@ impl Lane {
         self.settle_megas(now);
         for at in self.owing.drain(..) {
             let Some(entry) = self.cache.slot_mut(at) else { continue };
-            entry.owes = false;
+            entry.set_owes(false);
             let (p, b) = (entry.packets, entry.bytes);
             (entry.packets, entry.bytes) = (0, 0);
             if p > 0 && entry.traversal != NONE {
@@ -60,8 +60,9 @@ impl Lane {
     /// Looks through cache entries that nobody has used since rules changed: frees those that the
     /// changes concern, and brings the others up to date before the changes are forgotten.
     fn sweep(&mut self, now: Now, budget: usize) {
-        let slots = self.cache.capacity() as u32;
-        let all = slots + self.mega.capacity() as u32;
+        // Tier 1 comes last: while it grows, no number of before means another entry.
+        let megas = self.mega.capacity() as u32;
+        let all = megas + self.cache.slots();
         for _ in 0..budget {
             if self.sweep_cursor == 0 {
                 self.swept = self.sweep_version;
@@ -72,10 +73,10 @@ impl Lane {
             }
             let at = self.sweep_cursor;
             self.sweep_cursor = (at + 1) % all;
-            if at >= slots {
-                self.sweep_mega(at - slots, now);
+            let Some(at) = at.checked_sub(megas) else {
+                self.sweep_mega(at, now);
                 continue;
-            }
+            };
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { continue };
             if self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty)) {
@@ -122,17 +123,11 @@ pub(super) fn vacate(
     at: u32,
     now: Now,
 ) -> bool {
-    let Some(entry) = cache.slot_mut(at) else { return false };
-    if entry.traversal == NONE {
-        return false;
+    let Some(held) = cache.take(at) else { return false };
+    if held.packets > 0 {
+        credit(traversals, program, held.traversal, (held.packets, held.bytes), now);
     }
-    let (p, b) = (entry.packets, entry.bytes);
-    (entry.packets, entry.bytes) = (0, 0);
-    let traversal = std::mem::replace(&mut entry.traversal, NONE);
-    if p > 0 {
-        credit(traversals, program, traversal, (p, b), now);
-    }
-    traversals.release(traversal);
+    traversals.release(held.traversal);
     true
 }
 

@@ -83,13 +83,16 @@ impl Drop for Mapping {
 
 /// Asks the kernel for huge pages under large, randomly read arrays: a hint that may come to
 /// nothing, so its outcome does not matter.
-pub fn advise_huge_pages(words: &mut [u64]) {
+pub fn advise_huge_pages<T>(array: &mut [T]) {
     const PAGE_BYTES: usize = 4096;
-    let skip = words.as_ptr().align_offset(PAGE_BYTES);
-    let Some(pages) = words.get_mut(skip..) else { return };
-    let len_bytes = size_of_val(pages) / PAGE_BYTES * PAGE_BYTES;
-    // SAFETY: the range lies inside the slice, and this advice changes no contents.
-    unsafe { libc::madvise(pages.as_mut_ptr().cast(), len_bytes, libc::MADV_HUGEPAGE) };
+    let (start, len_bytes) = (array.as_mut_ptr().cast::<u8>(), size_of_val(array));
+    let skip = start.align_offset(PAGE_BYTES);
+    let whole = len_bytes.saturating_sub(skip) / PAGE_BYTES * PAGE_BYTES;
+    if whole > 0 {
+        // SAFETY: `skip + whole <= len_bytes`, so the range lies inside the slice, and this advice
+        // changes no contents.
+        unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
 }
 
 fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: u64) -> io::Result<NonNull<u8>> {

@@ -1,0 +1,120 @@
+use super::*;
+use crate::packet::key::shape;
+
+fn key(n: u8) -> PacketKey {
+    let mut k = PacketKey::default();
+    k.base.ip_src = [10, 0, 0, n];
+    k
+}
+
+fn kept(traversal: u32, used: u32) -> Kept {
+    Kept { traversal, used, epoch: 1 }
+}
+
+#[test]
+fn found_after_fill_and_not_before() {
+    let mut t = Microflows::new(64, 1);
+    let (k, mut m) = (key(1), Masked::default());
+    let b = t.hash(&k, &mut m);
+    assert_eq!(t.find(b, &k, &m), None);
+    let at = t.victim(b, &key(9));
+    t.fill(at, &k, &m, kept(7, 1));
+    assert_eq!(t.find(b, &k, &m), Some(at));
+    let (k2, mut m2) = (key(2), Masked::default());
+    let b2 = t.hash(&k2, &mut m2);
+    assert_eq!(t.find(b2, &k2, &m2), None);
+}
+
+#[test]
+fn masked_bits_do_not_tell_packets_apart() {
+    let mut t = Microflows::new(64, 1);
+    let mut mask =
+        PacketKey { base: Default::default(), l3: Default::default(), ..Default::default() };
+    mask.base.ip_src = [255, 255, 255, 0];
+    t.set_mask(KeyMask::new(&mask));
+    let (mut m1, mut m2) = (Masked::default(), Masked::default());
+    let (b1, b2) = (t.hash(&key(1), &mut m1), t.hash(&key(2), &mut m2));
+    assert_eq!((b1, m1), (b2, m2));
+}
+
+#[test]
+fn the_second_line_counts_when_the_shape_says_so() {
+    let mut t = Microflows::new(64, 1);
+    let (mut a, mut b) = (key(1), key(1));
+    a.base.shape = shape::L3;
+    b.base.shape = shape::L3;
+    b.l3.ipv6_dst[15] = 1;
+    let (mut ma, mut mb) = (Masked::default(), Masked::default());
+    let ba = t.hash(&a, &mut ma);
+    let at = t.victim(ba, &a);
+    t.fill(at, &a, &ma, kept(3, 1));
+    let bb = t.hash(&b, &mut mb);
+    assert_eq!(t.find(ba, &b, &mb), None);
+    assert!(ba != bb || t.find(bb, &a, &ma).is_some());
+}
+
+#[test]
+fn the_oldest_of_a_group_is_the_victim() {
+    let mut t = Microflows::new(4, 1);
+    let mut m = Masked::default();
+    for n in 1..=4 {
+        let b = t.hash(&key(n), &mut m);
+        let at = t.victim(b, &key(9));
+        t.fill(at, &key(n), &m, kept(n as u32, 10 - n as u32));
+    }
+    let b = t.hash(&key(5), &mut m);
+    let at = t.victim(b, &key(9));
+    assert_eq!(t.slot(at).map(|s| s.traversal), Some(4), "used at tick 6, the others later");
+    assert!(t.take(at).is_some() && t.take(at).is_none());
+    assert_eq!(t.victim(b, &key(9)), at);
+}
+
+#[test]
+fn growth_keeps_every_entry_and_its_lines_and_says_who_owes() {
+    let mut t = Microflows::new(1 << 12, 7);
+    let key = |n: u32| {
+        let mut k = PacketKey::default();
+        k.base.ip_src = n.to_be_bytes();
+        if n.is_multiple_of(3) {
+            k.base.shape = shape::L3;
+            k.l3.ipv6_dst[..4].copy_from_slice(&n.to_be_bytes());
+        }
+        k
+    };
+    let (mut m, mut kept_at, mut owing) = (Masked::default(), Vec::new(), Vec::new());
+    for n in 0..3000 {
+        let home = t.hash(&key(n), &mut m);
+        let at = t.victim(home, &key(n));
+        if t.take(at).is_none() {
+            kept_at.push(n);
+        } else {
+            // Four of one group, and a fifth: the one that had to go is not looked for.
+            kept_at.retain(|k| {
+                let home = t.hash(&key(*k), &mut m);
+                t.find(home, &key(*k), &m).is_some()
+            });
+            kept_at.push(n);
+            t.hash(&key(n), &mut m);
+        }
+        t.fill(at, &key(n), &m, kept(n, n));
+        if !t.slots[at as usize].owes() {
+            t.slots[at as usize].set_owes(true);
+            owing.push(at);
+        }
+        while t.is_crowded() {
+            t.grow(|at| owing.push(at));
+        }
+    }
+    assert_eq!(t.slots().next_power_of_two(), 1 << 12);
+    assert!(kept_at.len() > 2900 && t.live as usize == kept_at.len());
+    for n in kept_at {
+        let home = t.hash(&key(n), &mut m);
+        let at = t.find(home, &key(n), &m).expect("an entry is lost");
+        assert_eq!(t.slot(at).map(|s| s.traversal), Some(n));
+        assert!(owing.contains(&at));
+    }
+    let many = owing.len();
+    owing.sort_unstable();
+    owing.dedup();
+    assert_eq!(owing.len(), many, "a slot is in the list once");
+}

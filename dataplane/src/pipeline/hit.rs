@@ -1,0 +1,138 @@
+//! A packet that tier 1 has: the shortest road, with nothing on it that most packets do not need.
+//!
+//! The common steps run straight off the traversal's first record, on the frame where it lies.
+//! The first step of another kind hands the packet over to `execute`, with what is left to do.
+
+use super::delta::Dirty;
+use super::execute::{Hand, Sent};
+use super::guards;
+use super::run::{Egress, Lane};
+use super::upkeep::credit;
+use crate::action::edit;
+use crate::action::step::Step;
+use crate::cache::traversal::Item;
+use crate::clock::Now;
+use crate::packet::frame::Frame;
+use crate::xsk::pool::FramePool;
+
+/// A slot's byte count is credited before it passes this.
+const BYTES_OWED_MAX: u32 = 1 << 31;
+
+/// What became of a packet that hit.
+pub(super) enum Hit {
+    Served,
+    /// There is an entry, and it does not hold.
+    Stale,
+    None,
+}
+
+impl Lane {
+    /// Serves a packet from its cache entry if all guards hold.
+    #[inline(always)]
+    pub(super) fn serve<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> Hit {
+        let Some(slot) = self.batch.get_mut(i) else { return Hit::None };
+        let Some(entry) = self.cache.slot_mut(slot.hit) else { return Hit::None };
+        let Some(t) = self.traversals.get(entry.traversal) else { return Hit::None };
+        let (traversal, head) = (entry.traversal, &t.head);
+        let len = slot.frame.as_ref().map_or(0, Frame::len);
+        if !head.fits(len)
+            || !self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
+        {
+            return Hit::Stale;
+        }
+        if head.guards > 0 {
+            let guards = self.traversals.items(traversal).take(usize::from(head.guards));
+            if !guards::hold(guards, &mut self.conntrack, &self.program, slot, now) {
+                return Hit::Stale;
+            }
+        }
+        entry.used = (now.ns >> 20) as u32;
+        entry.epoch = self.recent.epoch();
+        entry.packets = entry.packets.wrapping_add(1);
+        entry.bytes = entry.bytes.wrapping_add(len as u32);
+        if !entry.owes() {
+            entry.set_owes(true);
+            if t.is_long() {
+                entry.set_long();
+            }
+            self.owing.push(slot.hit);
+        } else if entry.bytes >= BYTES_OWED_MAX {
+            let (p, b) = (entry.packets, entry.bytes);
+            (entry.packets, entry.bytes) = (0, 0);
+            credit(&self.traversals, &self.program, traversal, (p, b), now);
+        }
+        let Some(frame) = slot.frame.as_mut() else { return Hit::None };
+        let last = usize::from(head.steps).wrapping_sub(1);
+        let mut done = 0;
+        for item in t.first_steps() {
+            let Item::Do(step) = item else { break };
+            match edit::apply_common(step, frame, &slot.layers) {
+                Some(Ok(())) => done += 1,
+                Some(Err(reason)) => {
+                    self.counters.count_drop(reason);
+                    slot.frame.take().into_iter().for_each(|f| pool.free(f));
+                    return Hit::Served;
+                }
+                None => {
+                    if let Step::Output(port) = *step
+                        && done == last
+                        && let Some(frame) = slot.frame.take()
+                    {
+                        sent.packets += 1;
+                        sent.bytes += len as u64;
+                        egress.output(port, frame, pool);
+                        return Hit::Served;
+                    }
+                    break;
+                }
+            }
+        }
+        self.serve_rest(i, traversal, done, now, sent, pool, egress);
+        Hit::Served
+    }
+
+    /// Runs the steps of a hit from number `done` on: all kinds, however many.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "what `serve` has in hand")]
+    fn serve_rest<E: Egress>(
+        &mut self,
+        i: usize,
+        traversal: u32,
+        done: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
+        let Some(slot) = self.batch.get_mut(i) else { return };
+        let Some(frame) = slot.frame.take() else { return };
+        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return };
+        let count = usize::from(head.steps).saturating_sub(done);
+        let items = self.traversals.items(traversal).skip(usize::from(head.guards) + done);
+        let mut hand = Hand {
+            translations: &[],
+            punts: &[],
+            packet_ins: &mut self.packet_ins,
+            program: &self.program,
+            now,
+            chance: &mut self.chance,
+            templates: &self.templates,
+            counters: &self.counters,
+            sent,
+            pool,
+            egress,
+        };
+        let steps = items.take(count).map_while(|item| match item {
+            Item::Do(s) => Some(s),
+            _ => None,
+        });
+        hand.execute(steps, count, frame, &slot.key, slot.layers);
+    }
+}

@@ -8,6 +8,8 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod flow;
+pub mod groups;
+pub mod meters;
 pub mod model;
 pub mod netlink;
 pub mod pktgen;

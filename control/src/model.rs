@@ -5,9 +5,13 @@
 
 use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
-use crate::flow::{FileFlow, Flow, FlowError, PortNames, parse_file};
+use crate::flow::{
+    FileItem, FileLine, Flow, FlowErrors, GroupMod, MeterMod, PortNames, meter_name, parse_file,
+};
+use crate::groups::{GroupError, Groups};
+use crate::meters::{MeterError, Meters};
 use crate::netlink::underlay as net;
-use crate::store::{Changed, Flows, Outcome, Removed, Site, StoreError, Wish};
+use crate::store::{Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Wish};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::key::PortIx;
@@ -22,7 +26,17 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{file}: {error}", file = file.display())]
-    Flow { file: PathBuf, error: FlowError },
+    Flow { file: PathBuf, error: FlowErrors },
+    #[error("{0}")]
+    Group(#[from] GroupError),
+    #[error("{0}")]
+    Meter(#[from] MeterError),
+    #[error("a flow names group {0}, which is not there; add the group first")]
+    NoGroup(u32),
+    #[error("a flow names meter {}, which is not there; add the meter first", meter_name(*.0))]
+    NoMeter(u32),
+    #[error("line {0}: tunnel options cannot be matched yet")]
+    NoTlvMap(usize),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("there are {0} bridges; a switch has {BRIDGES_MAX} at most")]
@@ -36,6 +50,8 @@ pub enum ModelError {
 pub struct BridgeState {
     pub config: config::Bridge,
     pub flows: Flows,
+    pub groups: Groups,
+    pub meters: Meters,
     pub fdb: Arc<Fdb>,
     pub ports: Vec<PortState>,
 }
@@ -111,6 +127,8 @@ impl Model {
             model.bridges.push(BridgeState {
                 config: bridge.clone(),
                 flows: Flows::default(),
+                groups: Groups::default(),
+                meters: Meters::default(),
                 fdb: Arc::new(Fdb::new(seed.wrapping_add(salt))),
                 ports: Vec::new(),
             });
@@ -178,15 +196,98 @@ impl Model {
         self.take_flows(&parsed, now_ns)
     }
 
-    /// Adds flows that were read from files.
-    pub fn take_flows(&mut self, list: &[FileFlow], now_ns: u64) -> Result<(), ModelError> {
+    /// Adds what was read from files: groups and meters, then the flows that name them.
+    pub fn take_flows(&mut self, list: &[FileLine], now_ns: u64) -> Result<(), ModelError> {
         for b in 0..self.bridges.len() {
-            let name = &self.bridges[b].config.name;
-            let mine = list.iter().filter(|f| f.bridge == *name);
-            let flows: Vec<Flow> = mine.map(|f| f.flow.clone()).collect();
+            let name = self.bridges[b].config.name.clone();
+            let (mut flows, mut groups, mut meters) = (Vec::new(), Vec::new(), Vec::new());
+            for l in list.iter().filter(|l| l.bridge == name) {
+                match &l.item {
+                    FileItem::Flow(flow) => flows.push(Flow::clone(flow)),
+                    FileItem::Group(m) => groups.push(m.clone()),
+                    FileItem::Meter(m) => meters.push(m.clone()),
+                    FileItem::TlvMap(_) => return Err(ModelError::NoTlvMap(l.line)),
+                }
+            }
+            self.change_groups(b, &groups, now_ns)?;
+            self.change_meters(b, &meters, now_ns)?;
+            self.check_refs(b, flows.iter())?;
             self.change_flows(b, now_ns, |f, site| f.add_all(&flows, site))?;
         }
         Ok(())
+    }
+
+    /// Whether the groups and meters are there that flows name.
+    pub fn check_refs<'f>(
+        &self,
+        bridge: usize,
+        flows: impl Iterator<Item = &'f Flow>,
+    ) -> Result<(), ModelError> {
+        let Some(b) = self.bridges.get(bridge) else { return Ok(()) };
+        for flow in flows {
+            let (groups, meters) = flow.refers_to();
+            if let Some(id) = groups.into_iter().find(|id| b.groups.get(*id).is_none()) {
+                return Err(ModelError::NoGroup(id));
+            }
+            if let Some(id) = meters.into_iter().find(|id| b.meters.get(*id).is_none()) {
+                return Err(ModelError::NoMeter(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a change of a bridge's groups, whole or not at all. Flows that use a group which is
+    /// deleted go with it; says how many.
+    pub fn change_groups(
+        &mut self,
+        bridge: usize,
+        mods: &[GroupMod],
+        now_ns: u64,
+    ) -> Result<u64, ModelError> {
+        let Some(b) = self.bridges.get_mut(bridge).filter(|_| !mods.is_empty()) else {
+            return Ok(0);
+        };
+        let gone = b.groups.apply(mods, now_ns)?;
+        let compiled = b.groups.compiled();
+        let uses = |f: &Flow| gone.iter().any(|id| f.uses_group(*id));
+        let doomed = if gone.is_empty() { Vec::new() } else { b.flows.numbers(&uses) };
+        if let Some(b) = self.draft.bridges.get_mut(bridge) {
+            b.groups = compiled;
+        }
+        self.draft.see_afresh();
+        self.remove_flows(bridge, &doomed, RemovedReason::GroupDelete, now_ns)
+    }
+
+    /// As [`Model::change_groups`], of meters.
+    pub fn change_meters(
+        &mut self,
+        bridge: usize,
+        mods: &[MeterMod],
+        now_ns: u64,
+    ) -> Result<u64, ModelError> {
+        let Some(b) = self.bridges.get_mut(bridge).filter(|_| !mods.is_empty()) else {
+            return Ok(0);
+        };
+        let gone = b.meters.apply(mods, now_ns)?;
+        let compiled = b.meters.compiled();
+        let uses = |f: &Flow| gone.iter().any(|id| f.uses_meter(*id));
+        let doomed = if gone.is_empty() { Vec::new() } else { b.flows.numbers(&uses) };
+        if let Some(b) = self.draft.bridges.get_mut(bridge) {
+            b.meters = compiled;
+        }
+        self.draft.see_afresh();
+        self.remove_flows(bridge, &doomed, RemovedReason::MeterDelete, now_ns)
+    }
+
+    fn remove_flows(
+        &mut self,
+        bridge: usize,
+        numbers: &[u32],
+        why: RemovedReason,
+        now_ns: u64,
+    ) -> Result<u64, ModelError> {
+        let done = self.change_flows(bridge, now_ns, |f, site| Ok(f.remove(numbers, why, site)))?;
+        Ok(done.deleted)
     }
 
     /// Makes a change of a bridge's flows and of the program that comes next; all of it or nothing.

@@ -102,6 +102,28 @@ impl Switch for Fake {
         Ok(self.flows.lock().unwrap().iter().map(info).collect())
     }
 
+    fn ref_change(&self, change: &RefChange) -> ApiResult<RefSummary> {
+        known(&change.bridge)?;
+        let changed = change.text.lines().count() as u64;
+        Ok(RefSummary { changed, flows_deleted: 1, program_version: 9 })
+    }
+
+    fn groups(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<GroupInfo>> {
+        known(bridge)?;
+        let id = id.unwrap_or(1);
+        let text = format!("group_id={id},type=all");
+        let stats_text = format!("group_id={id},duration=1s");
+        Ok(vec![GroupInfo { id, text, stats_text, ..GroupInfo::default() }])
+    }
+
+    fn meters(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<MeterInfo>> {
+        known(bridge)?;
+        let id = id.unwrap_or(1);
+        let text = format!("meter={id} kbps bands=\ntype=drop rate=1");
+        let stats_text = format!("meter:{id} flow_count:0");
+        Ok(vec![MeterInfo { id, text, stats_text, ..MeterInfo::default() }])
+    }
+
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
         known(bridge)?;
         let mac = "02:00:00:00:00:07".into();

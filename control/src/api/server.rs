@@ -233,6 +233,9 @@ fn answer(switch: &dyn Switch, request: Request) -> ApiResult<Reply> {
         }
         Request::Flow(change) => Reply::FlowChanged(switch.flow_change(&change)?),
         Request::FlowDump { bridge, filter } => Reply::Flows(switch.flow_dump(&bridge, &filter)?),
+        Request::Ref(change) => Reply::RefChanged(switch.ref_change(&change)?),
+        Request::GroupDump { bridge, id } => Reply::Groups(switch.groups(&bridge, id)?),
+        Request::MeterDump { bridge, id } => Reply::Meters(switch.meters(&bridge, id)?),
         Request::FdbShow { bridge } => Reply::Fdb(switch.fdb(&bridge)?),
         Request::FdbFlush { bridge } => Reply::Removed(switch.fdb_flush(&bridge)?),
         Request::ConntrackList { zone, limit } => Reply::Conns(switch.conntrack(zone, limit)?),

@@ -5,8 +5,9 @@
 //! has been seen by the workers.
 
 use super::types::{
-    ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, PortInfo,
-    SwitchInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
+    ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, GroupInfo,
+    MeterInfo, PortInfo, RefChange, RefSummary, SwitchInfo, TraceReport, TraceRequest, TunnelInfo,
+    WorkerCounters,
 };
 use crate::config::Port;
 use crate::doctor::Report;
@@ -23,6 +24,9 @@ pub trait Switch: Send + Sync + 'static {
     fn port_del(&self, bridge: &str, port: &str) -> ApiResult<()>;
     fn flow_change(&self, change: &FlowChange) -> ApiResult<FlowSummary>;
     fn flow_dump(&self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>>;
+    fn ref_change(&self, change: &RefChange) -> ApiResult<RefSummary>;
+    fn groups(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<GroupInfo>>;
+    fn meters(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<MeterInfo>>;
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>>;
     fn fdb_flush(&self, bridge: &str) -> ApiResult<u64>;
     fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>>;

@@ -58,6 +58,17 @@ pub enum Request {
         bridge: String,
         filter: String,
     },
+    /// A change of groups or meters.
+    Ref(RefChange),
+    /// `id`: only this one.
+    GroupDump {
+        bridge: String,
+        id: Option<u32>,
+    },
+    MeterDump {
+        bridge: String,
+        id: Option<u32>,
+    },
     FdbShow {
         bridge: String,
     },
@@ -101,6 +112,39 @@ pub enum FlowOp {
     Replace,
 }
 
+/// A change of what flows refer to; done whole or not at all.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct RefChange {
+    pub kind: RefKind,
+    pub op: RefOp,
+    pub bridge: String,
+    /// Group or meter text, one a line. Empty for a deletion: all.
+    pub text: String,
+    /// Modify: add what is not there (groups).
+    #[serde(default)]
+    pub may_create: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum RefKind {
+    Group,
+    Meter,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum RefOp {
+    Add,
+    Modify,
+    Delete,
+    /// Groups only.
+    InsertBuckets,
+    /// Groups only.
+    RemoveBuckets,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
@@ -141,6 +185,9 @@ pub enum Reply {
     Ports(Vec<PortInfo>),
     FlowChanged(FlowSummary),
     Flows(Vec<FlowInfo>),
+    RefChanged(RefSummary),
+    Groups(Vec<GroupInfo>),
+    Meters(Vec<MeterInfo>),
     Fdb(Vec<FdbEntry>),
     /// How many entries a flush or a deletion took away.
     Removed(u64),
@@ -169,6 +216,8 @@ impl Reply {
         }
         match self {
             Self::Flows(list) => cut(list, Self::Flows),
+            Self::Groups(list) => cut(list, Self::Groups),
+            Self::Meters(list) => cut(list, Self::Meters),
             Self::Fdb(list) => cut(list, Self::Fdb),
             Self::Conns(list) => cut(list, Self::Conns),
             Self::Ports(list) => cut(list, Self::Ports),
@@ -180,6 +229,8 @@ impl Reply {
     pub fn join(&mut self, part: Self) -> Result<(), Self> {
         match (self, part) {
             (Self::Flows(list), Self::Flows(part)) => list.extend(part),
+            (Self::Groups(list), Self::Groups(part)) => list.extend(part),
+            (Self::Meters(list), Self::Meters(part)) => list.extend(part),
             (Self::Fdb(list), Self::Fdb(part)) => list.extend(part),
             (Self::Conns(list), Self::Conns(part)) => list.extend(part),
             (Self::Ports(list), Self::Ports(part)) => list.extend(part),
@@ -342,6 +393,47 @@ pub struct FlowSummary {
     pub deleted: u64,
     /// The program version in which the workers see it.
     pub program_version: u64,
+}
+
+/// What a change of groups or meters came to.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct RefSummary {
+    /// Commands that were carried out.
+    pub changed: u64,
+    /// Flows that went because what they refer to did.
+    pub flows_deleted: u64,
+    /// The program version in which the workers see it.
+    pub program_version: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct GroupInfo {
+    pub id: u32,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub buckets: u64,
+    pub ref_count: u64,
+    pub n_packets: u64,
+    pub n_bytes: u64,
+    pub duration_s: f64,
+    /// As `ovs-ofctl dump-groups` writes it: fit to be read back.
+    pub text: String,
+    /// As `ovs-ofctl dump-group-stats` writes it.
+    pub stats_text: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct MeterInfo {
+    pub id: u32,
+    pub bands: u64,
+    pub flow_count: u64,
+    pub n_packets: u64,
+    pub n_bytes: u64,
+    pub duration_s: f64,
+    /// As `ovs-ofctl dump-meters` writes it: fit to be read back.
+    pub text: String,
+    /// As `ovs-ofctl meter-stats` writes it.
+    pub stats_text: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]

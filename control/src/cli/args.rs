@@ -49,6 +49,12 @@ pub(super) enum Command {
     /// Add, change, delete, dump and replace flows
     #[command(subcommand)]
     Flow(Flow),
+    /// Add, change, delete and show groups
+    #[command(subcommand)]
+    Group(Group),
+    /// Add, change, delete and show meters
+    #[command(subcommand)]
+    Meter(Meter),
     /// Learned Ethernet addresses
     #[command(subcommand)]
     Fdb(Fdb),
@@ -138,6 +144,62 @@ pub(super) enum Flow {
     },
     /// Make the bridge's flows exactly these, at once
     Replace(FlowText),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RefText {
+    pub bridge: String,
+    /// In ovs-ofctl's words, as in group_id=1,type=all,bucket=actions=1
+    #[arg(value_name = "TEXT")]
+    pub lines: Vec<String>,
+    /// Read them from a file, one a line; - is the standard input
+    #[arg(short, long, conflicts_with = "lines")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RefShow {
+    pub bridge: String,
+    /// Only this one
+    pub id: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Group {
+    /// Add groups
+    Add(RefText),
+    /// Change groups
+    Mod {
+        #[command(flatten)]
+        text: RefText,
+        /// Add what is not there
+        #[arg(long)]
+        may_create: bool,
+    },
+    /// Delete groups (group_id=N), with the flows that use them; without a text, all
+    Del(RefText),
+    /// Insert buckets: group_id=N,command_bucket_id=first|last|ID,bucket=...
+    InsertBuckets(RefText),
+    /// Remove buckets: group_id=N,command_bucket_id=first|last|all|ID
+    RemoveBuckets(RefText),
+    /// Print groups: fit to be read back
+    Dump(RefShow),
+    /// Print what groups and their buckets counted
+    Stats(RefShow),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Meter {
+    /// Add meters: meter=1,kbps,burst,bands=type=drop,rate=1000,burst_size=100
+    Add(RefText),
+    /// Change meters
+    Mod(RefText),
+    /// Delete meters (meter=N), with the flows that use them; without a text, all
+    Del(RefText),
+    /// Print meters: fit to be read back
+    Dump(RefShow),
+    /// Print what meters and their bands counted
+    Stats(RefShow),
 }
 
 #[derive(Debug, Subcommand)]

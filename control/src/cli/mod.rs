@@ -5,6 +5,7 @@
 
 mod args;
 mod print;
+mod refs;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,9 @@ use clap::Parser;
 use serde::Serialize;
 use serde_json::json;
 
-use self::args::{Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Port, Trace};
+use self::args::{
+    Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, Trace,
+};
 use crate::api::types::{FlowChange, FlowOp, Reply, Request, TracePacket, TraceRequest};
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
@@ -84,6 +87,8 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::Bridge => Request::BridgeList,
         Command::Port(port) => port_request(port)?,
         Command::Flow(flow) => flow_request(flow)?,
+        Command::Group(group) => refs::group(group)?,
+        Command::Meter(meter) => refs::meter(meter)?,
         Command::Fdb(Fdb::Show { bridge }) => Request::FdbShow { bridge: bridge.clone() },
         Command::Fdb(Fdb::Flush { bridge }) => Request::FdbFlush { bridge: bridge.clone() },
         Command::Conntrack(Conntrack::List { zone, limit }) => {
@@ -100,7 +105,12 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
     };
     let mut client = Client::connect(&global.socket, Duration::from_secs(global.timeout))?;
     let reply = client.call(request)?;
-    let stats = !matches!(cli.command, Command::Flow(Flow::Dump { no_stats: true, .. }));
+    let stats = !matches!(
+        cli.command,
+        Command::Flow(Flow::Dump { no_stats: true, .. })
+            | Command::Group(Group::Dump(_))
+            | Command::Meter(Meter::Dump(_))
+    );
     Ok(print_reply(&reply, stats, global, out))
 }
 
@@ -147,6 +157,9 @@ fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) ->
         Reply::Ports(list) => show!(list, print::ports(list, out)),
         Reply::FlowChanged(summary) => show!(summary, print::flow_summary(summary, out)),
         Reply::Flows(list) => show!(list, print::flows(list, stats, out)),
+        Reply::RefChanged(summary) => show!(summary, refs::summary(summary, out)),
+        Reply::Groups(list) => show!(list, refs::groups(list, stats, out)),
+        Reply::Meters(list) => show!(list, refs::meters(list, stats, out)),
         Reply::Fdb(list) => show!(list, print::fdb(list, out)),
         Reply::Removed(count) => {
             show!(&json!({ "removed": count }), out.push_str(&format!("{count} removed\n")));
@@ -221,7 +234,7 @@ fn flow_request(flow: &Flow) -> Result<Request, Failure> {
                 hint: "give --file FILE; to delete all flows use `sluice flow del BRIDGE`".into(),
             });
         }
-        let content = flow_text(text)?;
+        let content = text_of(&text.flows, text.file.as_deref())?;
         Ok(Request::Flow(FlowChange { op, bridge: text.bridge.clone(), text: content, strict }))
     };
     match flow {
@@ -235,8 +248,9 @@ fn flow_request(flow: &Flow) -> Result<Request, Failure> {
     }
 }
 
-fn flow_text(text: &FlowText) -> Result<String, Failure> {
-    let Some(file) = &text.file else { return Ok(text.flows.join("\n")) };
+/// The lines given as words, or those of a file.
+fn text_of(lines: &[String], file: Option<&Path>) -> Result<String, Failure> {
+    let Some(file) = file else { return Ok(lines.join("\n")) };
     let mut content = String::new();
     let read = if file == Path::new("-") {
         io::stdin().read_to_string(&mut content).map(|_| content)
@@ -244,8 +258,8 @@ fn flow_text(text: &FlowText) -> Result<String, Failure> {
         std::fs::read_to_string(file)
     };
     read.map_err(|error| Failure {
-        message: format!("cannot read flows from {}: {error}", file.display()),
-        hint: "give a text file with one flow a line, or - for the standard input".into(),
+        message: format!("cannot read {}: {error}", file.display()),
+        hint: "give a text file, one a line, or - for the standard input".into(),
     })
 }
 

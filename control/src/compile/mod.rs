@@ -4,6 +4,7 @@
 //! Everything here is a pure function of its input; nothing is opened, asked or changed.
 
 pub mod lower;
+pub mod lower_group;
 mod lower_verbs;
 mod ports;
 mod underlay;

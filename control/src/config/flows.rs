@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Bridge, Config, ConfigError, ConfigErrors, PORT_LOCAL};
-use crate::flow::{FileFlow, FlowError, PortMap, PortNames, parse_file, ports::LOCAL};
+use crate::flow::{FileLine, FlowError, PortMap, PortNames, parse_file, ports::LOCAL};
 
 impl Bridge {
     /// The bridge's ports, for flow text.
@@ -16,7 +16,7 @@ impl Bridge {
 impl Config {
     /// Reads the flow files of all bridges. A file may hold flows of several bridges, below
     /// `[bridge NAME]` lines; they come in the order in which they stand.
-    pub fn read_flows(&self) -> Result<Vec<FileFlow>, ConfigErrors> {
+    pub fn read_flows(&self) -> Result<Vec<FileLine>, ConfigErrors> {
         let names: Vec<(&str, PortMap)> =
             self.bridges.iter().map(|b| (b.name.as_str(), b.port_names())).collect();
         let find = |name: &str| {
@@ -35,7 +35,9 @@ impl Config {
             };
             match parse_file(&text, &bridge.name, &find) {
                 Ok(found) => flows.extend(found),
-                Err(error) => errors.push(flow_error(file, &text, &error)),
+                Err(wrong) => {
+                    errors.extend(wrong.list.iter().map(|e| flow_error(file, &text, e)));
+                }
             }
         }
         if errors.is_empty() { Ok(flows) } else { Err(ConfigErrors(errors)) }

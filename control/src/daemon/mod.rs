@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::api::{ControlSocket, Switch, serve};
 use crate::config::{Config, PortType};
 use crate::doctor::{self, Level, Wish};
-use crate::flow::FileFlow;
+use crate::flow::FileLine;
 use crate::netlink::{ReservedPorts, UnderlayWatch};
 
 #[derive(Debug, Parser)]
@@ -56,7 +56,7 @@ struct Args {
 pub struct Ground {
     pub config: Config,
     /// Of all bridges, checked.
-    pub flows: Vec<FileFlow>,
+    pub flows: Vec<FileLine>,
     pub underlay: UnderlayWatch,
 }
 
@@ -101,7 +101,7 @@ pub fn run(
 
 fn run_switch(
     config: Config,
-    flows: Vec<FileFlow>,
+    flows: Vec<FileLine>,
     start: impl FnOnce(Arc<Ground>) -> Result<Arc<dyn Switch>, Failure>,
 ) -> Result<(), Failure> {
     let socket = ControlSocket::bind(&config.daemon.control_socket)?;

@@ -102,6 +102,8 @@ pub enum FlowAction {
     },
     /// Controllers that hear of an expired TTL; empty for the plain form.
     DecTtl(Vec<u16>),
+    SetMplsLabel(u32),
+    SetMplsTc(u8),
     SetMplsTtl(u8),
     DecMplsTtl,
     /// The EtherType: 0x8847 or 0x8848.
@@ -336,6 +338,8 @@ impl FlowAction {
             FlowAction::ModNwTtl(v) => whole(Field::IpTtl, v as u128),
             FlowAction::ModTpSrc(v) => whole(Field::TcpSrc, v as u128),
             FlowAction::ModTpDst(v) => whole(Field::TcpDst, v as u128),
+            FlowAction::SetMplsLabel(v) => whole(Field::MplsLabel, v as u128),
+            FlowAction::SetMplsTc(v) => whole(Field::MplsTc, v as u128),
             _ => None,
         }
     }

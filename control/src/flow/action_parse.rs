@@ -49,6 +49,8 @@ const KNOWN: &[&str] = &[
     "set_tunnel",
     "set_tunnel64",
     "dec_ttl",
+    "set_mpls_label",
+    "set_mpls_tc",
     "set_mpls_ttl",
     "dec_mpls_ttl",
     "push_mpls",
@@ -87,16 +89,8 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Actions of Open vSwitch that sluice does not have.
-const UNSUPPORTED: &[&str] = &[
-    "set_mpls_label",
-    "set_mpls_tc",
-    "dec_nsh_ttl",
-    "encap",
-    "decap",
-    "unroll_xlate",
-    "debug_recirc",
-    "debug_slow",
-];
+const UNSUPPORTED: &[&str] =
+    &["dec_nsh_ttl", "encap", "decap", "unroll_xlate", "debug_recirc", "debug_slow"];
 
 /// Reads a list of actions and checks each against `checker`.
 pub fn parse_actions(
@@ -229,6 +223,8 @@ fn numbered(word: &str, pair: &Pair<'_>) -> Result<Option<FlowAction>, FlowError
         "pop_queue" => bare(pair, "pop_queue", A::PopQueue)?,
         "clear_actions" => bare(pair, "clear_actions", A::ClearActions)?,
         "dec_mpls_ttl" => bare(pair, "dec_mpls_ttl", A::DecMplsTtl)?,
+        "set_mpls_label" => A::SetMplsLabel(number(pair, "set_mpls_label", 0xf_ffff)? as u32),
+        "set_mpls_tc" => A::SetMplsTc(number(pair, "set_mpls_tc", 7)? as u8),
         "set_mpls_ttl" => A::SetMplsTtl(number(pair, "set_mpls_ttl", 255)? as u8),
         "push_mpls" => match number(pair, "push_mpls", 0xffff)? as u16 {
             eth_type @ (0x8847 | 0x8848) => A::PushMpls(eth_type),

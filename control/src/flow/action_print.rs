@@ -96,6 +96,8 @@ fn write_numbered(out: &mut String, action: &FlowAction) {
         A::SetQueue(queue) => write!(out, "set_queue:{queue}"),
         A::PopQueue => write!(out, "pop_queue"),
         A::ClearActions => write!(out, "clear_actions"),
+        A::SetMplsLabel(label) => write!(out, "set_mpls_label({label})"),
+        A::SetMplsTc(tc) => write!(out, "set_mpls_tc({tc})"),
         A::SetMplsTtl(ttl) => write!(out, "set_mpls_ttl({ttl})"),
         A::DecMplsTtl => write!(out, "dec_mpls_ttl"),
         A::PushMpls(eth_type) => write!(out, "push_mpls:0x{eth_type:04x}"),

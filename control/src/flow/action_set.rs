@@ -49,6 +49,8 @@ fn slot(action: &FlowAction) -> Option<Slot> {
         | A::SetVlanVid(_)
         | A::SetVlanPcp(_)
         | A::SetTunnel { .. }
+        | A::SetMplsLabel(_)
+        | A::SetMplsTc(_)
         | A::SetMplsTtl(_)
         | A::SetQueue(_) => Slot::Change,
         A::Ct(_) => Slot::Final(0),

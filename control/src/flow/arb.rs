@@ -194,6 +194,8 @@ pub fn verb() -> impl Strategy<Value = FlowAction> {
         learn(),
         any::<(u16, u16)>().prop_map(|(idle_s, hard_s)| A::FinTimeout { idle_s, hard_s }),
         any::<u8>().prop_map(A::SetMplsTtl),
+        (0..1u32 << 20).prop_map(A::SetMplsLabel),
+        (0..8u8).prop_map(A::SetMplsTc),
         Just(A::DecMplsTtl),
     ]
 }

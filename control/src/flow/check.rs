@@ -27,6 +27,8 @@ pub enum Place {
     CtExec,
     /// `write_actions(...)`.
     ActionSet,
+    /// A bucket of a group: it runs as an action set, on packets of which nothing is known.
+    Bucket,
 }
 
 /// Follows a list of actions.
@@ -60,6 +62,12 @@ impl Checker {
             conjunction: false,
             other: false,
         }
+    }
+
+    /// For the actions of a bucket.
+    pub fn bucket() -> Self {
+        let whole = Checker::new(&Match::default(), 0);
+        Checker { place: Place::Bucket, any_packet: true, ..whole }
     }
 
     /// For actions nested in one of this list.
@@ -140,7 +148,7 @@ impl Checker {
                     return Err(Problem::NotInCt);
                 }
             }
-            Place::ActionSet if !action_set::takes(action) => {
+            Place::ActionSet | Place::Bucket if !action_set::takes(action) => {
                 return Err(Problem::NotInActionSet);
             }
             Place::Clone if now != Instruction::Apply => {

@@ -61,6 +61,10 @@ pub enum Problem {
     UnknownField(Option<String>),
     #[error("unknown action{}", hint(.0))]
     UnknownAction(Option<String>),
+    #[error("unknown word of a group{}", hint(.0))]
+    UnknownGroupWord(Option<String>),
+    #[error("unknown word of a meter{}", hint(.0))]
+    UnknownMeterWord(Option<String>),
     #[error("unknown argument of {of}; it takes {takes}")]
     UnknownArgument { of: &'static str, takes: &'static str },
     #[error("{0} is not supported yet")]
@@ -190,12 +194,15 @@ pub const MATCH_WORDS: &[&str] = &[
     "udp6",
     "sctp6",
     "icmp6",
+    "mpls",
+    "mplsm",
     "send_flow_rem",
     "check_overlap",
     "reset_counts",
     "no_packet_counts",
     "no_byte_counts",
     "out_port",
+    "out_group",
 ];
 
 /// The field or word nearest to `name`.

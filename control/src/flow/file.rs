@@ -1,62 +1,154 @@
 //! Files of flows: one a line, `#` to the end of a line is a comment, `[bridge NAME]` says
 //! whose flows follow.
+//!
+//! A line is a flow, or in the words of a file for `ovs-ofctl bundle`: `flow add ...`,
+//! `group add ...`. Meters and the map of tunnel options, which have no place in such a bundle,
+//! are written alike: `meter add ...`, `tlv-map add ...`. A file says what there is, so it can
+//! only add; the order of its lines does not matter but among equal flows.
 
-use super::Flow;
 use super::error::{FlowError, Problem};
 use super::flow_mod::{Command, command_word};
+use super::group::{GroupCommand, GroupMod, parse_group_span};
+use super::meter::{MeterMod, parse_meter_span};
 use super::parse::parse_line;
 use super::ports::PortNames;
 use super::span::Span;
+use super::tlv::{TlvMap, parse_tlv_span};
+use super::{Flow, LINE_MAX_BYTES};
 
-/// A flow of a file.
+/// Wrong lines that are told.
+pub const ERRORS_MAX: usize = 20;
+
+/// A line of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct FileFlow {
+pub struct FileLine {
     pub bridge: String,
     /// From 1.
     pub line: usize,
-    pub flow: Flow,
+    pub item: FileItem,
 }
 
-/// Reads a file of flows to add. Lines before the first `[bridge NAME]` belong to
-/// `first_bridge`. `ports` gives a bridge's ports, or `None` if there is no such bridge. The
-/// first mistake ends it: a file is taken whole or not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FileItem {
+    Flow(Box<Flow>),
+    Group(GroupMod),
+    Meter(MeterMod),
+    TlvMap(Vec<TlvMap>),
+}
+
+/// The wrong lines of a file, the first [`ERRORS_MAX`] of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowErrors {
+    pub list: Vec<FlowError>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+impl std::fmt::Display for FlowErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, e) in self.list.iter().enumerate() {
+            write!(f, "{}{e}", if i > 0 { "\n" } else { "" })?;
+        }
+        if self.more > 0 {
+            write!(f, "\nand {} more wrong lines", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for FlowErrors {}
+
+impl From<FlowError> for FlowErrors {
+    fn from(e: FlowError) -> Self {
+        FlowErrors { list: vec![e], more: 0 }
+    }
+}
+
+/// Reads a file of things to add. Lines before the first `[bridge NAME]` belong to
+/// `first_bridge`. `ports` gives a bridge's ports, or `None` if there is no such bridge. A file
+/// is taken whole or not at all; all its mistakes are told at once.
 pub fn parse_file<'p>(
     text: &str,
     first_bridge: &str,
     ports: &dyn Fn(&str) -> Option<&'p dyn PortNames>,
-) -> Result<Vec<FileFlow>, FlowError> {
+) -> Result<Vec<FileLine>, FlowErrors> {
     let mut bridge = first_bridge.to_string();
+    let mut names = ports(&bridge);
     let mut out = Vec::new();
+    let mut errors = FlowErrors { list: Vec::new(), more: 0 };
+    let mut told_bridge = false;
+    let mut refuse = |e: FlowError, line| match errors.list.len() < ERRORS_MAX {
+        true => errors.list.push(e.on_line(line)),
+        false => errors.more += 1,
+    };
     for (i, raw) in text.lines().enumerate() {
         let line = i + 1;
-        let content = Span::new(raw).slice(0, comment_start(raw));
-        if content.trim().is_empty() {
+        let content = Span::new(raw).slice(0, comment_start(raw)).trim();
+        if content.is_empty() {
             continue;
         }
-        let flow = if content.trim().text.starts_with('[') {
-            bridge = section(content.trim()).map_err(|e| e.on_line(line))?.to_string();
-            let known = ports(&bridge).is_some();
-            known.then_some(()).ok_or_else(|| content.trim().err(Problem::UnknownBridge))
-        } else {
-            let names = ports(&bridge)
-                .ok_or_else(|| Span::new(&bridge).err(Problem::UnknownBridge).on_line(line))?;
-            let flow = flow_of_line(content, names).map_err(|e| e.on_line(line))?;
-            out.push(FileFlow { bridge: bridge.clone(), line, flow });
-            Ok(())
+        if content.text.starts_with('[') {
+            match section(content) {
+                Ok(name) => {
+                    bridge = name.to_string();
+                    names = ports(name);
+                    told_bridge = names.is_none();
+                    if names.is_none() {
+                        refuse(content.err(Problem::UnknownBridge), line);
+                    }
+                }
+                Err(e) => refuse(e, line),
+            }
+            continue;
+        }
+        let Some(names) = names else {
+            // Once for all lines below it.
+            if !std::mem::replace(&mut told_bridge, true) {
+                refuse(Span::new(&bridge).err(Problem::UnknownBridge), line);
+            }
+            continue;
         };
-        flow.map_err(|e| e.on_line(line))?;
+        match item(content, names) {
+            Ok(item) => out.push(FileLine { bridge: bridge.clone(), line, item }),
+            Err(e) => refuse(e, line),
+        }
     }
-    Ok(out)
+    if errors.list.is_empty() { Ok(out) } else { Err(errors) }
 }
 
-fn flow_of_line(content: Span<'_>, names: &dyn PortNames) -> Result<Flow, FlowError> {
-    let (command, rest) = command_word(content);
+fn item(content: Span<'_>, names: &dyn PortNames) -> Result<FileItem, FlowError> {
+    if content.text.len() > LINE_MAX_BYTES {
+        return Err(content.err(Problem::TooLong(LINE_MAX_BYTES)));
+    }
+    let only_add = || content.err(Problem::Rule("a file says what there is; it can only add"));
+    let end = content.text.find([' ', '\t']).unwrap_or(content.text.len());
+    let rest = content.from(end).trim();
+    match &content.text[..end] {
+        "group" => {
+            let m = parse_group_span(rest, None, names)?;
+            let fine = m.command == GroupCommand::Add;
+            fine.then_some(FileItem::Group(m)).ok_or_else(only_add)
+        }
+        "meter" => match parse_meter_span(rest, None)? {
+            m @ MeterMod::Add(_) => Ok(FileItem::Meter(m)),
+            _ => Err(only_add()),
+        },
+        "tlv-map" => {
+            let maps = rest.text.strip_prefix("add").map_or(rest, |_| rest.from(3).trim());
+            parse_tlv_span(maps).map(FileItem::TlvMap)
+        }
+        "flow" => flow(rest, content, names),
+        _ => flow(content, content, names),
+    }
+}
+
+fn flow(text: Span<'_>, whole: Span<'_>, names: &dyn PortNames) -> Result<FileItem, FlowError> {
+    let (command, rest) = command_word(text);
     if command != Command::Add {
-        let rule = "a file says which flows there are; it can only add";
-        return Err(content.trim().err(Problem::Rule(rule)));
+        return Err(whole.err(Problem::Rule("a file says what there is; it can only add")));
     }
     let (head, actions) = parse_line(rest, Command::Add, names)?;
-    Ok(head.into_flow(actions))
+    Ok(FileItem::Flow(Box::new(head.into_flow(actions))))
 }
 
 /// Where the comment begins: the first `#` outside quotes.

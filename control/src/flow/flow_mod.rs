@@ -59,6 +59,8 @@ pub struct FlowFilter {
     pub cookie: Option<(u64, u64)>,
     /// The flow must output here.
     pub out_port: Option<u32>,
+    /// The flow must name this group.
+    pub out_group: Option<u32>,
 }
 
 /// A command with its flow.
@@ -114,6 +116,7 @@ impl Head {
             match_: self.match_,
             cookie: self.cookie_filter,
             out_port: self.out_port,
+            out_group: self.out_group,
         }
     }
 }
@@ -133,6 +136,7 @@ impl FlowFilter {
             && self.table.is_none_or(|t| t == flow.table)
             && self.cookie.is_none_or(|(value, mask)| (flow.cookie ^ value) & mask == 0)
             && self.out_port.is_none_or(|p| flow.outputs_to(p))
+            && self.out_group.is_none_or(|g| flow.uses_group(g))
     }
 }
 
@@ -141,6 +145,20 @@ impl Flow {
     /// too.
     pub fn outputs_to(&self, port: u32) -> bool {
         self.actions.iter().any(|a| a.any(&|a| output_of(a) == Some(port)))
+    }
+
+    /// The groups and meters that the flow cannot be without.
+    pub fn refers_to(&self) -> (Vec<u32>, Vec<u32>) {
+        let (mut groups, mut meters) = (Vec::new(), Vec::new());
+        let mut left: Vec<&FlowAction> = self.actions.iter().collect();
+        while let Some(action) = left.pop() {
+            match action {
+                FlowAction::Group(id) => groups.push(*id),
+                FlowAction::Meter(id) => meters.push(*id),
+                other => left.extend(other.nested()),
+            }
+        }
+        (groups, meters)
     }
 
     /// Whether the flow names the group.

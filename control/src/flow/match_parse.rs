@@ -31,6 +31,8 @@ const PROTOCOLS: &[(&str, u16, u8)] = &[
     ("tcp6", 0x86dd, 6),
     ("udp6", 0x86dd, 17),
     ("sctp6", 0x86dd, 132),
+    ("mpls", 0x8847, 0),
+    ("mplsm", 0x8848, 0),
 ];
 
 const VID: u128 = 0x0fff;

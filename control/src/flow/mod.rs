@@ -13,7 +13,8 @@
 //! the words; `match_parse` and `action_parse` the two halves of a flow (`field_parse`,
 //! `ct_parse`, `learn_parse`, `hash_parse`, `controller_parse`: actions with arguments of their
 //! own); `check` what the halves demand of each other; `print`, `action_print`, `extra_print`
-//! the way back; `flow_mod` deletion and modification; `file` whole files.
+//! the way back; `flow_mod` deletion and modification; `group`, `meter`, `tlv` what flows refer
+//! to; `file` whole files.
 
 mod action;
 mod action_parse;
@@ -27,14 +28,18 @@ mod extra_print;
 mod field_parse;
 mod file;
 mod flow_mod;
+mod group;
+mod group_print;
 mod hash_parse;
 mod learn_parse;
 mod match_parse;
+mod meter;
 mod parse;
 pub mod ports;
 mod print;
 mod span;
 mod subfield;
+mod tlv;
 pub mod value;
 
 #[cfg(test)]
@@ -49,12 +54,21 @@ pub use action::{
     Nat, NatSide, Sample, Write, Zone,
 };
 pub use error::{FlowError, Problem};
-pub use file::{FileFlow, parse_file};
+pub use file::{ERRORS_MAX, FileItem, FileLine, FlowErrors, parse_file};
 pub use flow_mod::{Command, FlowFilter, FlowMod, parse_flow_mod};
+pub use group::{
+    Bucket, BucketPlace, Group, GroupCommand, GroupMod, Method, Selection, parse_group_mod,
+};
+pub use group_print::{GroupStats, kind_name, print_group, print_group_stats};
+pub use meter::{
+    Band, Meter, MeterCommand, MeterMod, MeterStats, meter_name, parse_meter_mod, print_meter,
+    print_meter_stats,
+};
 pub use parse::parse_flow;
 pub use ports::{NoNames, PortMap, PortNames};
 pub use print::{FlowStats, print_actions, print_flow, print_flow_stats, print_match};
 pub use subfield::{SubField, text_bits};
+pub use tlv::{TlvMap, parse_tlv_maps, print_tlv_maps};
 
 use sluice_dataplane::packet::field::{Field, ones};
 use sluice_dataplane::packet::key::{FlowKey, Mask};

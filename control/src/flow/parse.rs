@@ -1,6 +1,6 @@
 //! A line of flow text: the words around the match, then match and actions.
 
-use super::action_parse::parse_actions;
+use super::action_parse::{GROUP_MAX, parse_actions};
 use super::check::Checker;
 use super::error::{FlowError, MATCH_WORDS, Problem, nearest, nearest_field};
 use super::flow_mod::Command;
@@ -34,6 +34,7 @@ pub struct Head {
     pub importance: u16,
     pub flags: FlowFlags,
     pub out_port: Option<u32>,
+    pub out_group: Option<u32>,
     pub match_: Match,
 }
 
@@ -159,6 +160,12 @@ fn take_word(
             return rule("out_port selects flows; it does not belong to one");
         }
         "out_port" => head.out_port = Some(parse_port(v, names).map_err(|p| v.err(p))?),
+        "out_group" if command.has_actions() => {
+            return rule("out_group selects flows; it does not belong to one");
+        }
+        // "any" is as if it had not been said.
+        "out_group" if v.text.eq_ignore_ascii_case("any") => head.out_group = None,
+        "out_group" => head.out_group = Some(within("out_group", GROUP_MAX.into())? as u32),
         _ => return Ok(false),
     }
     Ok(true)

@@ -97,7 +97,7 @@ fn write_nonzero(out: &mut String, name: &str, value: u16) {
 }
 
 /// Seconds, with milliseconds if that is exact, else nanoseconds.
-fn write_duration(out: &mut String, d: Duration) {
+pub fn write_duration(out: &mut String, d: Duration) {
     let (s, ns) = (d.as_secs(), d.subsec_nanos());
     let _ = match ns {
         0 => write!(out, "{s}s"),
@@ -343,6 +343,9 @@ impl Printer<'_> {
             let _ = write!(self.out, "nw_ecn={},", tos & 3);
         }
         self.number("nw_ttl", Field::IpTtl);
+        for field in [Field::MplsLabel, Field::MplsTc, Field::MplsTtl, Field::MplsBos] {
+            self.number(field.info().name, field);
+        }
         self.own_format("nw_frag", Field::IpFrag);
     }
 

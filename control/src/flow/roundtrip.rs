@@ -7,6 +7,7 @@ use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use sluice_dataplane::action::group::GroupKind;
 use sluice_dataplane::packet::field::{FIELDS, Format, Maskable};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,6 +43,7 @@ const V4: &[Field] = &[Field::IpSrc, Field::IpDst, Field::IpDscp, Field::IpEcn, 
 const V6: &[Field] =
     &[Field::Ipv6Src, Field::Ipv6Dst, Field::Ipv6Label, Field::IpDscp, Field::IpEcn, Field::IpTtl];
 const ARP: &[Field] = &[Field::ArpOp, Field::ArpSpa, Field::ArpTpa, Field::ArpSha, Field::ArpTha];
+const MPLS: &[Field] = &[Field::MplsLabel, Field::MplsTc, Field::MplsBos, Field::MplsTtl];
 const PORTS: &[Field] = &[Field::TcpSrc, Field::TcpDst];
 const TCP: &[Field] = &[Field::TcpSrc, Field::TcpDst, Field::TcpFlags];
 const ND: &[Field] = &[Field::NdTarget, Field::NdSll];
@@ -61,6 +63,8 @@ const KINDS: &[(u16, u8, &[&[Field]])] = &[
     (0x86dd, 58, &[V6, ND]),
     (0x0806, 0, &[ARP]),
     (0x8035, 0, &[ARP]),
+    (0x8847, 0, &[MPLS]),
+    (0x8848, 0, &[MPLS]),
 ];
 
 fn arb_match() -> impl Strategy<Value = Match> {
@@ -340,6 +344,73 @@ fn refused_or_stable(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Pieces of the language of groups and meters.
+const GROUP_WORDS: &[&str] = &[
+    "group_id=",
+    "type=",
+    "select",
+    "ff",
+    "all",
+    "bucket=",
+    "actions=",
+    "output:1",
+    "weight:",
+    "watch_port=",
+    "watch_group:",
+    "bucket_id:",
+    "selection_method=hash",
+    "fields(",
+    "ip_src",
+    "meter=",
+    "kbps",
+    "burst",
+    "stats",
+    "bands=",
+    "type=drop",
+    "rate=",
+    "burst_size=",
+    "{class=",
+    "len=4}->tun_metadata",
+    "delete ",
+    "drop",
+    "5",
+    ",",
+    ",",
+    " ",
+    "(",
+    ")",
+    "\"",
+];
+
+/// The same of groups, meters and maps of options.
+fn others_refused_or_stable(text: &str) -> Result<(), TestCaseError> {
+    match parse_group_mod(text, None, &NoNames) {
+        Ok(m) if m.command == GroupCommand::Add => {
+            let (id, kind) = (m.id.unwrap_or(0), m.kind);
+            let group =
+                Group { id, kind, selection: m.selection.clone(), buckets: m.buckets.clone() };
+            let printed = print_group(&group, &NoNames);
+            let again = parse_group_mod(&printed, None, &NoNames);
+            prop_assert_eq!(again, Ok(m), "{:?} printed as {:?}", text, printed);
+        }
+        Ok(_) => {}
+        Err(e) => prop_assert!(e.column >= 1 && e.column <= text.len() + 1, "{text:?}: {e}"),
+    }
+    match parse_meter_mod(text, None) {
+        Ok(MeterMod::Add(meter)) => {
+            let printed = print_meter(&meter).replace('\n', " ");
+            let again = parse_meter_mod(&printed, None);
+            prop_assert_eq!(again, Ok(MeterMod::Add(meter)), "{:?}: {:?}", text, printed);
+        }
+        Ok(_) => {}
+        Err(e) => prop_assert!(e.column >= 1 && e.column <= text.len() + 1, "{text:?}: {e}"),
+    }
+    if let Err(e) = parse_tlv_maps(text) {
+        prop_assert!(e.column >= 1 && e.column <= text.len() + 1, "{text:?}: {e}");
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(config(1500))]
 
@@ -353,6 +424,51 @@ proptest! {
     #[test]
     fn any_text_is_refused_or_stable(text in "\\PC{0,80}") {
         refused_or_stable(&text)?;
+        others_refused_or_stable(&text)?;
+    }
+
+    #[test]
+    fn groups_and_meters_of_any_words_are_refused_or_stable(
+        words in vec(select(GROUP_WORDS), 0..14),
+    ) {
+        others_refused_or_stable(&words.concat())?;
+        others_refused_or_stable(&format!("group_id=1,type=select,bucket={}", words.concat()))?;
+        others_refused_or_stable(&format!("meter=1,kbps,{}", words.concat()))?;
+    }
+
+    #[test]
+    fn a_group_prints_and_reads_back_equal(
+        id in 0..=0xffff_ff00u32,
+        method in select(vec![None, Some(Method::Hash), Some(Method::DpHash)]),
+        param: u64,
+        weights in vec((any::<u16>(), prop::option::of(0..0xff00u32)), 0..5),
+        actions in arb_actions(true, true),
+    ) {
+        // What a bucket takes: no instructions, no conjunctions.
+        let fits: Vec<FlowAction> = actions.into_iter().filter(action_set::takes).collect();
+        let bucket = |(i, (weight, watch_port)): (usize, (u16, Option<u32>))| Bucket {
+            id: Some(i as u32 * 3),
+            weight,
+            watch_port,
+            watch_group: watch_port.filter(|p| p % 2 == 0),
+            actions: fits.clone(),
+        };
+        let param = if method.is_some() { param } else { 0 };
+        let group = Group {
+            id,
+            kind: GroupKind::Select,
+            selection: Selection { method, param, fields: Vec::new() },
+            buckets: weights.into_iter().enumerate().map(bucket).collect(),
+        };
+        let text = print_group(&group, &NoNames);
+        let m = parse_group_mod(&text, None, &NoNames);
+        let again = m.map(|m| Group {
+            id: m.id.unwrap_or(0),
+            kind: m.kind,
+            selection: m.selection,
+            buckets: m.buckets,
+        });
+        prop_assert_eq!(again, Ok(group), "{}", text);
     }
 
     #[test]

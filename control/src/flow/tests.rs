@@ -1,6 +1,7 @@
 //! Tests of the whole room with examples; `roundtrip` has the random ones, and
 //! `control/tests/flow_text.rs` those against the stock tool.
 
+use super::span::Span;
 use super::*;
 use std::time::{Duration, Instant};
 
@@ -93,8 +94,12 @@ fn files_have_sections_comments_and_lines() {
     let text = "# head\n\n add in_port=eth0 actions=1 # why\n[bridge br1]\r\nactions=drop\n\
                   [ bridge  br0 ]\nin_port=\"q\\\"#\",actions=2";
     let flows = parse_file(text, "br0", &ports).unwrap();
+    let in_port = |item: &FileItem| match item {
+        FileItem::Flow(flow) => flow.match_.key.in_port,
+        other => panic!("{other:?}"),
+    };
     let seen: Vec<_> =
-        flows.iter().map(|f| (f.bridge.as_str(), f.line, f.flow.match_.key.in_port)).collect();
+        flows.iter().map(|f| (f.bridge.as_str(), f.line, in_port(&f.item))).collect();
     assert_eq!(seen, [("br0", 3, 2), ("br1", 5, 0), ("br0", 7, 6)]);
     for (text, message) in [
         (
@@ -113,14 +118,14 @@ fn files_have_sections_comments_and_lines() {
         ),
         (
             "delete ip",
-            "line 1, column 1: \"delete ip\": a file says which flows there are; it can only add",
+            "line 1, column 1: \"delete ip\": a file says what there is; it can only add",
         ),
     ] {
         assert_eq!(parse_file(text, "br0", &ports).unwrap_err().to_string(), message);
     }
     assert_eq!(
-        parse_file("actions=drop", "br7", &ports).unwrap_err().problem,
-        Problem::UnknownBridge
+        parse_file("actions=drop\nactions=1", "br7", &ports).unwrap_err().list,
+        [Span::new("br7").err(Problem::UnknownBridge).on_line(1)]
     );
 }
 
@@ -215,4 +220,41 @@ fn hostile_lines_end_soon() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     let long = parse_flow(&lines[13], &NoNames).unwrap_err();
     assert_eq!(long.problem, Problem::TooLong(n));
+}
+
+/// Lines in the words of `ovs-ofctl bundle`, and all mistakes of a file at once.
+#[test]
+fn files_hold_groups_meters_and_maps_too() {
+    let ports = |b: &str| (b == "br0").then_some(&NoNames as &dyn PortNames);
+    let text = "group add group_id=1,type=all,bucket=actions=output:1 # one\n\
+                meter add meter=1,kbps,bands=type=drop,rate=5\n\
+                group group_id=2,type=select,bucket=actions=2\n\
+                tlv-map add {class=1,type=1,len=4}->tun_metadata0\n\
+                flow add ip actions=group:1\nflow actions=drop\nadd arp,actions=1\n";
+    let lines = parse_file(text, "br0", &ports).unwrap();
+    let kinds: String = lines
+        .iter()
+        .map(|l| match &l.item {
+            FileItem::Flow(_) => 'f',
+            FileItem::Group(_) => 'g',
+            FileItem::Meter(_) => 'm',
+            FileItem::TlvMap(_) => 't',
+        })
+        .collect();
+    assert_eq!(kinds, "gmgtfff");
+    let wrong = "group add group_id=1\ngroup delete group_id=1\nmeter delete\n[bridge br9]\n\
+                 actions=nonsense\nactions=1\n[bridge br0]\nflow delete ip\n";
+    assert_eq!(
+        parse_file(wrong, "br0", &ports).unwrap_err().to_string(),
+        "line 1, column 11: \"group_id=1\": a group needs type=all, select, indirect or ff\n\
+         line 2, column 1: \"group delete group_id=1\": a file says what there is; it can only \
+         add\n\
+         line 3, column 1: \"meter delete\": a file says what there is; it can only add\n\
+         line 4, column 1: \"[bridge br9]\": there is no bridge of this name\n\
+         line 8, column 1: \"flow delete ip\": a file says what there is; it can only add"
+    );
+    let many = "x\n".repeat(25);
+    let errors = parse_file(&many, "br0", &ports).unwrap_err();
+    assert_eq!((errors.list.len(), errors.more), (20, 5));
+    assert!(errors.to_string().ends_with("\nand 5 more wrong lines"));
 }

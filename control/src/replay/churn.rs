@@ -7,7 +7,7 @@
 //! worker or compiler means bigger steps and not a longer queue.
 
 use super::ReplayError;
-use crate::flow::{Command, FlowMod, parse_flow_mod};
+use crate::flow::{Command, FlowError, FlowMod, parse_flow_mod};
 use crate::model::{Model, ModelError};
 use serde::Serialize;
 use sluice_dataplane::clock::Now;
@@ -75,7 +75,7 @@ pub(super) fn churn(
     let file = || options.flows.clone();
     let text = std::fs::read_to_string(&options.flows)
         .map_err(|error| ReplayError::Open { file: file(), error })?;
-    let wrong = |error| ModelError::Flow { file: file(), error };
+    let wrong = |error: FlowError| ModelError::Flow { file: file(), error: error.into() };
     let bridge = model.bridges.first().ok_or(ReplayError::NoInput)?;
     let lines = text.lines().map(str::trim).enumerate();
     let lines: Vec<_> = lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).collect();

@@ -7,6 +7,9 @@
 //! says how fast. Before a bench every packet is played once functionally, so connections and
 //! caches stand.
 //!
+//! The flow file may hold groups and meters too, as `group add ...` and `meter add ...`
+//! (`control/src/flow/file.rs`).
+//!
 //! Without a configuration there is one bridge `br0` whose ports are the inputs and the `--out`
 //! names, numbered 1, 2, ... in their order.
 

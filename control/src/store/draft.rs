@@ -255,6 +255,10 @@ impl<'a> Draft<'a> {
         let Some(before) = self.flows.unlink(number) else { return };
         self.out.changed.modified += 1;
         let rule = self.compile(&flow, before.rule.stats.clone(), as_);
+        if before.rule.matching.full() != rule.matching.full() {
+            // Other clauses: in its table it is another rule.
+            self.out.changes.push(RuleChange::Remove { number });
+        }
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
         let flow = Arc::new(flow);
         let after = Stored { flow, rule, modified_ns: self.site.now_ns, ..before.clone() };

@@ -186,6 +186,14 @@ impl Flows {
         self.sorted().into_iter().filter(|s| filter.selects(&s.flow)).collect()
     }
 
+    /// The numbers of the flows that `fits` chooses, in order.
+    pub fn numbers(&self, fits: &dyn Fn(&Flow) -> bool) -> Vec<u32> {
+        let chosen = self.by_number.values().filter(|s| fits(&s.flow));
+        let mut all: Vec<u32> = chosen.map(|s| s.number).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// Whether any flow can time out.
     pub fn has_timeouts(&self) -> bool {
         self.timed > 0

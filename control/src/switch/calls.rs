@@ -1,15 +1,19 @@
 //! The calls of the control socket.
 
+use super::refs::model_error;
 use super::{Core, LiveSwitch, answers, trace};
 use crate::api::types::{
     ApiError, BridgeInfo, ConnInfo, ErrorCode, FdbEntry, FlowChange, FlowInfo, FlowOp, FlowSummary,
-    PortInfo, SwitchInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
+    GroupInfo, MeterInfo, PortInfo, RefChange, RefSummary, SwitchInfo, TraceReport, TraceRequest,
+    TunnelInfo, WorkerCounters, WorkerInfo,
 };
 use crate::api::{ApiResult, Switch};
 use crate::config::{MacAddr, Port};
 use crate::doctor::{self, Report, Wish};
-use crate::flow::{Command, FlowError, FlowFilter, FlowMod, parse_file, parse_flow_mod};
-use crate::flow::{Flow, PortNames};
+use crate::flow::{
+    Command, ERRORS_MAX, FileItem, FileLine, Flow, FlowError, FlowFilter, FlowMod, PortNames,
+    parse_file, parse_flow_mod,
+};
 use crate::model::BridgeState;
 use crate::store::{Changed, StoreError};
 use sluice_dataplane::counters::Stat;
@@ -54,10 +58,13 @@ impl Core {
         let done = match change.op {
             FlowOp::Replace => {
                 let list = whole_file(&change.text, bridge)?;
+                self.model.check_refs(b, list.iter()).map_err(|e| model_error(&e))?;
                 self.model.change_flows(b, now_ns, |f, site| f.replace(&list, site))
             }
             op => {
                 let mods = commands(op, change, bridge)?;
+                let new = mods.iter().filter(|m| m.command.has_actions()).map(|m| &m.flow);
+                self.model.check_refs(b, new).map_err(|e| model_error(&e))?;
                 self.model.change_flows(b, now_ns, |f, site| f.apply(&mods, site))
             }
         };
@@ -71,7 +78,7 @@ impl Core {
         self.worker.settle()?;
         let now_ns = self.now().ns;
         let b = self.bridge(bridge)?;
-        let filter = FlowFilter::parse(filter, b).map_err(|e| flow_error(&e))?;
+        let filter = FlowFilter::parse(filter, b).map_err(|e| refusals(&[e]))?;
         Ok(b.flows.select(&filter).into_iter().map(|s| answers::flow(b, s, now_ns)).collect())
     }
 
@@ -147,36 +154,61 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     all.filter(|(_, l)| !l.is_empty() && !l.starts_with('#'))
 }
 
-/// The commands of a change, one a line. An empty deletion deletes everything.
+/// The commands of a change, one a line. Lines to add may begin with another command, as in
+/// files for `ovs-ofctl add-flows`. An empty deletion deletes everything.
 fn commands(op: FlowOp, change: &FlowChange, names: &dyn PortNames) -> ApiResult<Vec<FlowMod>> {
     let command = match (op, change.strict) {
-        (FlowOp::Add | FlowOp::Replace, _) => Command::Add,
-        (FlowOp::Modify, false) => Command::Modify,
-        (FlowOp::Modify, true) => Command::ModifyStrict,
-        (FlowOp::Delete, false) => Command::Delete,
-        (FlowOp::Delete, true) => Command::DeleteStrict,
+        (FlowOp::Add | FlowOp::Replace, _) => None,
+        (FlowOp::Modify, false) => Some(Command::Modify),
+        (FlowOp::Modify, true) => Some(Command::ModifyStrict),
+        (FlowOp::Delete, false) => Some(Command::Delete),
+        (FlowOp::Delete, true) => Some(Command::DeleteStrict),
     };
-    let parse = |line, text| {
-        parse_flow_mod(text, Some(command), names)
-            .map_err(|e: FlowError| flow_error(&e.on_line(line)))
-    };
-    let mods: ApiResult<Vec<FlowMod>> = lines(&change.text).map(|(n, l)| parse(n, l)).collect();
-    match mods {
-        Ok(list) if list.is_empty() && op == FlowOp::Delete => Ok(vec![parse(1, "")?]),
-        other => other,
+    let parse = |text: &str| parse_flow_mod(text, command, names);
+    let mods = with_lines(&change.text, parse)?;
+    match mods.is_empty() && op == FlowOp::Delete {
+        true => Ok(vec![parse("").map_err(|e| refusals(&[e]))?]),
+        false => Ok(mods),
     }
+}
+
+/// Reads each line; all that are wrong are told, up to a bound.
+pub(super) fn with_lines<T>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, FlowError>,
+) -> ApiResult<Vec<T>> {
+    let (mut out, mut wrong) = (Vec::new(), Vec::new());
+    for (line, content) in lines(text) {
+        match parse(content) {
+            Ok(one) => out.push(one),
+            Err(e) => wrong.push(e.on_line(line)),
+        }
+        if wrong.len() >= ERRORS_MAX {
+            break;
+        }
+    }
+    if wrong.is_empty() { Ok(out) } else { Err(refusals(&wrong)) }
 }
 
 /// All flows of a text for one bridge.
 fn whole_file(text: &str, bridge: &BridgeState) -> ApiResult<Vec<Flow>> {
     let name = bridge.config.name.as_str();
     let names = |n: &str| (n == name).then_some(bridge as &dyn PortNames);
-    let list = parse_file(text, name, &names).map_err(|e| flow_error(&e))?;
-    Ok(list.into_iter().map(|f| f.flow).collect())
+    let list = parse_file(text, name, &names).map_err(|e| refusals(&e.list))?;
+    let only_flows = |l: FileLine| match l.item {
+        FileItem::Flow(flow) => Ok(*flow),
+        _ => {
+            let message = format!("line {}: only flows can be replaced", l.line);
+            let hint = "`sluice group` and `sluice meter` change the rest";
+            Err(ApiError::new(ErrorCode::Invalid, message, hint))
+        }
+    };
+    list.into_iter().map(only_flows).collect()
 }
 
-fn flow_error(e: &FlowError) -> ApiError {
-    ApiError::new(ErrorCode::Invalid, e.to_string(), "nothing was changed")
+pub(super) fn refusals(wrong: &[FlowError]) -> ApiError {
+    let all: Vec<String> = wrong.iter().map(FlowError::to_string).collect();
+    ApiError::new(ErrorCode::Invalid, all.join("\n"), "nothing was changed")
 }
 
 fn store_error(e: StoreError) -> ApiError {
@@ -220,6 +252,18 @@ impl Switch for LiveSwitch {
 
     fn flow_dump(&self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>> {
         self.core().flow_dump(bridge, filter)
+    }
+
+    fn ref_change(&self, change: &RefChange) -> ApiResult<RefSummary> {
+        self.core().ref_change(change)
+    }
+
+    fn groups(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<GroupInfo>> {
+        self.core().groups(bridge, id)
+    }
+
+    fn meters(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<MeterInfo>> {
+        self.core().meters(bridge, id)
     }
 
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {

@@ -9,6 +9,7 @@
 mod answers;
 mod calls;
 mod devices;
+mod refs;
 mod synth;
 mod ticker;
 mod trace;

@@ -97,7 +97,11 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
 #[inline]
 fn set_eth(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6], which: Which) -> Done {
     let macs: &mut [[u8; 6]; 2] = zerocopy::transmute_mut!(chunk::<MACS_BYTES>(bytes, 0)?);
-    *macs = [which.pick(0, dst, macs[0]), which.pick(1, src, macs[1])];
+    // Both at once is most frequent, and one move.
+    *macs = match which.all(ADDRESSES) {
+        true => [dst, src],
+        false => [which.pick(0, dst, macs[0]), which.pick(1, src, macs[1])],
+    };
     Ok(())
 }
 
@@ -182,6 +186,9 @@ fn shift_payload(layers: &mut Layers, by: i32) {
     move_one(&mut layers.end, by);
 }
 
+/// The addresses' places in `Which` of `Step::SetIpv4`, and both MACs' in that of `Step::SetEth`.
+const ADDRESSES: u8 = 0b11;
+
 struct Ipv4Edit {
     src: u32,
     dst: u32,
@@ -194,6 +201,15 @@ struct Ipv4Edit {
 fn set_ipv4(bytes: &mut [u8], layers: &Layers, new: Ipv4Edit) -> Done {
     let rest = bytes.get_mut(layers.l3 as usize..).ok_or(Drop::EditFailed)?;
     let (ip, _) = Ipv4::mut_from_prefix(rest).map_err(|_| Drop::EditFailed)?;
+    if !new.which.any(ADDRESSES) {
+        // A router's edit: no other checksum covers what changes.
+        let tos = new.which.pick(2, new.tos, ip.tos);
+        let ttl = new.which.pick(3, new.ttl, ip.ttl);
+        let change = Delta::NONE.change_4([0, ip.tos, ip.ttl, 0], [0, tos, ttl, 0]);
+        (ip.tos, ip.ttl) = (tos, ttl);
+        change.apply(&mut ip.checksum);
+        return Ok(());
+    }
     let src = new.which.pick(0, new.src.to_be_bytes(), ip.src);
     let dst = new.which.pick(1, new.dst.to_be_bytes(), ip.dst);
     let tos = new.which.pick(2, new.tos, ip.tos);

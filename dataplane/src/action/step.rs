@@ -146,6 +146,18 @@ impl Which {
         self.0 == 0
     }
 
+    /// Whether any of the values that `bits` names is to be written.
+    #[inline]
+    pub fn any(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Whether all of them are.
+    #[inline]
+    pub fn all(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
     /// `new` if the n-th value is to be written, else `old`.
     #[inline]
     pub fn pick<T>(self, n: u8, new: T, old: T) -> T {

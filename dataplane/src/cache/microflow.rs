@@ -3,9 +3,8 @@
 //! **Where a key is.** Its hash names a group and one slot of it, its *home*. Nearly all entries
 //! are at home, so a lookup touches one line; the other three of the group are looked at when
 //! home is taken by another, and four of a second group that the hash names too when the first is
-//! full. With as many groups as entries one group in 270 would be asked for a fifth place, and
-//! those flows would push each other out for ever; that two groups are full is a hundred times
-//! rarer.
+//! full. Until all groups are there, there are two to an entry: then one entry in sixteen is away
+//! from home, which costs a miss of the processor's cache, and hardly ever is a group full.
 //!
 //! **Growth.** Memory is reserved for all entries at start, and touched as entries come: the table
 //! grows by linear hashing (W. Litwin, "Linear hashing: a new tool for file and table addressing",
@@ -240,10 +239,10 @@ impl Microflows {
         self.slots.len() as u32
     }
 
-    /// Whether a group should be added: there are more entries than groups.
+    /// Whether a group should be added: there are fewer than two to an entry.
     #[inline]
     pub fn is_crowded(&self) -> bool {
-        self.live > self.groups && self.groups < self.groups_max
+        2 * self.live > self.groups && self.groups < self.groups_max
     }
 
     /// Adds a group. `owed` hears of the new places of slots that owe counts; slot numbers of

@@ -273,10 +273,10 @@ impl Lane {
         }
     }
 
-    /// Gives the cache the room that the last batch's new entries ask for: a group each at most.
+    /// Gives the cache the room that the last batch's new entries ask for: two groups each.
     #[cold]
     fn grow(&mut self) {
-        for _ in 0..BATCH_MAX {
+        for _ in 0..2 * BATCH_MAX {
             if self.cache.is_crowded() {
                 self.cache.grow(|at| self.owing.push(at));
             }

@@ -166,7 +166,7 @@ impl Road {
     /// `microflows` entries of tier 1; 0 leaves tier 3 alone.
     pub fn new(program: Program, packets: &[Vec<u8>], microflows: usize) -> Self {
         let conntrack = CtConfig { conns_max: 1 << 17, ..CtConfig::default() };
-        let config = LaneConfig { microflows, megaflows: 0, conntrack, seed: 7 };
+        let config = LaneConfig { microflows, megaflows: 0, conntrack, self_check: 0, seed: 7 };
         let mut lane = Lane::new(&config, Arc::new(Counters::default()));
         let now = Now::from_secs(1);
         drop(lane.set_program(Arc::new(program), now));

@@ -112,6 +112,8 @@ named_list! {
         FdbLearned = "fdb_learned", "MAC addresses learned.";
         FdbMoved = "fdb_moved", "MAC addresses that changed port.";
         FdbFull = "fdb_full", "MAC addresses not learned: table full.";
+        SelfChecks = "self_checks", "Hits that were walked too, to compare.";
+        SelfCheckFailures = "self_check_failures", "Of these, cached steps that were not the walk's: a flaw, please report it.";
         EventsLost = "events_lost", "Hints to control that found their queue full.";
         LearnsTold = "learns_told", "Flows that learn() asked control for.";
         LearnsLost = "learns_lost", "Flows that learn() could not ask for: the queue to control was full.";

@@ -176,7 +176,7 @@ fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
 fn a_lane_neither_allocates_nor_frees() {
     let counters = Arc::new(Counters::default());
     let conntrack = CtConfig { conns_max: 512, seed: 5, ..CtConfig::default() };
-    let config = LaneConfig { microflows: 64, megaflows: 64, conntrack, seed: 7 };
+    let config = LaneConfig { microflows: 64, megaflows: 64, conntrack, self_check: 100, seed: 7 };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(128).unwrap();
     let mut burst = RxBurst::new();

@@ -19,6 +19,7 @@ use super::{
 
 /// Threads that move packets: more than any machine we know has cores for one switch.
 const WORKERS_MAX: i64 = 64;
+const SELF_CHECK_MAX: i64 = u32::MAX as i64;
 /// Connections: 16 million of them take some 4 GB.
 const CONNS_MAX: i64 = 1 << 24;
 /// Kernel: IFNAMSIZ less the final zero.
@@ -173,6 +174,8 @@ fn daemon(c: &mut Checker<'_>, raw: &raw::Daemon) -> Daemon {
         }
         cpus.push(n);
     }
+    let self_check = raw.self_check.as_ref().map(|n| c.int("self_check", n, 0, SELF_CHECK_MAX));
+    let self_check = self_check.unwrap_or(0) as u32;
     let workers = workers.unwrap_or(cpus.len().max(1));
     if let Some(list) = raw.cpus.as_ref().filter(|_| !cpus.is_empty() && cpus.len() != workers) {
         let what = format!("{} cpus for {workers} workers", cpus.len());
@@ -189,6 +192,7 @@ fn daemon(c: &mut Checker<'_>, raw: &raw::Daemon) -> Daemon {
     Daemon {
         control_socket: socket,
         workers,
+        self_check,
         cpus,
         log: log.to_owned(),
         log_json: raw.log_json.unwrap_or(false),

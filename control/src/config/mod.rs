@@ -9,6 +9,7 @@
 //! [daemon]                      # all keys have defaults
 //! control_socket = "/run/sluice/sluice.sock"
 //! workers = 1                   # threads that move packets
+//! self_check = 0                # compare 1 of N cached walks with the tables; 0: none
 //! cpus = [1]                    # one per worker; chosen from the cpuset if absent
 //! log = "info"                  # level, or module=level,...
 //! log_json = false
@@ -85,6 +86,8 @@ pub struct Daemon {
     pub cpus: Vec<usize>,
     pub log: String,
     pub log_json: bool,
+    /// Walk one of so many packets that a cache serves, and compare; 0: none.
+    pub self_check: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

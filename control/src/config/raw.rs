@@ -39,6 +39,7 @@ pub(super) struct File {
 pub(super) struct Daemon {
     pub control_socket: Option<PathBuf>,
     pub workers: Option<Int>,
+    pub self_check: Option<Int>,
     pub cpus: Option<Spanned<Vec<Int>>>,
     pub log: Option<Text>,
     pub log_json: Option<bool>,

@@ -160,7 +160,11 @@ fn engines(
 }
 
 fn caches_of(lane: &Lane) -> Caches {
-    Caches { microflows: Some(lane.microflows()), megaflows: Some(lane.megaflows()) }
+    Caches {
+        microflows: Some(lane.microflows()),
+        megaflows: Some(lane.megaflows()),
+        self_check: None,
+    }
 }
 
 fn lap(

@@ -29,6 +29,9 @@ pub struct Args {
     /// Entries of the megaflow cache; 0 switches it off
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
     megaflows: Option<u32>,
+    /// Walk one of so many packets that the cache serves, and compare; 0: none
+    #[arg(long, value_name = "N")]
+    self_check: Option<u32>,
     /// Then run the same packets in a loop and measure
     #[arg(long)]
     bench: bool,
@@ -92,6 +95,7 @@ impl Args {
             caches: Caches {
                 microflows: self.microflows.map(|n| n as usize),
                 megaflows: self.megaflows.map(|n| n as usize),
+                self_check: self.self_check,
             },
             bench,
         }

@@ -48,6 +48,8 @@ pub struct Engine {
 pub struct Caches {
     pub microflows: Option<usize>,
     pub megaflows: Option<usize>,
+    /// Walk one of so many packets that hit, and compare. `None`: as the configuration says.
+    pub self_check: Option<u32>,
 }
 
 /// The lane's settings that a configuration asks for.
@@ -56,6 +58,7 @@ pub fn lane_config(config: &Config, caches: Caches, seed: u64) -> LaneConfig {
         microflows: caches.microflows.unwrap_or(MICROFLOWS),
         megaflows: caches.megaflows.unwrap_or(MEGAFLOWS),
         conntrack: ct_config(&config.conntrack, seed),
+        self_check: caches.self_check.unwrap_or(config.daemon.self_check),
         seed,
     }
 }

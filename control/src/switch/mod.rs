@@ -48,6 +48,8 @@ pub struct Core {
     /// Zero of the worker's time.
     start: Instant,
     net_generation: u64,
+    /// Failures that the log knows of.
+    self_check_failures: u64,
 }
 
 /// The switch as the control socket sees it.
@@ -120,6 +122,7 @@ impl Core {
             umem,
             start,
             net_generation,
+            self_check_failures: 0,
         };
         if let Err(error) = core.open_first() {
             core.shut_down();

@@ -3,6 +3,7 @@
 use super::Core;
 use crate::config::{self, PortType, TunnelRemote};
 use crate::store::Wish;
+use sluice_dataplane::counters::Stat;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::worker::PortReport;
 use std::io;
@@ -132,8 +133,20 @@ impl Core {
             _ = self.worker.settle();
             expired = self.model.expire_flows(now_ns);
         }
+        self.tell_self_checks();
         let opened = self.open_all();
         expired > 0 || opened
+    }
+
+    /// A cached walk that differs from the tables' is a flaw of ours: say so, once each time.
+    fn tell_self_checks(&mut self) {
+        let counters = &self.worker.counters;
+        let failures = counters.stat(Stat::SelfCheckFailures);
+        if failures > self.self_check_failures {
+            let checks = counters.stat(Stat::SelfChecks);
+            tracing::error!(failures, checks, "self-check: cached walks differ from the tables");
+            self.self_check_failures = failures;
+        }
     }
 
     /// Asks the kernel again for next hops that tunnels use.

@@ -28,7 +28,7 @@ pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> 
     let port = in_port(bridge, request.in_port.as_deref(), said_port)?;
     let names = core.model.ports().map(|(_, p)| (p.ix, p.config.name.clone())).collect();
     let conntrack = CtConfig { conns_max: 16, ..CtConfig::default() };
-    let settings = LaneConfig { microflows: 0, megaflows: 0, conntrack, seed: 1 };
+    let settings = LaneConfig { microflows: 0, megaflows: 0, conntrack, self_check: 0, seed: 1 };
     let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
     let now = core.now();
     lane.set_program(core.model.current(), now);

@@ -1,5 +1,10 @@
 //! Control's hold on a worker thread: questions with answers, and news that came unasked.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "replies travel by value: the worker that makes them does not allocate"
+)]
+
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode};
 use sluice_dataplane::counters::Counters;

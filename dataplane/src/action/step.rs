@@ -165,6 +165,40 @@ impl Which {
     }
 }
 
+impl Step {
+    /// Zeroes the values that are not to be written, so that steps which do the same are equal:
+    /// walks then share one traversal, and comparing a cached step with a walk's tells the truth.
+    pub fn forget_unused(&mut self) {
+        let mac = [0; 6];
+        match self {
+            Self::SetEth { dst: a, src: b, which }
+            | Self::SetArpMacs { sha: a, tha: b, which }
+            | Self::SetNdMacs { sll: a, tll: b, which } => {
+                (*a, *b) = (which.pick(0, *a, mac), which.pick(1, *b, mac));
+            }
+            Self::SetIpv4 { src, dst, tos, ttl, which } => {
+                (*src, *dst) = (which.pick(0, *src, 0), which.pick(1, *dst, 0));
+                (*tos, *ttl) = (which.pick(2, *tos, 0), which.pick(3, *ttl, 0));
+            }
+            Self::SetIpv6Rest { label, tos, ttl, which } => {
+                *label = which.pick(0, *label, 0);
+                (*tos, *ttl) = (which.pick(1, *tos, 0), which.pick(2, *ttl, 0));
+            }
+            Self::SetPorts { src, dst, which } => {
+                (*src, *dst) = (which.pick(0, *src, 0), which.pick(1, *dst, 0));
+            }
+            Self::SetIcmp { kind, code, which } => {
+                (*kind, *code) = (which.pick(0, *kind, 0), which.pick(1, *code, 0));
+            }
+            Self::SetArp { op, spa, tpa, which } => {
+                *op = which.pick(0, *op, 0);
+                (*spa, *tpa) = (which.pick(1, *spa, 0), which.pick(2, *tpa, 0));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// An IPv6 address as two words, so that a step keeps 8-byte alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6 {

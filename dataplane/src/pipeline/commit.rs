@@ -46,6 +46,7 @@ pub(super) fn stacked_bytes(key: &FlowKey) -> usize {
 /// Emits the steps that turn a packet that looks like `base` into one that looks like `key`, and
 /// moves `base` there.
 pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, payload: Payload, out: &mut Vec<Step>) {
+    let before = out.len();
     ethernet(base, key, out);
     let shape = if key.l3_lost == 0 { payload.shape } else { 0 };
     if is_mpls(base.eth_type) || is_mpls(key.eth_type) {
@@ -57,6 +58,7 @@ pub(super) fn commit(base: &mut FlowKey, key: &FlowKey, payload: Payload, out: &
         out.push(Step::SetEthType(key.eth_type));
         base.eth_type = key.eth_type;
     }
+    out.iter_mut().skip(before).for_each(Step::forget_unused);
 }
 
 /// The payload's own headers.

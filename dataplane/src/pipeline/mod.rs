@@ -11,6 +11,7 @@
 
 mod adapt;
 mod arrive;
+mod check;
 mod choose;
 mod commit;
 mod connect;

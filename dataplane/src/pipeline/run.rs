@@ -11,6 +11,7 @@
 
 use super::adapt::Adapt;
 use super::arrive;
+use super::check::Check;
 use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
@@ -49,6 +50,8 @@ pub struct LaneConfig {
     /// Entries of tier 2; 0 switches it off.
     pub megaflows: usize,
     pub conntrack: CtConfig,
+    /// Walk one of so many packets that hit, and compare; 0: none.
+    pub self_check: u32,
     /// Secret of the hashes.
     pub seed: u64,
 }
@@ -71,6 +74,7 @@ pub struct Lane {
     pub(super) cache: Microflows,
     pub(super) mega: Megaflows,
     pub(super) adapt: Adapt,
+    pub(super) check: Check,
     pub(super) traversals: Traversals,
     pub(super) recent: Recent,
     pub(super) cache_on: bool,
@@ -154,6 +158,7 @@ impl Lane {
             mega_owing: Vec::with_capacity(mega.capacity()),
             mega,
             adapt: Adapt::default(),
+            check: Check::new(config.self_check),
             cache,
             recent: Recent::new(),
             cache_on: config.microflows > 0,
@@ -381,6 +386,9 @@ impl Lane {
     fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
         let (mut stale, mut missed, mut walks) = (0, 0, 0);
         let mut sent = Sent::default();
+        if self.check.is_due(n) && self.cache_on {
+            self.self_check(n, now);
+        }
         for i in 0..n {
             if missed > 0
                 && self.cache_on

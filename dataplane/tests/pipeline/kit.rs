@@ -404,7 +404,9 @@ pub struct Visible {
 }
 
 /// Counts that tell of the cache itself or of time.
-const OF_THE_CACHE: [Stat; 10] = [
+const OF_THE_CACHE: [Stat; 12] = [
+    Stat::SelfChecks,
+    Stat::SelfCheckFailures,
     Stat::Tier2Hits,
     Stat::Tier2Stale,
     Stat::Tier2Inserts,
@@ -421,7 +423,7 @@ impl Side {
     fn new(microflows: usize, megaflows: usize, frames: u32, conns_max: usize) -> Self {
         let counters = Arc::new(Counters::default());
         let conntrack = CtConfig { conns_max, seed: 5, ..CtConfig::default() };
-        let config = LaneConfig { microflows, megaflows, conntrack, seed: 7 };
+        let config = LaneConfig { microflows, megaflows, conntrack, self_check: 3, seed: 7 };
         Self {
             lane: Lane::new(&config, counters.clone()),
             pool: FramePool::private(frames).unwrap(),
@@ -592,6 +594,8 @@ impl Switch {
     /// What both sides show, which must be the same.
     pub fn see(&mut self) -> Visible {
         let now = self.now;
+        let failed = self.cached.counters.stat(Stat::SelfCheckFailures);
+        assert_eq!(failed, 0, "self-checks that failed");
         let (a, b, c) = (self.cached.see(now), self.wide.see(now), self.plain.see(now));
         assert_eq!(a, c, "with a cache (left) and without (right)");
         assert_eq!(b, c, "with megaflows (left) and without (right)");

@@ -32,13 +32,13 @@ fn many_changes_fold_into_one_step_per_header_and_once() {
         [
             Step::SetEth { dst: [2, 0, 0, 0, 0, 1], src: [0; 6], which: Which::of(&[true]) },
             Step::SetIpv4 {
-                src: 1,
+                src: 0,
                 dst: 7,
                 tos: 0,
                 ttl: 63,
                 which: Which::of(&[false, true, false, true]),
             },
-            Step::SetPorts { src: 5, dst: 53, which: Which::of(&[false, true]) },
+            Step::SetPorts { src: 0, dst: 53, which: Which::of(&[false, true]) },
         ]
     );
     out.clear();

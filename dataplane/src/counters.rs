@@ -67,7 +67,8 @@ named_list! {
         TunnelNoRemote = "tunnel_no_remote", "A remote_ip=flow tunnel port and a packet without tun_dst.";
         TunnelLoop = "tunnel_loop", "Output to the very tunnel peer that sent the packet.";
         TunnelNoHeadroom = "tunnel_no_headroom", "No room in front of the frame for the tunnel header.";
-        ReservedMac = "reserved_mac", "NORMAL does not forward 01:80:c2:00:00:0x.";
+        ReservedMac = "reserved_mac", "NORMAL does not forward 01:80:c2:00:00:0x and its like.";
+        VlanPartial = "vlan_partial", "NORMAL met an Ethernet type that announces a tag, and no tag.";
         NormalNoPorts = "normal_no_ports", "NORMAL or FLOOD found no port to send to.";
         EditFailed = "edit_failed", "A header edit did not fit the packet's layers.";
         VlanTooMany = "vlan_too_many", "push_vlan on a frame without room for the tag.";

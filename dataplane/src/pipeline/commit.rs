@@ -66,10 +66,12 @@ fn network(base: &mut FlowKey, key: &FlowKey, eth_type: u16, shape: u8, out: &mu
     if shape & shape::L3_VALID == 0 {
         return;
     }
+    // Protocol 0, or an ARP operation of 0, is "no header" to Open vSwitch, and RARP not written.
     match eth_type {
+        _ if key.ip_proto == 0 => {}
         IPV4 => ipv4(base, key, out),
         IPV6 => ipv6(base, key, out),
-        ARP | RARP => arp(base, key, out),
+        ARP => arp(base, key, out),
         _ => {}
     }
     if matches!(eth_type, IPV4 | IPV6) && shape & shape::L4_VALID != 0 {

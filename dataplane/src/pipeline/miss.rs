@@ -28,7 +28,7 @@ use crate::limits::{
     DEPTH_MAX, OUTPUTS_MAX, RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RESUBMITS_MAX,
     TRAVERSAL_CREDITS_MAX, TRAVERSAL_GUARDS_MAX,
 };
-use crate::packet::key::{FlowKey, PacketKey, PortIx, is_mpls};
+use crate::packet::key::{FRAG_ANY, FlowKey, PacketKey, PortIx, is_mpls};
 use crate::packet::parse::Layers;
 use crate::pipeline::delta::{Dirty, table_bit};
 use crate::pipeline::keymask;
@@ -293,6 +293,11 @@ impl<'w> Walk<'_, 'w> {
         if with_ct {
             swap_tuples(&mut self.key);
         }
+        let own_ports = (self.key.tp_src, self.key.tp_dst);
+        if self.key.ip_frag & FRAG_ANY != 0 {
+            // No fragment matches by ports, not even the first (Open vSwitch's `frags=normal`).
+            (self.key.tp_src, self.key.tp_dst) = (0, 0);
+        }
         self.note_lookup(table);
         let classifier = bridge.tables.get(table as usize).and_then(Option::as_ref);
         let found = match self.world.wide {
@@ -300,6 +305,7 @@ impl<'w> Walk<'_, 'w> {
             false => classifier.and_then(|t| t.lookup(&self.key)),
         };
         self.key.in_port = own_port;
+        (self.key.tp_src, self.key.tp_dst) = own_ports;
         if with_ct {
             swap_tuples(&mut self.key);
         }

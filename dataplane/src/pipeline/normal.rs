@@ -2,27 +2,63 @@
 //!
 //! As in Open vSwitch: the source is learned (unless it is a group address), a known
 //! destination gets the packet unless that is where it came from, anything else is flooded.
-//! 01:80:c2:00:00:0x is link-local to the segment (IEEE 802.1D 7.12.6) and not forwarded.
+//! 01:80:c2:00:00:0x and its like are local to the segment and not forwarded.
 
 use super::miss::{Flow, Walk};
 use crate::action::PORT_NONE;
 use crate::cache::traversal::{FdbGuard, Item, WHOLE_FDB};
 use crate::counters::{Drop, Stat};
 use crate::fdb::Learned;
-use crate::packet::key::PortIx;
+use crate::packet::key::{PortIx, VLAN_PRESENT};
+use crate::wire::vlan;
 
 const GROUP_BIT: u64 = 1 << 40;
 const RESERVED: u64 = 0x0180_c200_0000;
 
+/// Whether frames to this address stay on their segment: IEEE 802.1D 7.12.6, and the link protocols
+/// of vendors that Open vSwitch treats alike (ovs-vswitchd.conf.db(5), `forward-bpdu`).
+fn is_reserved(dst: u64) -> bool {
+    dst & !0xf == RESERVED
+        || matches!(
+            dst,
+            0x00e0_2b00_0000
+                | 0x00e0_2b00_0004
+                | 0x00e0_2b00_0006
+                | 0x0100_0c00_0000
+                | 0x0100_0ccc_cccc
+                | 0x0100_0ccc_cccd
+                | 0x0100_0ccd_cdcd
+                | 0x0100_0ccc_ccc0..=0x0100_0ccc_ccc7
+        )
+}
+
 impl Walk<'_, '_> {
     #[inline(never)]
     pub(super) fn normal(&mut self) -> Flow {
-        let (dst, src) = (self.key.eth_dst, self.key.eth_src);
-        let vlan = self.key.vlan_tci & 0xfff;
-        if dst & !0xf == RESERVED {
+        let (dst, vlan) = (self.key.eth_dst, self.key.vlan_tci & 0xfff);
+        if is_reserved(dst) {
             self.drop_copy(Drop::ReservedMac);
             return Ok(());
         }
+        // Half a tag, or one that came to light when the one before it was taken off.
+        if vlan::is_tpid(self.key.eth_type) && self.key.vlan_tci & VLAN_PRESENT == 0 {
+            self.drop_copy(Drop::VlanPartial);
+            return Ok(());
+        }
+        // A tag that says nothing, neither VLAN nor priority, stays behind (Open vSwitch:
+        // `priority-tags`).
+        let tag = (self.key.vlan_tci, self.key.vlan_tpid);
+        if tag.0 == VLAN_PRESENT {
+            (self.key.vlan_tci, self.key.vlan_tpid) = (0, 0);
+        }
+        let end = self.switch(dst, vlan);
+        (self.key.vlan_tci, self.key.vlan_tpid) = tag;
+        end
+    }
+
+    /// Learns, and forwards to the port that is known, or to all.
+    fn switch(&mut self, dst: u64, vlan: u16) -> Flow {
+        let src = self.key.eth_src;
         let in_port = self.key.in_port;
         if in_port != PORT_NONE {
             let Some(port) = self.bridge.port(in_port) else {

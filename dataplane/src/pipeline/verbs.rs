@@ -184,7 +184,8 @@ impl<'w> Walk<'_, 'w> {
         let k = &mut self.key;
         if k.vlan_tci & VLAN_PRESENT == 0 {
             k.vlan_tci = VLAN_PRESENT;
-            k.vlan_tpid = 0x8100;
+            // A tag that a write to `vlan_tci` took away leaves its type behind (Open vSwitch).
+            k.vlan_tpid = if k.vlan_tpid == 0 { 0x8100 } else { k.vlan_tpid };
         }
         if let Some(v) = vid {
             k.vlan_tci = (k.vlan_tci & !0x0fff) | (v & 0x0fff);

@@ -55,6 +55,11 @@ fn with_down(p: u16) -> Net {
     net
 }
 
+fn tagged_twice(actions: [Action; 2]) -> Case {
+    let packet = PacketBuilder::eth(A, B).vlan(5, 0).vlan(6, 0).build();
+    Case { packet, ..acts(actions) }
+}
+
 fn produce(reason: Drop) -> Option<Case> {
     Some(match reason {
         Drop::NoActions => acts([]),
@@ -77,6 +82,7 @@ fn produce(reason: Drop) -> Option<Case> {
             case(Net::of([always([Action::DecTtl])]), 1, v4().ttl(1).udp(1, 2).build())
         }
         Drop::CtInvalidPacket => case(Net::of([always([ct(1).go()])]), 1, arp()),
+        Drop::VlanPartial => tagged_twice([Action::PopVlan, Action::Normal]),
         Drop::ReservedMac => {
             let stp = PacketBuilder::eth(A, [1, 0x80, 0xc2, 0, 0, 0]).eth_type(38).build();
             case(Net::of([always([Action::Normal])]), 1, stp)

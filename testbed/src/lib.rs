@@ -8,6 +8,7 @@ pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod demo;
+pub mod differ;
 pub mod host;
 pub mod netns;
 pub mod process;

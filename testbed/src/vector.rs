@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 pub use describe::describe;
 pub use live::Live;
 pub use load::InputError;
-pub use packet_text::parse_packet;
+pub use packet_text::{parse_packet, split_words};
 pub use replay::Replay;
 
 /// A packet that goes in.

@@ -29,6 +29,8 @@ enum Task {
     Tidy,
     /// Compare with other switches, in turn, on this machine
     Bench(bench::Args),
+    /// Random programs on sluice and on stock Open vSwitch, compared
+    Differ(play::Args),
     /// Build the XDP object that is checked in, or check that it fits its sources
     Bpf(bpf::Args),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Differ(args) => play::build_and_run("sluice-differ", &["sluice-testbed"], &args),
         Task::Bpf(args) => bpf::run(&args),
     };
     match done {

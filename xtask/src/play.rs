@@ -1,4 +1,5 @@
-//! Programs of the testbed that play a whole scene: the demo and the end-to-end bench.
+//! Programs of the testbed that play a whole scene: the demo, the end-to-end bench, the
+//! differential run.
 
 use crate::setup;
 use crate::shell::{self, cargo, is_root, root};
@@ -15,6 +16,11 @@ pub fn run(program: &str, packages: &[&str], args: &Args) -> Result<(), String> 
     if !is_root() {
         return Err("network namespaces need root: run this as root".into());
     }
+    build_and_run(program, packages, args)
+}
+
+/// The same for a program that needs no root.
+pub fn build_and_run(program: &str, packages: &[&str], args: &Args) -> Result<(), String> {
     let missing = setup::ensure()?;
     if !missing.is_empty() {
         return Err(format!("still missing: {}", missing.join(", ")));

@@ -35,6 +35,7 @@ const NEEDS: &[Need] = &[
     program("ethtool", "ethtool", "offload settings"),
     program("iperf3", "iperf3", "TCP rates"),
     program("ovs-ofctl", "openvswitch-common", "the reference for flow text"),
+    program("ovs-vswitchd", "openvswitch-switch", "the reference for what flows do"),
 ];
 
 /// What the peer of `bench pipeline` needs: the switch, and what builds its replay device.

@@ -1,0 +1,293 @@
+//! The differential run: random programs on sluice and on stock Open vSwitch, equal outcomes.
+//!
+//! Every program of flows goes to both, and to sluice three times: with its caches, with megaflows
+//! alone, and without. Every packet goes in at the same port; what leaves is compared by port,
+//! order and bytes, and the packets that each flow met are compared by number. `ovs` runs the
+//! reference, `ours` the engine behind `sluice replay`, `generate` draws programs and packets from
+//! a seed, `reduce` makes a case that differs small enough to read.
+//!
+//! # What differs on purpose
+//! Rules in `normal`, each as narrow as its reason:
+//!
+//! - **Ports of fragments that actions name.** Both match fragments with ports of zero. Open
+//!   vSwitch zeroes the fields for good, and then writes the zeroes into the packet.
+//! - **Later fragments whose addresses change.** Open vSwitch's userspace datapath adjusts a
+//!   transport checksum that is not there, in the middle of the data.
+//! - **IP headers of another version than the Ethernet type says.** Open vSwitch does not look at
+//!   the version; here they are no IP packets.
+//! - **Neighbour messages cut before the target that a flow writes.** Dropped here by name
+//!   (`edit_failed`); Open vSwitch sends them unchanged.
+//! - **Frames cut inside the first MPLS label.** Open vSwitch counts only the first of equal ones.
+//! - **Counts behind `check_pkt_larger`.** Open vSwitch translates both outcomes and counts both.
+//! - **Endless `resubmit` loops with `clone` or `ct`.** These deepen here, so that the stack is
+//!   bounded: the limit comes some rounds earlier.
+//! - **Packets that leave thousands of times.** `OUTPUTS_MAX` copies of one packet leave sluice;
+//!   Open vSwitch knows only the limit of resubmits.
+//! - **The order among the copies of a flood.** Open vSwitch's is that of a hash table.
+//!
+//! What programs leave out, because ovs-ofctl says something else than the text: `mod_vlan_*` of an
+//! untagged match beside what OpenFlow 1.0 cannot say (it becomes a push), masks of `set_field`
+//! over OpenFlow 1.0 (they get lost; the run uses later versions), writes to `in_port_oxm` (cannot
+//! be shown again). Fragments do not meet programs with `ct`: Open vSwitch holds them until it has
+//! the whole packet, sluice does not yet. `max_len` does not meet changes of tags: Open vSwitch
+//! counts the bytes to cut before it writes them.
+
+pub mod case;
+mod chance;
+mod compare;
+mod generate;
+mod normal;
+mod ours;
+mod ovs;
+mod reduce;
+mod unixctl;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use sluice_control::replay::Caches;
+
+use case::{Case, Outcome};
+use chance::Chance;
+use compare::{Difference, compare, show_case};
+use generate::Size;
+use generate::verbs::Verbs;
+use ovs::{Ovs, Trouble};
+
+pub use ovs::missing;
+
+/// Random programs on sluice and on stock Open vSwitch, compared.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "cargo xtask differ")]
+pub struct Options {
+    /// Programs to play
+    #[arg(long, default_value_t = 300)]
+    pub programs: u64,
+    /// Where all choices come from; without it, the time of day
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Only this program of the seed, with its flows, packets and outcomes
+    #[arg(long, requires = "seed")]
+    pub case: Option<u64>,
+    /// A file of flows and `# packet N in PORT: TEXT` lines instead of a drawn program
+    #[arg(long, conflicts_with_all = ["seed", "case"])]
+    pub file: Option<PathBuf>,
+    /// Flows of the first bridge, at most
+    #[arg(long, default_value_t = 40)]
+    pub flows: u64,
+    /// Different packets of a program
+    #[arg(long, default_value_t = 16)]
+    pub packets: u64,
+    /// Differences after which the run ends
+    #[arg(long, default_value_t = 3)]
+    pub stop_after: u64,
+    /// Leave the cases that differ as they were drawn
+    #[arg(long)]
+    pub no_reduce: bool,
+}
+
+/// The result of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub programs: u64,
+    pub flows: u64,
+    pub packets: u64,
+    /// Packets that came out, of all that went in.
+    pub left: u64,
+    /// Flows that some packet met.
+    pub flows_hit: u64,
+    /// Flows that only Open vSwitch takes, by sluice's message; and the other way round.
+    pub refused: BTreeMap<String, (u64, String)>,
+    /// Cases that differ, as text.
+    pub failures: Vec<String>,
+}
+
+/// Runs and prints; fails when anything differs.
+pub fn main(options: &Options) -> ExitCode {
+    if let Some(what) = missing() {
+        eprintln!("the differential run needs {what}");
+        return ExitCode::FAILURE;
+    }
+    let start = Instant::now();
+    match run(options) {
+        Ok(summary) => {
+            summary.failures.iter().for_each(|text| println!("{text}"));
+            println!("{}", summary.text());
+            println!("{:.1} s", start.elapsed().as_secs_f64());
+            if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Plays the programs of a seed.
+pub fn run(options: &Options) -> crate::Result<Summary> {
+    let (verbs, unknown) = Verbs::shared();
+    let seed = options.seed.unwrap_or_else(time_of_day);
+    println!("seed {seed}");
+    if !unknown.is_empty() {
+        println!("not yet shared: {}", unknown.join(", "));
+    }
+    let mut pair = Pair { ovs: Ovs::start()?, summary: Summary::default() };
+    if let Some(file) = &options.file {
+        let text = std::fs::read_to_string(file)
+            .map_err(crate::Error::io(format!("read {}", file.display())))?;
+        let case = case::from_text(&text).map_err(crate::Error::Unexpected)?;
+        pair.one(&case, &file.display().to_string(), options)?;
+        return Ok(pair.summary);
+    }
+    let size = Size { flows_max: options.flows, packets: options.packets };
+    let cases = match options.case {
+        Some(n) => n..n + 1,
+        None => 0..options.programs,
+    };
+    for n in cases {
+        let case = generate::case(&verbs, size, &mut Chance::of_case(seed, n));
+        pair.one(&case, &format!("--seed {seed} --case {n}"), options)?;
+        if pair.summary.failures.len() as u64 >= options.stop_after {
+            break;
+        }
+    }
+    Ok(pair.summary)
+}
+
+fn time_of_day() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |d| d.as_micros() as u64)
+}
+
+/// Both switches, and what became of the run so far.
+struct Pair {
+    ovs: Ovs,
+    summary: Summary,
+}
+
+impl Pair {
+    /// Plays a case and notes a difference.
+    fn one(&mut self, drawn: &Case, name: &str, options: &Options) -> crate::Result<()> {
+        let (case, theirs) = self.agree_on_flows(drawn)?;
+        let found = differences(&case, &theirs);
+        self.count(&case, &theirs);
+        if options.case.is_some() || options.file.is_some() {
+            println!("{}", show_case(&case));
+            for (at, out) in theirs.out.iter().enumerate() {
+                println!("packet {}: {}", at + 1, compare::show(out));
+            }
+        }
+        let Some(difference) = found else { return Ok(()) };
+        let (small, difference) =
+            if options.no_reduce { (case, difference) } else { self.reduce(&case, difference) };
+        self.summary.failures.push(format!(
+            "--- {name} ({})\n{}\n{}\n",
+            difference.side,
+            show_case(&small),
+            difference.lines.join("\n"),
+        ));
+        Ok(())
+    }
+
+    /// Leaves out what one of the two refuses, and plays the rest on Open vSwitch.
+    fn agree_on_flows(&mut self, drawn: &Case) -> crate::Result<(Case, Outcome)> {
+        let mut case = drawn.clone();
+        let refused = &mut self.summary.refused;
+        case.flows.retain(|f| match ours::takes(&f.text) {
+            Ok(()) => true,
+            Err(why) => {
+                note(refused, format!("sluice: {}", kind_of_refusal(&why)), &f.text);
+                false
+            }
+        });
+        loop {
+            match self.ovs.play(&case) {
+                Ok(outcome) => return Ok((case, outcome)),
+                Err(Trouble::Broken(error)) => return Err(error),
+                Err(Trouble::Refused { bridge, cookie, why }) => {
+                    let gone =
+                        case.flows.iter().position(|f| (f.bridge, f.cookie) == (bridge, cookie));
+                    let Some(gone) = gone else { return Err(crate::Error::Unexpected(why)) };
+                    let flow = case.flows.remove(gone);
+                    let text = format!("Open vSwitch: {}", kind_of_refusal(reason(&why)));
+                    note(&mut self.summary.refused, text, &flow.text);
+                }
+            }
+        }
+    }
+
+    fn reduce(&mut self, case: &Case, found: Difference) -> (Case, Difference) {
+        let mut last = found;
+        let ovs = &mut self.ovs;
+        let small = reduce::reduce(case, &mut |candidate| {
+            if candidate.flows.iter().any(|f| ours::takes(&f.text).is_err()) {
+                return false;
+            }
+            let Ok(theirs) = ovs.play(candidate) else { return false };
+            let found = differences(candidate, &theirs);
+            last = found.clone().unwrap_or_else(|| last.clone());
+            found.is_some()
+        });
+        (small, last)
+    }
+
+    fn count(&mut self, case: &Case, theirs: &Outcome) {
+        let s = &mut self.summary;
+        s.programs += 1;
+        s.flows += case.flows.len() as u64;
+        s.packets += case.packets.len() as u64;
+        s.left += theirs.out.iter().filter(|o| !o.is_empty()).count() as u64;
+        s.flows_hit += theirs.hits.values().filter(|n| **n > 0).count() as u64;
+    }
+}
+
+/// Plays a case on sluice, with caches and without, and compares both with Open vSwitch.
+fn differences(case: &Case, theirs: &Outcome) -> Option<Difference> {
+    let sides = [
+        ("sluice without caches", Some(0), Some(0)),
+        ("sluice with megaflows alone", Some(0), None),
+        ("sluice", None, None),
+    ];
+    sides.into_iter().find_map(|(side, microflows, megaflows)| {
+        match ours::play(case, Caches { microflows, megaflows, ..Caches::default() }) {
+            Ok(own) => compare(case, theirs, &own, side),
+            Err(why) => {
+                Some(Difference { side, lines: vec![format!("it refuses the case: {why}")] })
+            }
+        }
+    })
+}
+
+/// The line of ovs-ofctl's words that says why.
+fn reason(why: &str) -> &str {
+    let named = why.lines().find(|l| l.contains("OFPT_ERROR"));
+    named.or_else(|| why.lines().next()).unwrap_or_default()
+}
+
+/// A refusal without what it quotes, so that equal ones are counted together.
+fn kind_of_refusal(why: &str) -> String {
+    let line = why.lines().last().unwrap_or_default();
+    line.rsplit_once(": ").map_or(line, |(_, kind)| kind).trim().to_owned()
+}
+
+fn note(refused: &mut BTreeMap<String, (u64, String)>, why: String, flow: &str) {
+    refused.entry(why).or_insert_with(|| (0, flow.to_owned())).0 += 1;
+}
+
+impl Summary {
+    pub fn text(&self) -> String {
+        let Self { programs, flows, packets, left, flows_hit, .. } = self;
+        let refused: u64 = self.refused.values().map(|r| r.0).sum();
+        let mut text = String::new();
+        for (why, (n, example)) in &self.refused {
+            text += &format!("{n} refused by {why}: {example}\n");
+        }
+        text + &format!(
+            "{programs} programs, {flows} flows ({flows_hit} met, {refused} more refused by one \
+             side), {packets} packets ({left} left): {} differ",
+            self.failures.len()
+        )
+    }
+}

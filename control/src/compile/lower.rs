@@ -19,12 +19,12 @@ pub fn matching(flow: &Flow) -> RuleMatch {
 
 /// Lowers a whole action list.
 pub fn actions(list: &[FlowAction]) -> Box<[Action]> {
-    list.iter().filter_map(action).collect()
+    list.iter().flat_map(lowered).collect()
 }
 
 /// Lowers the actions of a bucket, in the order in which an action set runs.
 pub fn bucket(list: &[FlowAction]) -> Box<[Action]> {
-    action_set::ordered(list).into_iter().filter_map(action).collect()
+    action_set::ordered(list).into_iter().flat_map(lowered).collect()
 }
 
 /// The conjunctions that a flow is a part of.
@@ -35,6 +35,14 @@ pub fn clauses(list: &[FlowAction]) -> Option<Box<[Clause]>> {
     };
     let all: Vec<Clause> = list.iter().filter_map(clause).collect();
     (!all.is_empty()).then(|| all.into())
+}
+
+fn lowered(a: &FlowAction) -> impl Iterator<Item = Action> + use<> {
+    let both = match a {
+        FlowAction::Move { src, dst } => moves(*src, *dst),
+        other => [action(other), None],
+    };
+    both.into_iter().flatten()
 }
 
 fn action(a: &FlowAction) -> Option<Action> {
@@ -54,7 +62,6 @@ fn action(a: &FlowAction) -> Option<Action> {
             let in_port = port.filter(|p| *p != flow::ports::IN_PORT);
             Action::Resubmit { in_port, table: *table, with_ct: *with_ct }
         }
-        FlowAction::Move { src, dst } => move_(*src, *dst)?,
         FlowAction::ModVlanVid(vid) => Action::ModVlan { vid: Some(*vid), pcp: None },
         FlowAction::ModVlanPcp(pcp) => Action::ModVlan { vid: None, pcp: Some(*pcp) },
         FlowAction::SetVlanVid(vid) => tagged(Field::DlVlan, u128::from(*vid))?,
@@ -76,15 +83,34 @@ fn action(a: &FlowAction) -> Option<Action> {
     })
 }
 
+/// The lowest bits of the TOS byte are ECN's, a field of its own.
+const ECN_BITS: u8 = 2;
+
+/// A `move`: what it copies, then what it zeroes. `nw_tos` is its six upper bits alone: in a range
+/// of it, as Open vSwitch has it, ECN's bits read as zero and are not written.
+fn moves(src: SubField, dst: SubField) -> [Option<Action>; 2] {
+    let ecn = |f: SubField| {
+        let has = f.field == Field::IpTos;
+        if has { ECN_BITS.saturating_sub(f.lo).min(f.bits) } else { 0 }
+    };
+    let part = |f: SubField, from: u8, to: u8| SubField { lo: f.lo + from, bits: to - from, ..f };
+    let (unread, unwritten) = (ecn(src), ecn(dst));
+    let (from, bits) = (unread.max(unwritten), dst.bits);
+    let copied = (from < bits).then(|| move_(part(src, from, bits), part(dst, from, bits)));
+    let zeroed = (unwritten < unread).then(|| zero(part(dst, unwritten, unread)));
+    [copied.flatten(), zeroed.flatten()]
+}
+
 /// Bits that exist only in text read as zero.
 fn move_(src: SubField, dst: SubField) -> Option<Action> {
+    let Some(from) = src.lower() else { return zero(dst) };
     let (to, dst_prereq) = (dst.lower()?, prereq(dst.field));
-    Some(match src.lower() {
-        Some(from) => {
-            Action::Move { src: from, src_prereq: prereq(src.field), dst: to, dst_prereq }
-        }
-        None => Action::Set(Set { dst: to, prereq: dst_prereq, value: 0, mask: u128::MAX }),
-    })
+    Some(Action::Move { src: from, src_prereq: prereq(src.field), dst: to, dst_prereq })
+}
+
+fn zero(dst: SubField) -> Option<Action> {
+    let (to, prereq) = (dst.lower()?, prereq(dst.field));
+    Some(Action::Set(Set { dst: to, prereq, value: 0, mask: u128::MAX }))
 }
 
 /// Writing a VLAN field of a packet that has a tag.
@@ -155,6 +181,7 @@ fn lower_nat(nat: &flow::Nat) -> Nat {
 mod tests {
     use super::*;
     use crate::flow::{NoNames, parse_flow};
+    use sluice_dataplane::packet::key::FlowKey;
 
     fn lower(text: &str) -> Box<[Action]> {
         let line = format!("tcp,ct_state=+trk+est actions={text}");
@@ -232,6 +259,32 @@ mod tests {
             assert_eq!(lower(text).len(), 1, "{text}");
         }
         assert!(["note:00", "drop", "conjunction(1,1/2)"].iter().all(|t| lower(t).is_empty()));
+    }
+
+    #[test]
+    fn a_move_leaves_the_ecn_bits_of_the_tos_byte_alone() {
+        let shape = |text: &str| -> Vec<(bool, u128)> {
+            let bits = |dst: Subfield| {
+                let mut key = FlowKey::ZERO;
+                dst.set(&mut key, u128::MAX);
+                Field::IpTos.info().get(&key) | Field::Reg1.info().get(&key) << 8
+            };
+            let of = |a: &Action| match a {
+                Action::Move { dst, .. } => (true, bits(*dst)),
+                Action::Set(s) => (false, bits(s.dst)),
+                other => panic!("{text}: {other:?}"),
+            };
+            lower(text).iter().map(of).collect()
+        };
+        assert_eq!(shape("move:reg0[0..7]->NXM_OF_IP_TOS[]"), [(true, 0xfc)]);
+        assert_eq!(shape("move:reg0[0..5]->NXM_OF_IP_TOS[2..7]"), [(true, 0xfc)]);
+        assert_eq!(shape("move:NXM_OF_IP_TOS[]->reg1[0..7]"), [(true, 0xfc00), (false, 0x300)]);
+        assert_eq!(shape("move:NXM_OF_IP_TOS[1]->reg1[4]"), [(false, 0x1000)]);
+        assert_eq!(shape("move:reg0[1]->NXM_OF_IP_TOS[1]"), []);
+        assert_eq!(
+            shape("move:NXM_OF_IP_TOS[0..3]->NXM_OF_IP_TOS[1..4]"),
+            [(true, 0x18), (false, 4)]
+        );
     }
 
     #[test]

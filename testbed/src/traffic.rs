@@ -14,7 +14,7 @@ pub struct PingOptions {
     pub count: u32,
     pub payload_bytes: u32,
     pub interval_ms: u32,
-    /// Waited for the last answer.
+    /// Waited for answers that are out; long, as a late one is not lost.
     pub wait_s: u32,
     /// The ICMP identifier; `ping` makes one up without.
     pub id: Option<u16>,
@@ -268,7 +268,7 @@ pub struct UdpOptions {
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        let (gap, wait) = (Duration::from_millis(1), Duration::from_millis(500));
+        let (gap, wait) = (Duration::from_millis(1), Duration::from_secs(5));
         Self { count: 100, payload_bytes: 64, gap, wait }
     }
 }

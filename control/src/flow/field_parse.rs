@@ -4,7 +4,7 @@ use super::FlowAction;
 use super::error::{FlowError, Problem, nearest_field};
 use super::ports::PortNames;
 use super::span::Span;
-use super::subfield::SubField;
+use super::subfield::{SubField, mapped};
 use super::value::{parse_masked, parse_uint, parse_within};
 use sluice_dataplane::packet::field::{Field, ones};
 
@@ -50,6 +50,7 @@ pub fn set_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowE
     let Some(field) = Field::by_name(name.text) else {
         return Err(name.err(Problem::UnknownField(nearest_field(name.text))));
     };
+    mapped(field).map_err(|p| name.err(p))?;
     if !field.info().writable {
         return Err(name.err(Problem::ReadOnly(field.info().name)));
     }
@@ -103,5 +104,6 @@ pub fn delete_field(v: Span<'_>) -> Result<FlowAction, FlowError> {
     if !field.info().name.starts_with("tun_metadata") {
         return Err(v.err(Problem::Rule("only tun_metadata0 to tun_metadata63 can be deleted")));
     }
+    mapped(field).map_err(|p| v.err(p))?;
     Ok(FlowAction::DeleteField(field))
 }

@@ -8,7 +8,7 @@
 use super::error::{FlowError, Problem};
 use super::ports::PortNames;
 use super::span::{Form, Pair, Span};
-use super::subfield::SubField;
+use super::subfield::{SubField, mapped};
 use super::value::{parse_masked, parse_uint};
 use super::{Match, check};
 use sluice_dataplane::packet::field::{Field, Maskable, Prereq, ones};
@@ -75,6 +75,7 @@ impl<'a> MatchBuilder<'a> {
             return Ok(true);
         }
         let Some(field) = Field::by_name(name) else { return Ok(false) };
+        mapped(field).map_err(|p| pair.key.err(p))?;
         if pair.value.is_empty() {
             return Err(pair.key.err(Problem::MissingValue(name.to_string())));
         }

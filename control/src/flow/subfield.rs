@@ -26,6 +26,15 @@ pub fn text_bits(field: Field) -> u8 {
     }
 }
 
+/// Tunnel options have a width and a place only by a map of the bridge, which control cannot give
+/// yet.
+pub fn mapped(field: Field) -> Result<(), Problem> {
+    match field.info().name.starts_with("tun_metadata") {
+        true => Err(Problem::Unsupported("a tunnel option (tun_metadata)".to_string())),
+        false => Ok(()),
+    }
+}
+
 impl SubField {
     pub fn whole(field: Field) -> Self {
         SubField { field, lo: 0, bits: text_bits(field) }
@@ -48,6 +57,7 @@ impl SubField {
         let Some(field) = Field::by_name(name.text) else {
             return Err(name.err(Problem::UnknownField(nearest_field(name.text))));
         };
+        mapped(field).map_err(|p| name.err(p))?;
         let whole = SubField::whole(field);
         if range.is_empty() || range.text == "[]" {
             return Ok(whole);

@@ -1,6 +1,7 @@
 //! Ports at run time: added, deleted, gone with their device and back with it.
 
 use sluice_control::api::types::{ErrorCode, Request};
+use sluice_testbed::process::wait_until;
 use sluice_testbed::root_or_skip;
 
 use crate::kit::*;
@@ -76,8 +77,12 @@ fn a_device_goes_and_comes_back() {
     heals(&c3.ns, C2);
     for _ in 0..2 {
         scene.node.ns.ip("link del veth2").unwrap();
-        let port = scene.daemon.wait_port("p2", false).unwrap();
-        assert!(port.status.contains("veth2"), "{port:?}");
+        // The link goes down before it goes.
+        let gone = || {
+            let port = scene.daemon.wait_port("p2", false).unwrap();
+            port.status.contains("veth2").then_some(())
+        };
+        wait_until("p2 says that veth2 is gone", LIMIT, gone).unwrap();
         assert!(pings(&c3.ns, C1), "the other ports go on");
         assert!(is_cut(&c3.ns, C2));
         wire(&scene.node, "veth2", &scene.c2);

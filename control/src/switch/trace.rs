@@ -7,15 +7,15 @@
 use super::{Core, synth};
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode, TracePacket, TraceReport, TraceRequest, TraceStep};
-use crate::flow::{PortNames, parse_flow};
+use crate::flow::{DEFAULT_PRIORITY, Match, NoNames, PortNames, parse_flow, print_match};
 use crate::model::BridgeState;
 use sluice_dataplane::action::Ct;
 use sluice_dataplane::action::step::Step;
 use sluice_dataplane::conntrack::{CtConfig, CtPacket, CtResult};
 use sluice_dataplane::counters::{Counters, Drop};
-use sluice_dataplane::packet::field::Field;
-use sluice_dataplane::packet::key::{FlowKey, PortIx};
-use sluice_dataplane::pipeline::trace::{Observer, Silent};
+use sluice_dataplane::packet::field::{FIELDS, Field};
+use sluice_dataplane::packet::key::{FlowKey, Mask, PortIx};
+use sluice_dataplane::pipeline::trace::{Depends, Observer, Silent};
 use sluice_dataplane::pipeline::{Lane, LaneConfig, NextHop, Rule};
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -33,11 +33,11 @@ pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> 
     let now = core.now();
     lane.set_program(core.model.current(), now);
     let mut tracer = Tracer { names, ..Tracer::default() };
-    lane.explain(&bytes, port, now, &mut tracer).map_err(|reason| {
+    let steps = lane.explain(&bytes, port, now, &mut tracer).map_err(|reason| {
         let hint = "give at least an Ethernet header";
         ApiError::new(ErrorCode::Invalid, reason.help(), hint)
     })?;
-    Ok(tracer.finish())
+    Ok(tracer.finish(&steps))
 }
 
 /// The frame, and the in_port that flow text named.
@@ -88,6 +88,28 @@ fn in_port(b: &BridgeState, asked: Option<&str>, said: Option<u32>) -> ApiResult
     port.map(|p| p.ix).ok_or_else(|| ApiError::no_port(&b.config.name, &number.to_string()))
 }
 
+/// A mask without the fields that no packet brings along.
+fn of_packet(mask: &Mask) -> Mask {
+    Mask {
+        xxreg: [0; 4],
+        metadata: 0,
+        pkt_mark: 0,
+        conj_id: 0,
+        ct_state: 0,
+        ct_zone: 0,
+        ct_mark: 0,
+        ct_label: 0,
+        ct_nw_src: 0,
+        ct_nw_dst: 0,
+        ct_nw_proto: 0,
+        ct_ipv6_src: 0,
+        ct_ipv6_dst: 0,
+        ct_tp_src: 0,
+        ct_tp_dst: 0,
+        ..*mask
+    }
+}
+
 /// Writes the walk down.
 #[derive(Default)]
 struct Tracer {
@@ -95,6 +117,10 @@ struct Tracer {
     names: std::collections::HashMap<PortIx, String>,
     bridge: String,
     packet: String,
+    /// Bits that the walk depends on so far, and what made it so, a line each.
+    seen: Mask,
+    reasons: Vec<String>,
+    tracked: bool,
 }
 
 impl Tracer {
@@ -112,7 +138,7 @@ impl Tracer {
         self.names.get(&ix).cloned().unwrap_or_else(|| format!("port #{}", ix.0))
     }
 
-    fn finish(mut self) -> TraceReport {
+    fn finish(mut self, steps: &[Step]) -> TraceReport {
         let mut text = format!("Flow: {}\n", self.packet);
         let mut bridge = String::new();
         for step in &self.report.steps {
@@ -138,7 +164,11 @@ impl Tracer {
             Some(reason) if self.report.outputs.is_empty() => format!("drop ({reason})"),
             _ => format!("output to {}", self.report.outputs.join(", ")),
         };
-        let _ = writeln!(text, "\nVerdict: {end}");
+        let _ = writeln!(text, "\nMegaflow: {}", self.report.megaflow);
+        self.reasons.iter().for_each(|r| _ = writeln!(text, "    {r}"));
+        let _ = writeln!(text, "Final edit:");
+        steps.iter().for_each(|s| _ = writeln!(text, "    {s:?}"));
+        let _ = writeln!(text, "Verdict: {end}");
         self.report.text = text;
         self.report
     }
@@ -190,11 +220,40 @@ impl Observer for Tracer {
         self.report.drop_reason = Some(reason.name().to_owned());
     }
 
+    fn depends(&mut self, table: u8, on: Depends, seen: &Mask) {
+        let seen = &of_packet(seen);
+        let fresh: Vec<&str> = FIELDS
+            .iter()
+            .filter(|f| f.is_primary && f.get(seen) & !f.get(&self.seen) != 0)
+            .map(|f| f.name)
+            .collect();
+        if !fresh.is_empty() {
+            let why = match on {
+                Depends::Lookup => "the lookup in",
+                Depends::Actions => "what was met in",
+            };
+            self.reasons.push(format!("{}: {why} table {table}", fresh.join(", ")));
+        }
+        self.seen = *seen;
+    }
+
+    fn megaflow(&mut self, own: &FlowKey, seen: &Mask, may_be: bool) {
+        let mut mask = of_packet(seen);
+        mask.in_port = u32::MAX;
+        let wide = Match { key: own.and(&mask), mask };
+        self.report.megaflow = match (may_be, self.tracked) {
+            (true, false) => print_match(&wide, DEFAULT_PRIORITY, &NoNames),
+            (_, true) => "none: the walk went through connection tracking".to_owned(),
+            (false, false) => "none: later packets may go another way".to_owned(),
+        };
+    }
+
     fn note(&mut self, text: &str) {
         self.say(format!(">> {text}"));
     }
 
     fn ct(&mut self, zone: u16, ct: &Ct, packet: &CtPacket) -> CtResult {
+        self.tracked = true;
         let commit = if ct.commit { ", would commit" } else { "" };
         self.say(format!(">> ct zone {zone}{commit}: supposed to be +trk+new"));
         Silent.ct(zone, ct, packet)

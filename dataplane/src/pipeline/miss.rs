@@ -36,7 +36,7 @@ use crate::pipeline::program::{Bridge, Program};
 use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::set::ActionSet;
-use crate::pipeline::trace::Observer;
+use crate::pipeline::trace::{Depends, Observer};
 use crate::tunnel::{EncapTemplate, GeneveParams};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -251,6 +251,10 @@ pub fn walk(
     let end = w.table(0, port.number);
     let end = w.conclude(end);
     w.finish(end);
+    if dry {
+        let may_be = w.rec.wide && w.rec.cacheable;
+        w.seen.megaflow(&w.own, &w.rec.seen, may_be);
+    }
 }
 
 impl<'w> Walk<'_, 'w> {
@@ -309,6 +313,9 @@ impl<'w> Walk<'_, 'w> {
         if with_ct {
             swap_tuples(&mut self.key);
         }
+        if self.dry {
+            self.seen.depends(table, Depends::Lookup, &self.rec.seen);
+        }
         let Some((number, rule)) = found.and_then(|n| self.rule_of(n)) else {
             self.reason = Drop::NoMatch;
             self.seen.miss(table);
@@ -318,6 +325,9 @@ impl<'w> Walk<'_, 'w> {
         if self.world.wide {
             let sees = self.program.rules.add_sees(number, &mut self.rec.seen);
             self.rec.wide &= sees;
+            if self.dry {
+                self.seen.depends(table, Depends::Actions, &self.rec.seen);
+            }
         }
         self.seen.rule(rule, self.depth);
         if rule.actions.is_empty() {

@@ -10,12 +10,19 @@ use crate::action::learn::{Learn, learned};
 use crate::action::step::Step;
 use crate::conntrack::{CtPacket, CtResult, ct_state};
 use crate::counters::Drop;
-use crate::packet::key::FlowKey;
+use crate::packet::key::{FlowKey, Mask};
 use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::underlay::NextHop;
 use std::fmt::Write;
 use std::net::IpAddr;
+
+/// What made a walk depend on bits of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depends {
+    Lookup,
+    Actions,
+}
 
 /// Who is told what a walk meets.
 pub trait Observer {
@@ -26,6 +33,12 @@ pub trait Observer {
     fn step(&mut self, _step: &Step) {}
     fn tunnel(&mut self, _port: &str, _remote: IpAddr, _hop: &NextHop) {}
     fn dropped(&mut self, _reason: Drop) {}
+    /// In a dry walk, the bits of the packet that the walk depends on after a lookup in a table, or
+    /// after the actions of what was met there.
+    fn depends(&mut self, _table: u8, _on: Depends, _seen: &Mask) {}
+    /// In a dry walk, its end: whether later packets that agree with this one in all bits of the
+    /// mask could be served by a megaflow, connection tracking apart.
+    fn megaflow(&mut self, _own: &FlowKey, _seen: &Mask, _may_be: bool) {}
     fn note(&mut self, _text: &str) {}
     /// A group is run: all its buckets, or (of kinds that choose) this one or none.
     fn group(&mut self, group: &Group, chosen: Option<&Bucket>) {

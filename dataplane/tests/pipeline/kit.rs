@@ -344,7 +344,7 @@ impl Net {
     }
 }
 
-fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
+pub fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
     let value = f.value.and(&f.mask);
     Arc::new(Rule {
         bridge,

@@ -1,5 +1,6 @@
 //! The pipeline as a whole, through its public door: programs in, packets in, packets out.
 
+mod atomic;
 mod chance;
 mod chance_verbs;
 mod changes;

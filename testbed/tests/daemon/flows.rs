@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_control::api::types::FlowOp;
+use sluice_control::api::types::{FlowOp, Reply, Request, TracePacket, TraceRequest};
 use sluice_testbed::root_or_skip;
 use sluice_testbed::traffic::UdpOptions;
 
@@ -100,4 +100,32 @@ fn no_packet_is_lost_while_flows_are_replaced() {
     assert_eq!((report.sent, report.returned, report.duplicated), (3000, 3000, 0), "{report:?}");
     assert!(daemon.flows("").unwrap().iter().all(|f| f.cookie == 200));
     counters_add_up(daemon);
+}
+
+#[test]
+fn trace_shows_the_flows_met_the_megaflow_and_why() {
+    if !root_or_skip("daemon: trace") {
+        return;
+    }
+    let scene = Pair::start(
+        "cookie=0x2a,table=0,ip,nw_dst=192.0.2.0/24 actions=load:7->NXM_NX_REG0[],resubmit(,1)\n\
+         table=1,reg0=7,udp actions=dec_ttl,output:p2\n",
+    );
+    let packet = TracePacket::Text("in_port=p1,udp,nw_dst=192.0.2.9,nw_ttl=9".to_owned());
+    let request = TraceRequest { bridge: "br0".to_owned(), packet, in_port: None };
+    let report = match scene.daemon.call(Request::Trace(request)) {
+        Ok(Reply::Trace(report)) => report,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(report.outputs, ["p2"]);
+    let flows: Vec<&str> = report.steps.iter().filter_map(|s| s.flow.as_deref()).collect();
+    assert!(flows.len() == 2 && flows[0].contains("(cookie 0x2a)"), "{flows:?}");
+    assert!(report.megaflow.contains("nw_dst=192.0.2.0/24"), "{}", report.megaflow);
+    assert!(report.megaflow.contains("nw_ttl=9"), "dec_ttl reads it: {}", report.megaflow);
+    assert!(!report.megaflow.contains("nw_src"), "{}", report.megaflow);
+    assert!(report.text.contains("nw_ttl: what was met in table 1"), "{}", report.text);
+    let lookup = report.text.lines().find(|l| l.contains(": the lookup in table 0"));
+    assert!(lookup.is_some_and(|l| l.contains("ip_dst")), "{}", report.text);
+    assert!(!report.megaflow.contains("reg0"), "no packet brings it: {}", report.megaflow);
+    assert!(report.text.contains("Verdict: output to p2"), "{}", report.text);
 }

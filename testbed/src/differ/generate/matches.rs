@@ -95,7 +95,9 @@ pub fn is_metadata(field: Field) -> bool {
 fn is_settled(field: Field) -> bool {
     use Field as F;
     let settled = [F::EthType, F::IpProto, F::VlanTpid, F::TunTos, F::TunTtl, F::ConjId, F::InPort];
-    let tuple = field.info().name.starts_with("ct_nw")
+    // Tunnel options need a map, which sluice's flow text cannot give yet.
+    let tuple = field.info().name.starts_with("tun_metadata")
+        || field.info().name.starts_with("ct_nw")
         || field.info().name.starts_with("ct_ipv6")
         || field.info().name.starts_with("ct_tp");
     settled.contains(&field) || tuple || field == F::InPortOxm

@@ -254,6 +254,7 @@ fn fields(s: &Spot, c: &mut Chance, written: bool) -> Vec<Field> {
         let is_tag = name.starts_with("vlan") || name.starts_with("dl_vlan");
         (f.writable || !written)
             && !is_ct
+            && !name.starts_with("tun_metadata")
             && !is_odd
             && (!is_tag || s.tagged)
             && s.kind.has(f.id, s.tagged)

@@ -46,13 +46,13 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         // A tag that says nothing, neither VLAN nor priority, stays behind (Open vSwitch:
-        // `priority-tags`).
-        let tag = (self.key.vlan_tci, self.key.vlan_tpid);
-        if tag.0 == VLAN_PRESENT {
-            (self.key.vlan_tci, self.key.vlan_tpid) = (0, 0);
+        // `priority-tags`). Its type does not: a bridge behind a cable may tag anew.
+        let tci = self.key.vlan_tci;
+        if tci == VLAN_PRESENT {
+            self.key.vlan_tci = 0;
         }
         let end = self.switch(dst, vlan);
-        (self.key.vlan_tci, self.key.vlan_tpid) = tag;
+        self.key.vlan_tci = tci;
         end
     }
 

@@ -80,6 +80,15 @@ impl CaseFlow {
     }
 }
 
+/// A group or a meter that flows name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    pub bridge: usize,
+    /// `group` or `meter`.
+    pub what: &'static str,
+    pub text: String,
+}
+
 /// A packet that comes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CasePacket {
@@ -90,6 +99,7 @@ pub struct CasePacket {
 /// A program and its packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Case {
+    pub refs: Vec<Reference>,
     pub flows: Vec<CaseFlow>,
     pub packets: Vec<CasePacket>,
 }
@@ -99,11 +109,14 @@ impl Case {
     pub fn flow_file(&self) -> String {
         let mut text = String::new();
         for (at, bridge) in BRIDGES.iter().enumerate() {
-            let mut mine = self.flows.iter().filter(|f| f.bridge == at).peekable();
-            if mine.peek().is_some() {
+            let refs = self.refs.iter().filter(|r| r.bridge == at);
+            let refs = refs.map(|r| format!("{} add {}", r.what, r.text));
+            let flows = self.flows.iter().filter(|f| f.bridge == at).map(CaseFlow::line);
+            let mut lines = refs.chain(flows).peekable();
+            if lines.peek().is_some() {
                 let _ = writeln!(text, "[bridge {}]", bridge.name);
             }
-            mine.for_each(|f| text += &format!("{}\n", f.line()));
+            lines.for_each(|line| text += &format!("{line}\n"));
         }
         text
     }
@@ -121,8 +134,8 @@ pub struct Outcome {
     pub hits: BTreeMap<(usize, u64), u64>,
 }
 
-/// Reads what [`Case::flow_file`] and the report of a difference say: flows below `[bridge NAME]`
-/// lines, packets as `# packet N in PORT: TEXT`.
+/// Reads what [`Case::flow_file`] and the report of a difference say: flows, `group add` and `meter
+/// add` lines below `[bridge NAME]` lines, packets as `# packet N in PORT: TEXT`.
 pub fn from_text(text: &str) -> Result<Case, String> {
     let mut case = Case::default();
     let mut bridge = 0;
@@ -137,6 +150,8 @@ pub fn from_text(text: &str) -> Result<Case, String> {
             let words = crate::vector::split_words(packet)?;
             let (first, changes) = words.split_first().ok_or("a packet has a text")?;
             case.packets.push(CasePacket { port, bytes: parse_packet(first, changes)? });
+        } else if let Some((what, text)) = reference(line) {
+            case.refs.push(Reference { bridge, what, text: text.to_owned() });
         } else if !line.starts_with('#') {
             let (cookie, rest) = match line.strip_prefix("cookie=0x") {
                 Some(rest) => {
@@ -149,4 +164,12 @@ pub fn from_text(text: &str) -> Result<Case, String> {
         }
     }
     Ok(case)
+}
+
+fn reference(line: &str) -> Option<(&'static str, &str)> {
+    let of = |what: &'static str| {
+        let rest = line.strip_prefix(what)?.strip_prefix(" add ")?;
+        Some((what, rest))
+    };
+    of("group").or_else(|| of("meter"))
 }

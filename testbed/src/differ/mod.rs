@@ -18,7 +18,12 @@
 //! - **Neighbour messages cut before the target that a flow writes.** Dropped here by name
 //!   (`edit_failed`); Open vSwitch sends them unchanged.
 //! - **Frames cut inside the first MPLS label.** Open vSwitch counts only the first of equal ones.
+//! - **`push_mpls` of frames with two tags, where a controller is told.** Both put the label behind
+//!   the one tag that they read, and so cut the second in two; but what tells a controller, Open
+//!   vSwitch runs over the packet parsed anew, and there puts it behind both.
 //! - **Counts behind `check_pkt_larger`.** Open vSwitch translates both outcomes and counts both.
+//! - **Writes of `check_pkt_larger` and behind it, after the end of its list.** Open vSwitch
+//!   forgets them there: `resubmit(,3),resubmit(,4)` does not see in 4 what 3 found.
 //! - **Endless `resubmit` loops with `clone` or `ct`.** These deepen here, so that the stack is
 //!   bounded: the limit comes some rounds earlier.
 //! - **Packets that leave thousands of times.** `OUTPUTS_MAX` copies of one packet leave sluice;
@@ -148,7 +153,9 @@ pub fn run(options: &Options) -> crate::Result<Summary> {
     };
     for n in cases {
         let case = generate::case(&verbs, size, &mut Chance::of_case(seed, n));
-        pair.one(&case, &format!("--seed {seed} --case {n}"), options)?;
+        let name = format!("--seed {seed} --case {n}");
+        pair.one(&case, &name, options)
+            .map_err(|e| crate::Error::Unexpected(format!("{name}: {e}")))?;
         if pair.summary.failures.len() as u64 >= options.stop_after {
             break;
         }

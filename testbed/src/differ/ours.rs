@@ -12,7 +12,7 @@ use sluice_control::netlink::underlay::Underlay;
 use sluice_control::replay::{Caches, Engine, Packet, Sent};
 use sluice_dataplane::packet::build::PacketBuilder;
 
-use super::case::{BRIDGES, Case, CaseFlow, CasePacket, Outcome, Output};
+use super::case::{BRIDGES, Case, CaseFlow, CasePacket, Outcome, Output, Reference};
 
 /// Time between two packets: short against every timeout.
 const STEP_NS: u64 = 10_000;
@@ -50,7 +50,10 @@ pub fn runs(text: &str) -> bool {
     mpls.extend(&ip.clone().build()[14..]);
     let flow = CaseFlow { bridge: 0, cookie: 1, text: text.to_owned() };
     let packet = |bytes| CasePacket { port: "p1", bytes };
-    let case = Case { flows: vec![flow], packets: vec![packet(ip.build()), packet(mpls)] };
+    let refs = [("group", "group_id=1,type=all"), ("meter", "meter=1,kbps,bands=type=drop,rate=9")];
+    let refs = refs.map(|(what, text)| Reference { bridge: 0, what, text: text.to_owned() });
+    let packets = vec![packet(ip.build()), packet(mpls)];
+    let case = Case { refs: refs.into(), flows: vec![flow], packets };
     play(&case, Caches::default()).is_ok()
 }
 

@@ -93,6 +93,8 @@ pub struct Ovs {
     sent: BTreeMap<&'static str, u64>,
     /// Bridges that hold flows of the last case.
     used: [bool; BRIDGES.len()],
+    /// Bridges that hold groups or meters of it.
+    referred: [bool; BRIDGES.len()],
     _daemons: [Daemon; 2],
     folder: Scratch,
 }
@@ -131,6 +133,7 @@ impl Ovs {
             captures,
             sent: BTreeMap::new(),
             used: [true; BRIDGES.len()],
+            referred: [true; BRIDGES.len()],
             _daemons: [switch, server],
             folder,
         })
@@ -141,6 +144,7 @@ impl Ovs {
         self.control.call("fdb/flush", &[])?;
         self.control.call("dpctl/flush-conntrack", &[])?;
         for bridge in 0..BRIDGES.len() {
+            self.refer(bridge, case)?;
             self.load(bridge, case)?;
         }
         let mut outcome = Outcome::default();
@@ -159,6 +163,28 @@ impl Ovs {
             self.count(bridge, &mut outcome)?;
         }
         Ok(outcome)
+    }
+
+    /// Puts a case's groups and meters in the place of those that are there. The flows that name
+    /// the old ones go first: Open vSwitch 3.1 may end in an assertion (`RULE_INSERTED`) when it
+    /// deletes a group together with them.
+    fn refer(&mut self, bridge: usize, case: &Case) -> Result<()> {
+        let mine: Vec<_> = case.refs.iter().filter(|r| r.bridge == bridge).collect();
+        let ofctl = |command: &str, rest: Option<&str>| {
+            let mut tool = tool(self.folder.path(), "ovs-ofctl");
+            tool.args(["-O", "OpenFlow15", command]).arg(self.management(bridge)).args(rest);
+            run(&mut tool).map(drop)
+        };
+        if self.referred[bridge] {
+            ofctl("del-flows", None)?;
+            ofctl("del-groups", None)?;
+            ofctl("del-meters", None)?;
+        }
+        for what in mine.iter() {
+            ofctl(if what.what == "group" { "add-group" } else { "add-meter" }, Some(&what.text))?;
+        }
+        self.referred[bridge] = !mine.is_empty();
+        Ok(())
     }
 
     /// Puts a case's flows in the place of those that are there.

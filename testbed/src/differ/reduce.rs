@@ -156,6 +156,7 @@ mod tests {
                 flow(3, "table=0,priority=1,actions=output:3"),
             ],
             packets: (0..9).map(packet).collect(),
+            ..Case::default()
         };
         let mut differs = |c: &Case| {
             let bad = c.flows.iter().any(|f| f.text.contains("dec_ttl"));

@@ -91,6 +91,11 @@ pub fn is_metadata(field: Field) -> bool {
     words.iter().any(|w| name.starts_with(w))
 }
 
+/// Tunnel options, which are fields only after a map that says so.
+pub fn is_option(field: Field) -> bool {
+    field.info().name.starts_with("tun_metadata")
+}
+
 /// Fields that are drawn in another way, or say what the kind says already.
 fn is_settled(field: Field) -> bool {
     use Field as F;
@@ -100,14 +105,14 @@ fn is_settled(field: Field) -> bool {
         || field.info().name.starts_with("ct_nw")
         || field.info().name.starts_with("ct_ipv6")
         || field.info().name.starts_with("ct_tp");
-    settled.contains(&field) || tuple || field == F::InPortOxm
+    settled.contains(&field) || tuple || field == F::InPortOxm || is_option(field)
 }
 
 /// Draws a match. `deep`: for a table that packets reach with metadata set.
 pub fn draw(c: &mut Chance, deep: bool, number_of_ports: u64) -> Drawn {
     let weights: Vec<u64> = KINDS.iter().map(weight).collect();
     let kind = &KINDS[c.weighted(&weights)];
-    let mut drawn = Drawn { kind, tagged: false, parts: Vec::new(), text: kind.words.to_owned() };
+    let mut drawn = Drawn::of(kind);
     if c.percent(35) {
         let port = u128::from(c.within(1, number_of_ports));
         drawn.put(Field::InPort, port, 0xffff);
@@ -115,11 +120,8 @@ pub fn draw(c: &mut Chance, deep: bool, number_of_ports: u64) -> Drawn {
     if c.percent(20) {
         vlan(c, &mut drawn);
     }
-    let headers: Vec<Field> = FIELDS
-        .iter()
-        .map(|f| f.id)
-        .filter(|f| !is_metadata(*f) && !is_settled(*f) && !is_vlan(*f) && kind.has(*f, false))
-        .collect();
+    let headers: Vec<Field> =
+        FIELDS.iter().map(|f| f.id).filter(|f| is_header(*f) && kind.has(*f, false)).collect();
     for _ in 0..c.weighted(&[3, 5, 3, 1]) {
         drawn.field(*c.pick(&headers), c);
     }
@@ -173,8 +175,19 @@ fn vlan(c: &mut Chance, drawn: &mut Drawn) {
     drawn.tagged = drawn.parts.last().is_some_and(|p| p.1 & 0x1000 != 0);
 }
 
+/// Fields of headers behind the tags.
+pub fn is_header(field: Field) -> bool {
+    !is_metadata(field) && !is_settled(field) && !is_vlan(field)
+}
+
 impl Drawn {
-    fn field(&mut self, field: Field, c: &mut Chance) {
+    /// All packets of a kind.
+    pub fn of(kind: &'static Kind) -> Self {
+        Self { kind, tagged: false, parts: Vec::new(), text: kind.words.to_owned() }
+    }
+
+    /// Asks for a drawn value of a field, too.
+    pub fn field(&mut self, field: Field, c: &mut Chance) {
         let info = field.info();
         let (value, mask) = (values::draw(field, c), values::mask(info, c));
         let overlaps = self.parts.iter().any(|p| overlap(p.0, field));

@@ -2,11 +2,14 @@
 //!
 //! Everything is drawn from one seed ([`super::chance`]). Values are few (`values`), matches are of
 //! a kind of packet and some of its fields (`matches`), actions come from a table of verbs
-//! (`verbs`), packets are made to fit the rules (`packets`).
+//! (`verbs`), packets are made to fit the rules (`packets`). Some programs have groups and a meter
+//! (`groups`), or rules of several clauses (`conjunctions`).
 //!
 //! No two flows of a table have the same priority: which of two equal ones a packet meets, OpenFlow
 //! leaves open (OpenFlow 1.5.1 section 5.3).
 
+mod conjunctions;
+mod groups;
 pub mod matches;
 pub mod packets;
 pub mod values;
@@ -70,7 +73,13 @@ fn program(
     let tables = c.within(1, 5) as u8;
     let ports = packets::devices(bridge);
     let flows = c.within(2, size.flows_max / (1 + bridge as u64));
+    let groups = if verbs.has("group") && c.percent(35) { c.within(1, 4) } else { 0 };
+    if groups > 0 {
+        case.refs.extend(groups::draw(bridge, groups, tables, ports, c));
+    }
     let mut taken = BTreeSet::new();
+    let kind = &matches::KINDS[0];
+    let root = Spot { kind, tagged: false, table: 0, tables, ports, groups, depth: 0 };
     for _ in 0..flows {
         // Half of the flows are in the first table.
         let table = if c.percent(40) { 0 } else { c.below(u64::from(tables)) as u8 };
@@ -79,8 +88,7 @@ fn program(
             continue;
         }
         let match_ = matches::draw(c, table > 0, ports);
-        let spot =
-            Spot { kind: match_.kind, tagged: match_.tagged, table, tables, ports, depth: 0 };
+        let spot = Spot { kind: match_.kind, tagged: match_.tagged, table, ..root };
         let actions = if c.percent(3) { "drop".to_owned() } else { list(verbs, &spot, c) };
         let mut text = format!("table={table},priority={priority}");
         if !match_.text.is_empty() {
@@ -91,15 +99,56 @@ fn program(
         case.flows.push(CaseFlow { bridge, cookie, text });
         targets.push(Target { bridge, table, match_ });
     }
+    if verbs.has("conjunction") && c.percent(25) {
+        for id in 1..=c.within(1, 3) {
+            conjunction(id, (bridge, root), verbs, c, &mut taken, case, targets);
+        }
+    }
     // A table's last resort, often.
     for table in 0..tables {
         if c.percent(70) && taken.insert((table, 0)) {
-            let kind = &matches::KINDS[0];
-            let spot = Spot { kind, tagged: false, table, tables, ports, depth: 0 };
+            let spot = Spot { table, ..root };
             let text = format!("table={table},priority=0,actions={}", list(verbs, &spot, c));
             let cookie = case.flows.len() as u64 + 1;
             case.flows.push(CaseFlow { bridge, cookie, text });
         }
+    }
+}
+
+/// The flows of a conjunction, all of one priority, and the flow that it leads to.
+fn conjunction(
+    id: u64,
+    (bridge, root): (usize, Spot),
+    verbs: &Verbs,
+    c: &mut Chance,
+    taken: &mut BTreeSet<(u8, u16)>,
+    case: &mut Case,
+    targets: &mut Vec<Target>,
+) {
+    let table = if c.percent(60) { 0 } else { c.below(u64::from(root.tables)) as u8 };
+    let (priority, last) = (c.below(65536) as u16, c.below(65536) as u16);
+    if !taken.insert((table, priority)) || !taken.insert((table, last)) {
+        return;
+    }
+    let drawn = conjunctions::draw(c);
+    let mut add = |priority: u16, words: &[&str], actions: &str| {
+        let mut text = format!("table={table},priority={priority}");
+        words.iter().filter(|w| !w.is_empty()).for_each(|w| text += &format!(",{w}"));
+        text += &format!(",actions={actions}");
+        let cookie = case.flows.len() as u64 + 1;
+        case.flows.push(CaseFlow { bridge, cookie, text });
+    };
+    let n_clauses = drawn.clauses.len();
+    for (at, clause) in drawn.clauses.iter().enumerate() {
+        let action = format!("conjunction({id},{}/{n_clauses})", at + 1);
+        clause.iter().for_each(|flow| add(priority, &[&flow.text], &action));
+    }
+    if c.percent(90) {
+        let spot = Spot { kind: drawn.kind, table, ..root };
+        add(last, &[&format!("conj_id={id}"), drawn.kind.words], &list(verbs, &spot, c));
+    }
+    for _ in 0..3 {
+        targets.push(Target { bridge, table, match_: drawn.whole(c) });
     }
 }
 

@@ -9,7 +9,7 @@ use sluice_dataplane::packet::field::{FIELDS, Field, ones};
 
 use super::super::case::{Case, CaseFlow, CasePacket};
 use super::super::chance::Chance;
-use super::matches::{KINDS, Kind, is_metadata};
+use super::matches::{KINDS, Kind, is_metadata, is_option};
 use super::values;
 use crate::differ::ours;
 
@@ -24,6 +24,8 @@ pub struct Spot {
     pub tables: u8,
     /// Devices of the bridge have the numbers from 1 to this.
     pub ports: u64,
+    /// Groups of the bridge have the numbers from 1 to this; with any, there is meter 1.
+    pub groups: u64,
     /// Lists around this one.
     pub depth: u8,
 }
@@ -83,6 +85,9 @@ pub const VERBS: &[Verb] = &[
     Verb { name: "multipath", weight: 1, example: "actions=multipath(symmetric_l4,50,modulo_n,1,0,NXM_NX_REG0[0..3])", make: multipath },
     Verb { name: "bundle", weight: 2, example: "actions=bundle(symmetric_l4,60,active_backup,ofport,slaves:1)", make: bundle },
     Verb { name: "learn", weight: 0, example: "actions=learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[])", make: learn },
+    Verb { name: "group", weight: 10, example: "actions=group:1", make: |_, s, c| (s.groups > 0).then(|| format!("group:{}", c.within(1, s.groups))) },
+    // At the head of lists, see `list`.
+    Verb { name: "meter", weight: 0, example: "actions=meter:1,output:1", make: |_, _, _| None },
     Verb { name: "conjunction", weight: 0, example: "actions=conjunction(1,1/2)", make: |_, _, _| None },
     Verb { name: "push_mpls", weight: 3, example: "ip,actions=push_mpls:0x8847", make: |_, _, c| Some(format!("push_mpls:{:#x}", c.pick(&[0x8847, 0x8848]))) },
     Verb { name: "pop_mpls", weight: 3, example: "mpls,actions=pop_mpls:0x0800", make: |_, s, c| is_mpls(s).then(|| format!("pop_mpls:{:#x}", c.pick(&[0x0800, 0x8847, 0x86dd]))) },
@@ -104,6 +109,7 @@ fn stacks() -> bool {
     let case = Case {
         flows: vec![CaseFlow { bridge: 0, cookie: 1, text }],
         packets: vec![CasePacket { port: "p1", bytes }],
+        ..Case::default()
     };
     let out = ours::play(&case, Caches::default()).ok().and_then(|o| o.out.into_iter().next());
     out.is_some_and(|o| o.get("p2").is_some_and(|p| p.iter().any(|b| b.len() == 68)))
@@ -128,6 +134,10 @@ impl Verbs {
         Self { active, weights }
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.active.iter().any(|v| v.name == name)
+    }
+
     /// The same with other weights: some programs are mostly about one thing.
     pub fn leaning(&self, c: &mut Chance) -> Self {
         let mut own = Self::of(self.active.clone());
@@ -139,7 +149,7 @@ impl Verbs {
                 }
                 // Flows are not counted behind it, see `normal`.
                 "check_pkt_larger" => u64::from(c.percent(10)),
-                "output" | "resubmit" => 4,
+                "output" | "resubmit" | "group" => 4,
                 _ => c.weighted(&[2, 3, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]) as u64,
             };
             *weight *= factor;
@@ -153,7 +163,9 @@ impl Verbs {
     fn part(&mut self, c: &mut Chance) {
         let truncates = c.percent(15);
         for (weight, verb) in self.weights.iter_mut().zip(&self.active) {
-            let resizes = verb.name.contains("vlan") || verb.name.contains("mpls");
+            let is_tag = verb.name.contains("vlan") || verb.name.contains("mpls");
+            // NORMAL leaves out priority tags.
+            let resizes = is_tag || verb.name == "NORMAL";
             let leaves = if truncates { resizes } else { verb.name == "output_trunc" };
             *weight = if leaves { 0 } else { *weight };
         }
@@ -164,6 +176,9 @@ impl Verbs {
         let wanted = 1 + c.weighted(&[4, 5, 4, 2, 1]);
         let mut list: Vec<String> = Vec::new();
         let mut here = *spot;
+        if spot.depth == 0 && spot.groups > 0 && self.has("meter") && c.percent(10) {
+            list.push("meter:1".into());
+        }
         while list.len() < wanted {
             let verb = self.active[c.weighted(&self.weights)];
             let Some(text) = (verb.make)(self, &here, c) else { continue };
@@ -249,6 +264,7 @@ fn fields(s: &Spot, c: &mut Chance, written: bool) -> Vec<Field> {
         let name = f.name;
         let is_ct = name.starts_with("ct_") || name == "conj_id";
         let is_odd = matches!(f.id, Field::TunTos | Field::TunTtl | Field::VlanTpid)
+            || is_option(f.id)
             // Open vSwitch takes it by OpenFlow 1.0 and cannot show it by later versions.
             || f.id == Field::InPortOxm;
         let is_tag = name.starts_with("vlan") || name.starts_with("dl_vlan");
@@ -276,14 +292,20 @@ fn set_field(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     Some(format!("set_field:{text}->{}", info.name))
 }
 
-/// A range of a field, as `move` and `load` name it, and its width.
+/// A range of a field, as `load`, `push` and `pop` name it, and its width.
 fn range(s: &Spot, c: &mut Chance, written: bool) -> Option<(String, u8, Field)> {
+    // Its ECN bits are another field's; of these verbs only `move` knows.
+    moved(s, c, written).filter(|r| r.2 != Field::IpTos)
+}
+
+/// A range of a field, as `move` names it.
+fn moved(s: &Spot, c: &mut Chance, written: bool) -> Option<(String, u8, Field)> {
     let fields = fields(s, c, written);
     let field = *c.pick(&fields);
     let info = field.info();
     let name = info.aliases.first()?;
     // Their text forms have other widths than their bits.
-    if matches!(field, Field::VlanVid | Field::TunFlags | Field::IpTos) {
+    if matches!(field, Field::VlanVid | Field::TunFlags) {
         return None;
     }
     if c.percent(60) || field == Field::InPort {
@@ -302,7 +324,7 @@ fn load(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
 
 fn move_(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     for _ in 0..20 {
-        let (src, dst) = (range(s, c, false)?, range(s, c, true)?);
+        let (src, dst) = (moved(s, c, false)?, moved(s, c, true)?);
         if src.1 == dst.1 && src.0 != dst.0 {
             return Some(format!("move:{}->{}", src.0, dst.0));
         }

@@ -35,7 +35,10 @@ fn is_reserved(dst: u64) -> bool {
 impl Walk<'_, '_> {
     #[inline(never)]
     pub(super) fn normal(&mut self) -> Flow {
-        let (dst, vlan) = (self.key.eth_dst, self.key.vlan_tci & 0xfff);
+        let dst = self.key.eth_dst;
+        // Writes may leave bits of a tag that is not there: such a frame is in VLAN 0.
+        let tagged = self.key.vlan_tci & VLAN_PRESENT != 0;
+        let vlan = if tagged { self.key.vlan_tci & 0xfff } else { 0 };
         if is_reserved(dst) {
             self.drop_copy(Drop::ReservedMac);
             return Ok(());

@@ -1,4 +1,5 @@
-//! Tier 1, fused: one lookup per packet, whatever the depth of the tables.
+//! Tier 1, fused: one lookup per packet, whatever the depth of the tables. Tier 2, which serves
+//! what misses it, is `megaflow`; both keep their walks in `traversal`.
 //!
 //! **What is kept.** A *microflow* entry maps a packet's key to a *traversal*: the whole walk
 //! flattened into steps, through resubmits, patch ports, connection tracking, NAT and
@@ -10,7 +11,8 @@
 //! for the whole program; it is computed when the program is (`pipeline::program`).
 //!
 //! **When an entry may be used.** Its *guards* must hold, all checked before any byte changes:
-//! - the epoch: program, routes, neighbours and ports are those it was recorded under;
+//! - no change of the program since concerns it: ports, routes, neighbours and groups are as they
+//!   were, and no rule changed that its walk could have met (`pipeline::delta`);
 //! - the frame length lies in the range in which the walk would decide the same;
 //! - each MAC table entry that NORMAL relied on is as it was (`FdbGuard`);
 //! - each connection is alive, in the same state, and this segment leaves it there

@@ -1,8 +1,9 @@
 //! Explaining a packet: the walk with somebody watching.
 //!
 //! The walk reports to an [`Observer`]. For ordinary packets that is [`Silent`]; `trace` hands
-//! in a [`Story`], runs the walk *dry* (nothing is learned, committed or refreshed), and prints
-//! what it was told. So what trace shows is what the walk does.
+//! in one of control's (tests hand in a [`Story`]), runs the walk *dry* (nothing is learned,
+//! committed or refreshed), and prints what it was told. So what trace shows is what the walk
+//! does.
 
 use crate::action::Ct;
 use crate::action::group::{Bucket, Group, GroupKind};

@@ -55,9 +55,9 @@ pub const RECORDED_DROPS_MAX: usize = 64;
 /// ICMP errors that one walk translates.
 pub const RECORDED_TRANSLATIONS_MAX: usize = 64;
 
-/// Entries of one worker's microflow cache (tier 1); a power of two. 64 bytes each, 64 more for
-/// each of IPv6, a tunnel and a label stack, and 192 for traversals, of which flows of one walk
-/// share one: 64, 192 and 192 MiB reserved at start, touched by use.
+/// Entries of one worker's microflow cache (tier 1); a power of two. 128 bytes each (two slots of
+/// a line), as much more for each of IPv6, a tunnel and a label stack, and 192 for traversals, of
+/// which flows of one walk share one: 128, 384 and 192 MiB reserved at start, touched by use.
 pub const MICROFLOWS: usize = 1 << 20;
 
 /// Megaflows of one worker (tier 2): 264 bytes each, 17 MiB in all; a power of two.

@@ -3,8 +3,10 @@
 //! **Where a key is.** Its hash names a group and one slot of it, its *home*. Nearly all entries
 //! are at home, so a lookup touches one line; the other three of the group are looked at when
 //! home is taken by another, and four of a second group that the hash names too when the first is
-//! full. Until all groups are there, there are two to an entry: then one entry in sixteen is away
-//! from home, which costs a miss of the processor's cache, and hardly ever is a group full.
+//! full. A table has two slots for each entry that it may hold, and four while it can still grow:
+//! then one entry in eight is away from home, and hardly ever is a group full. In the fullest
+//! table one in four is: whoever looks for a batch of keys asks for all their homes, then for
+//! what is beside those that were not there (`is_at`, `ask_beside`, `find_in_group`).
 //!
 //! **Growth.** Memory is reserved for all entries at start, and touched as entries come: the table
 //! grows by linear hashing (W. Litwin, "Linear hashing: a new tool for file and table addressing",
@@ -157,11 +159,15 @@ const EMPTY: Slot = Slot {
 
 /// Slots of a group.
 const WAYS: u32 = 4;
+/// Slots for an entry in the fullest table, and while there is room.
+const SLOTS_AN_ENTRY: u32 = 2;
+const ROOM: u32 = 4;
 /// Bits of a hash: the group's below, two for the home above.
 const HASH_BITS: u32 = 24;
 const HOME_SHIFT: u32 = HASH_BITS - WAYS.trailing_zeros();
 /// Most slots that these bits can tell apart.
-const ENTRIES_MAX: usize = 1 << HASH_BITS;
+const SLOTS_MAX: usize = 1 << HASH_BITS;
+const ENTRIES_MAX: usize = SLOTS_MAX / SLOTS_AN_ENTRY as usize;
 /// Groups to begin with.
 const GROUPS_MIN: u32 = 256;
 
@@ -201,7 +207,7 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 impl Microflows {
-    /// `entries`: a power of two, at least 4 and at most 2^24; others are taken for the next
+    /// `entries`: a power of two, at least 4 and at most 2^23; others are taken for the next
     /// that is. `seed` must be unknown to senders, or they can aim at one group.
     pub fn new(entries: usize, seed: u64) -> Self {
         let entries = entries.clamp(WAYS as usize, ENTRIES_MAX).next_power_of_two();
@@ -210,16 +216,17 @@ impl Microflows {
             s = s.wrapping_add(0x9e37_79b9_7f4a_7c15);
             fold(s ^ 0xe703_7ed1_a0b4_28db, s | 1) | 1
         });
-        let groups_max = entries as u32 / WAYS;
+        let slots_max = entries * SLOTS_AN_ENTRY as usize;
+        let groups_max = slots_max as u32 / WAYS;
         let groups = groups_max.min(GROUPS_MIN);
-        let mut slots = Vec::with_capacity(entries);
+        let mut slots = Vec::with_capacity(slots_max);
         advise_huge_pages(slots.spare_capacity_mut());
         slots.resize((groups * WAYS) as usize, EMPTY);
         Self {
             slots,
-            l3: vec![[0; 8]; entries].into(),
-            tunnel: vec![[0; 8]; entries].into(),
-            stack: vec![[0; 8]; entries].into(),
+            l3: vec![[0; 8]; slots_max].into(),
+            tunnel: vec![[0; 8]; slots_max].into(),
+            stack: vec![[0; 8]; slots_max].into(),
             groups,
             groups_max,
             wide: groups - 1,
@@ -231,6 +238,11 @@ impl Microflows {
 
     /// Entries that there can be.
     pub fn capacity(&self) -> usize {
+        (self.groups_max * WAYS / SLOTS_AN_ENTRY) as usize
+    }
+
+    /// Slots that there can be.
+    pub fn slots_max(&self) -> usize {
         (self.groups_max * WAYS) as usize
     }
 
@@ -239,10 +251,10 @@ impl Microflows {
         self.slots.len() as u32
     }
 
-    /// Whether a group should be added: there are fewer than two to an entry.
+    /// Whether a group should be added.
     #[inline]
     pub fn is_crowded(&self) -> bool {
-        2 * self.live > self.groups && self.groups < self.groups_max
+        self.live * ROOM > self.groups * WAYS && self.groups < self.groups_max
     }
 
     /// Adds a group. `owed` hears of the new places of slots that owe counts; slot numbers of
@@ -404,9 +416,35 @@ impl Microflows {
     /// Looks at the other slots of the group, and at the second group.
     #[inline(never)]
     fn find_away(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
-        let is_same = |at: &u32| self.same(*at as usize, key, masked);
-        let again = || self.home(second(self.mix(key, &mut Masked::default())));
-        group(home).skip(1).find(is_same).or_else(|| group(again()).find(is_same))
+        let beside = group(home).skip(1).find(|at| self.is_at(*at, key, masked));
+        beside.or_else(|| self.find_in_group(self.second_home(key), key, masked))
+    }
+
+    /// Whether this slot holds this key.
+    #[inline]
+    pub fn is_at(&self, at: u32, key: &PacketKey, masked: &Masked) -> bool {
+        self.same(at as usize, key, masked)
+    }
+
+    /// The slot that holds this key, of the four of a group.
+    pub fn find_in_group(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
+        group(home).find(|at| self.is_at(*at, key, masked))
+    }
+
+    /// A slot of the second group that a key's hash names.
+    pub fn second_home(&self, key: &PacketKey) -> u32 {
+        self.home(second(self.mix(key, &mut Masked::default())))
+    }
+
+    /// Asks for the lines of a group.
+    pub fn ask_group(&self, home: u32) {
+        group(home).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
+    }
+
+    /// Asks for the lines of a group, but for this one.
+    #[inline]
+    pub fn ask_beside(&self, home: u32) {
+        group(home).skip(1).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
     }
 
     /// An empty slot of this group.
@@ -414,13 +452,25 @@ impl Microflows {
         group(home).find(|at| self.slots[*at as usize].traversal == NONE)
     }
 
-    /// The slot a new entry with this home should take: an empty one, else the one longest unused.
+    /// The slot a new entry with this home should take: an empty one while there may be more
+    /// entries, else the one longest unused of its groups.
     /// The caller must give back what the slot holds before it calls [`Microflows::fill`].
     pub fn victim(&self, home: u32, key: &PacketKey) -> u32 {
-        let again = self.home(second(self.mix(key, &mut Masked::default())));
-        let oldest =
-            || group(home).chain(group(again)).min_by_key(|at| self.slots[*at as usize].used);
-        self.empty(home).or_else(|| self.empty(again)).or_else(oldest).unwrap_or(home)
+        let again = self.second_home(key);
+        if self.live as usize >= self.capacity()
+            && let Some(at) = self.oldest(home, again)
+        {
+            return at;
+        }
+        let empty = self.empty(home).or_else(|| self.empty(again));
+        empty.or_else(|| self.oldest(home, again)).unwrap_or(home)
+    }
+
+    /// Of the entries in two groups, the one longest unused.
+    fn oldest(&self, home: u32, again: u32) -> Option<u32> {
+        let slot = |at: &u32| &self.slots[*at as usize];
+        let both = group(home).chain(group(again)).filter(|at| slot(at).traversal != NONE);
+        both.min_by_key(|at| slot(at).used)
     }
 
     /// Empties a slot; gives what it held.
@@ -472,7 +522,7 @@ impl Microflows {
 
 #[inline]
 fn folded(h: u64) -> u32 {
-    (h ^ (h >> 32)) as u32 & (ENTRIES_MAX as u32 - 1)
+    (h ^ (h >> 32)) as u32 & (SLOTS_MAX as u32 - 1)
 }
 
 /// The slots of a group, from this one on.

@@ -25,6 +25,7 @@ mod commit;
 mod conn;
 mod dump;
 mod expire;
+mod hit;
 mod icmp_error;
 mod key;
 mod nat;
@@ -333,14 +334,17 @@ impl Conntrack {
         result_without(p, TRK | NEW)
     }
 
+    fn mark_and_label(&self, ix: u32) -> (u32, u128) {
+        if !self.table.hot(ix).has(flag::MARKED) {
+            return (0, 0);
+        }
+        let cold = self.table.cold(ix);
+        (cold.mark, cold.label())
+    }
+
     fn found(&self, p: &CtPacket, ix: u32, reply: bool, state: u8) -> CtResult {
         let hot = self.table.hot(ix);
-        let (mark, label) = if hot.has(flag::MARKED) {
-            let cold = self.table.cold(ix);
-            (cold.mark, cold.label())
-        } else {
-            (0, 0)
-        };
+        let (mark, label) = self.mark_and_label(ix);
         let orig = if p.kind == Kind::Normal && !reply { p.tuple } else { self.table.tuple(ix, 0) };
         let steady = if hot.is_tcp() {
             hot.class == Class::TcpEstablished as u8 && tcp::is_plain(&p.seg)
@@ -400,60 +404,6 @@ impl Conntrack {
         let ct_state = if forward_is_source != r.reply { SNAT } else { DNAT };
         let related = r.state & REL != 0;
         Some(NatRewrite { ct_state, related, ..NatRewrite::between(&from, &to) })
-    }
-
-    /// The cached path. True: the connection lives, `lookup` would have given a result with
-    /// `expect_state` and the mark and label of when `c` was taken, and its state is now what
-    /// `lookup` would have left. False: nothing was changed, and the caller walks.
-    #[inline]
-    pub fn hit(
-        &mut self,
-        c: ConnRef,
-        reply: bool,
-        expect_state: u8,
-        p: &HitPacket,
-        now: Now,
-    ) -> bool {
-        let tick = ticks(now);
-        let (timeouts, check) = (self.timeouts, self.tcp_seq_check);
-        if c.ix as usize >= self.table.capacity() {
-            return false;
-        }
-        let Some(hot) = self.table.hot_mut(c.ix) else { return false };
-        let good = hot.has(flag::LIVE)
-            && hot.gen_no == c.gen_no
-            && p.checksum_ok
-            && !is_due(hot.deadline, tick);
-        if !good {
-            return false;
-        }
-        let established = EST | TRK | if reply { RPL } else { 0 };
-        let expect = expect_state & !(SNAT | DNAT);
-        if hot.is_tcp() {
-            if expect != established
-                || hot.class != Class::TcpEstablished as u8
-                || !tcp::hit(&mut hot.peers, &p.seg, reply, check)
-            {
-                return false;
-            }
-        } else {
-            let answered = hot.has(flag::ANSWERED);
-            let state = if answered { established } else { NEW | TRK };
-            let icmp = matches!(hot.proto, key::ICMP | key::ICMPV6);
-            if icmp
-                || (reply && !answered)
-                || expect != state
-                || hot.class != other::next(icmp, answered) as u8
-            {
-                return false;
-            }
-        }
-        let deadline = timeouts.refreshed(hot.class, hot.deadline, tick);
-        // An unconditional store would dirty the line of every UDP packet.
-        if deadline != hot.deadline {
-            hot.deadline = deadline;
-        }
-        true
     }
 
     /// Collects dead connections, in at most `budget` steps. Says how many went.

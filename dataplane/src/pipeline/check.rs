@@ -4,20 +4,61 @@
 //! that the cache is about to run. A difference is a flaw of ours: it is counted, control logs
 //! it, and the entry is given up, so that the packet goes the tables' way.
 //!
-//! Walks through connection tracking are left out: what they find depends on connections that
-//! the packet itself is about to move on, so a dry walk would have to suppose the answer.
+//! A walk through connection tracking is told what the entry's connections stand for, each if the
+//! packet is of its tuple and zone when the walk comes to it. Which state a connection takes up is
+//! conntrack's to prove (its `hit` against its `lookup`); that the entry names the connections
+//! that the walk would find, and does with them what the walk would do, is what is checked here.
 
 use super::delta::Dirty;
 use super::guards;
 use super::miss::{Subject, World, walk};
 use super::punt::Punt;
 use super::run::Lane;
-use super::trace::Silent;
+use super::trace::{Observer, unknown};
 use super::upkeep::vacate;
+use crate::action::Ct;
+use crate::action::group::{Bucket, Group};
+use crate::action::learn::Learn;
 use crate::cache::traversal::{Item, Recording};
 use crate::clock::Now;
+use crate::conntrack::{Conntrack, CtPacket, CtResult, Tuple};
 use crate::counters::Stat;
+use crate::limits::TRAVERSAL_CONNS_MAX;
 use crate::packet::frame::Frame;
+use crate::packet::key::FlowKey;
+
+/// What an entry relied on, told to the walk in its place.
+#[derive(Debug, Default)]
+struct Answers {
+    list: [Option<(CtResult, Tuple, u16)>; TRAVERSAL_CONNS_MAX],
+    next: usize,
+}
+
+impl Answers {
+    fn new(guards: impl Iterator<Item = Item>, conntrack: &Conntrack) -> Self {
+        let mut answers = Self::default();
+        let tracked = guards.filter_map(|g| match g {
+            Item::Ct(g) => Some(conntrack.standing(g.conn, g.reply, g.state)),
+            _ => None,
+        });
+        answers.list.iter_mut().zip(tracked).for_each(|(place, answer)| *place = answer);
+        answers
+    }
+}
+
+impl Observer for Answers {
+    fn ct(&mut self, zone: u16, _: &Ct, packet: &CtPacket) -> CtResult {
+        let answer = self.list.get(self.next).copied().flatten();
+        self.next += 1;
+        let own = answer.filter(|(_, tuple, of)| *tuple == packet.tuple && *of == zone);
+        own.map_or_else(|| unknown(packet), |(result, ..)| result)
+    }
+    fn group(&mut self, _: &Group, _: Option<&Bucket>) {}
+    fn meter(&mut self, _: u32) {}
+    fn learn(&mut self, _: &Learn, _: &FlowKey, _: bool) {}
+    fn controller(&mut self, _: &Punt) {}
+    fn queue(&mut self, _: Option<u32>) {}
+}
 
 /// What the check needs of its own.
 #[derive(Debug)]
@@ -59,20 +100,18 @@ impl Lane {
         }
     }
 
-    /// The slot of a packet's entry, if that will be served and is not of a connection.
-    fn checkable(&mut self, i: usize, now: Now) -> Option<u32> {
+    /// The slot of a packet's entry, if it would be served now.
+    fn checkable(&self, i: usize, now: Now) -> Option<u32> {
         let slot = self.batch.get(i)?;
         let entry = self.cache.slot(slot.hit)?;
         let head = self.traversals.get(entry.traversal)?.head;
         let len = slot.frame.as_ref().map_or(0, Frame::len);
         let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
-        let mut guards = self.traversals.items(entry.traversal).take(head.guards as usize);
-        let tracked = guards.clone().any(|g| matches!(g, Item::Ct(_)));
+        let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
         let current = self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty));
         let is_served = fits
-            && !tracked
             && current
-            && guards::hold(guards.by_ref(), &mut self.conntrack, &self.program, slot, now);
+            && guards::would_hold(guards, &self.conntrack, &self.program, slot, now);
         is_served.then_some(slot.hit)
     }
 
@@ -81,6 +120,9 @@ impl Lane {
             return true;
         };
         let Some(frame) = slot.frame.as_ref() else { return true };
+        let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { return true };
+        let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
+        let mut answers = Answers::new(guards, &self.conntrack);
         let mut world = World {
             program: &self.program,
             conntrack: &mut self.conntrack,
@@ -98,9 +140,8 @@ impl Lane {
             checksums_good: slot.checksums_good,
         };
         let record = (&mut self.check.recording, &mut self.check.punts);
-        walk(&mut world, subject, record, &mut Silent, true);
+        walk(&mut world, subject, record, &mut answers, true);
         self.check.punts.clear();
-        let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { return true };
         let kept = self.traversals.items(entry.traversal).skip(head.guards as usize);
         let kept = kept.take(head.steps as usize).map_while(|item| match item {
             Item::Do(step) => Some(step),

@@ -34,7 +34,7 @@ impl Walk<'_, '_> {
         let packet = self.ct_packet(zone);
         let mut result =
             if self.dry { self.seen.ct(zone, ct, &packet) } else { self.track(ct, &packet) };
-        if ct.nat.is_some() && !self.dry {
+        if ct.nat.is_some() {
             result.state |= self.translate(&packet, &result)?;
         }
         if let Some(table) = ct.table {

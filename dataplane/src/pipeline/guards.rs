@@ -27,17 +27,36 @@ pub(super) fn hold(
     })
 }
 
+/// The same, and nothing is refreshed.
+pub(super) fn would_hold(
+    mut guards: impl Iterator<Item = Item>,
+    conntrack: &Conntrack,
+    program: &Program,
+    slot: &Slot,
+    now: Now,
+) -> bool {
+    guards.all(|guard| match guard {
+        Item::Ct(g) => hit_packet(slot)
+            .is_some_and(|hit| conntrack.would_hit(g.conn, g.reply, g.state, &hit, now)),
+        Item::Fdb(g) => fdb_holds(program, &FdbGuard { touch: false, ..g }, now),
+        Item::Do(_) | Item::Credit(_) | Item::Bucket { .. } | Item::Learned(_) => false,
+    })
+}
+
 #[inline]
 fn ct_holds(ct: &mut Conntrack, g: &CtGuard, slot: &Slot, now: Now) -> bool {
+    hit_packet(slot).is_some_and(|hit| ct.hit(g.conn, g.reply, g.state, &hit, now))
+}
+
+#[inline]
+fn hit_packet(slot: &Slot) -> Option<HitPacket> {
     let (l4, end) = (slot.layers.l4 as usize, slot.layers.end as usize);
-    let Some(bytes) = slot.frame.as_ref().map(|f| f.bytes()) else { return false };
-    let Some(segment) = bytes.get(l4..end.min(bytes.len())) else { return false };
+    let bytes = slot.frame.as_ref().map(|f| f.bytes())?;
+    let segment = bytes.get(l4..end.min(bytes.len()))?;
     let base = &slot.key.base;
-    let Some(mut hit) = HitPacket::from_l4(base.ip_proto, base.ip_frag, segment) else {
-        return false;
-    };
+    let mut hit = HitPacket::from_l4(base.ip_proto, base.ip_frag, segment)?;
     hit.checksum_ok = slot.checksums_good || l4sum::checksums_ok(bytes, &slot.layers, &slot.key);
-    ct.hit(g.conn, g.reply, g.state, &hit, now)
+    Some(hit)
 }
 
 fn fdb_holds(program: &Program, g: &FdbGuard, now: Now) -> bool {

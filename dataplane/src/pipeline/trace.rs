@@ -67,6 +67,11 @@ pub trait Observer {
     }
 }
 
+/// Of no connection, and none of its own.
+pub(super) fn unknown(packet: &CtPacket) -> CtResult {
+    supposed(packet, ct_state::TRK | ct_state::INV)
+}
+
 /// A result that nobody looked up.
 fn supposed(packet: &CtPacket, state: u8) -> CtResult {
     let reply = state & ct_state::RPL != 0;

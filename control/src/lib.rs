@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod attach;
+pub mod bundle;
 pub mod cli;
 pub mod compile;
 pub mod config;

@@ -6,18 +6,21 @@
 use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
 use crate::flow::{
-    FileItem, FileLine, Flow, FlowErrors, GroupMod, MeterMod, PortNames, meter_name, parse_file,
+    FileItem, FileLine, Flow, FlowAction, FlowErrors, GroupMod, MeterMod, PortNames, meter_name,
+    parse_file, with_options,
 };
-use crate::groups::{GroupError, Groups};
+use crate::groups::{GroupError, Groups, StoredGroup};
 use crate::meters::{MeterError, Meters};
 use crate::netlink::underlay as net;
 use crate::store::{Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Wish};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
+use sluice_dataplane::packet::field::{FIELDS, Field};
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::{Port, Program, RuleIds, Underlay};
+use sluice_dataplane::tunnel::{TlvError, TlvMap, TlvMapping};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +38,10 @@ pub enum ModelError {
     NoGroup(u32),
     #[error("a flow names meter {}, which is not there; add the meter first", meter_name(*.0))]
     NoMeter(u32),
-    #[error("line {0}: tunnel options cannot be matched yet")]
-    NoTlvMap(usize),
+    #[error("{0}")]
+    Options(#[from] TlvError),
+    #[error("{mapping} is used by {users} of the bridge's flows and groups; delete those first")]
+    OptionUsed { mapping: TlvMapping, users: usize },
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("there are {0} bridges; a switch has {BRIDGES_MAX} at most")]
@@ -52,6 +57,8 @@ pub struct BridgeState {
     pub flows: Flows,
     pub groups: Groups,
     pub meters: Meters,
+    /// Tunnel options that flows know as fields.
+    pub tlv: Arc<TlvMap>,
     pub fdb: Arc<Fdb>,
     pub ports: Vec<PortState>,
 }
@@ -59,6 +66,18 @@ pub struct BridgeState {
 impl BridgeState {
     pub fn port(&self, name: &str) -> Option<&PortState> {
         self.ports.iter().find(|p| p.config.name == name)
+    }
+
+    /// Flows and groups that use the field of a tunnel option.
+    fn users_of(&self, index: u8) -> usize {
+        let is = |f: &Field| f.tun_metadata_index() == Some(index);
+        let field = FIELDS.iter().map(|f| f.id).find(is);
+        let (Some(field), Some(present)) = (field, self.tlv.present(index)) else { return 0 };
+        let acts = |a: &FlowAction| a.any(&|a| a.names_option(field));
+        let uses = |f: &Flow| present.get(&f.match_.mask) != 0 || f.actions.iter().any(acts);
+        let in_group =
+            |g: &&StoredGroup| g.group.buckets.iter().any(|b| b.actions.iter().any(acts));
+        self.flows.numbers(&uses).len() + self.groups.iter().filter(in_group).count()
     }
 }
 
@@ -74,6 +93,10 @@ impl PortNames for BridgeState {
             .into_iter()
             .find(|p| u32::from(p.config.number) == number)
             .map(|p| p.config.name.as_str())
+    }
+
+    fn options(&self) -> Option<&TlvMap> {
+        Some(&self.tlv)
     }
 }
 
@@ -104,7 +127,7 @@ fn parts(b: &BridgeState) -> BridgeParts {
         fdb: b.fdb.clone(),
         groups: Arc::default(),
         meters: Arc::default(),
-        tlv: Arc::default(),
+        tlv: b.tlv.clone(),
     }
 }
 
@@ -129,6 +152,7 @@ impl Model {
                 flows: Flows::default(),
                 groups: Groups::default(),
                 meters: Meters::default(),
+                tlv: Arc::new(bridge.tlv_map.clone()),
                 fdb: Arc::new(Fdb::new(seed.wrapping_add(salt))),
                 ports: Vec::new(),
             });
@@ -201,14 +225,17 @@ impl Model {
         for b in 0..self.bridges.len() {
             let name = self.bridges[b].config.name.clone();
             let (mut flows, mut groups, mut meters) = (Vec::new(), Vec::new(), Vec::new());
+            let mut options = Vec::new();
             for l in list.iter().filter(|l| l.bridge == name) {
                 match &l.item {
                     FileItem::Flow(flow) => flows.push(Flow::clone(flow)),
                     FileItem::Group(m) => groups.push(m.clone()),
                     FileItem::Meter(m) => meters.push(m.clone()),
-                    FileItem::TlvMap(_) => return Err(ModelError::NoTlvMap(l.line)),
+                    FileItem::TlvMap(m) => options.extend(m.iter().copied()),
                 }
             }
+            let map = with_options(&self.bridges[b].tlv, &options)?;
+            self.set_options(b, map);
             self.change_groups(b, &groups, now_ns)?;
             self.change_meters(b, &meters, now_ns)?;
             self.check_refs(b, flows.iter())?;
@@ -277,6 +304,52 @@ impl Model {
         }
         self.draft.see_afresh();
         self.remove_flows(bridge, &doomed, RemovedReason::MeterDelete, now_ns)
+    }
+
+    /// Puts groups and meters in the places of those that are there.
+    pub(crate) fn set_refs(&mut self, bridge: usize, groups: Groups, meters: Meters) {
+        let Some(b) = self.bridges.get_mut(bridge) else { return };
+        (b.groups, b.meters) = (groups, meters);
+        let compiled = (b.groups.compiled(), b.meters.compiled());
+        if let Some(b) = self.draft.bridges.get_mut(bridge) {
+            (b.groups, b.meters) = compiled;
+        }
+        self.draft.see_afresh();
+    }
+
+    /// Maps options to fields, all or none. What is mapped keeps its place, so flows stay as they
+    /// are.
+    pub fn map_options(&mut self, bridge: usize, more: &[TlvMapping]) -> Result<(), ModelError> {
+        let Some(b) = self.bridges.get(bridge) else { return Ok(()) };
+        let map = b.tlv.with(more)?;
+        self.set_options(bridge, map);
+        Ok(())
+    }
+
+    /// Takes mappings away, all or none; `None`: every one. Those that flows or groups use are
+    /// refused (Open vSwitch: `OFPERR_NXTTMFC_INVALID_TLV_DEL`).
+    pub fn unmap_options(
+        &mut self,
+        bridge: usize,
+        gone: Option<&[TlvMapping]>,
+    ) -> Result<usize, ModelError> {
+        let Some(b) = self.bridges.get(bridge) else { return Ok(0) };
+        let gone: Vec<TlvMapping> = gone.map_or_else(|| b.tlv.mappings().collect(), <[_]>::to_vec);
+        let map = b.tlv.without(&gone)?;
+        for mapping in &gone {
+            let users = b.users_of(mapping.index);
+            if users > 0 {
+                return Err(ModelError::OptionUsed { mapping: *mapping, users });
+            }
+        }
+        self.set_options(bridge, map);
+        Ok(gone.len())
+    }
+
+    fn set_options(&mut self, bridge: usize, map: TlvMap) {
+        let Some(b) = self.bridges.get_mut(bridge).filter(|b| *b.tlv != map) else { return };
+        b.tlv = Arc::new(map);
+        self.draft.set_tlv(bridge, b.tlv.clone());
     }
 
     fn remove_flows(

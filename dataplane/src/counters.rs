@@ -120,6 +120,7 @@ named_list! {
         LearnsLost = "learns_lost", "Flows that learn() could not ask for: the queue to control was full.";
         PacketIns = "packet_ins", "Packets handed to controllers.";
         PacketInsLost = "packet_ins_lost", "Packets for controllers that found no free buffer.";
+        PacketOuts = "packet_outs", "Packets that controllers sent.";
         Samples = "samples", "Packets that sample() chose.";
         Batches = "batches", "Batches run.";
         BusyNs = "busy_ns", "Time spent in rounds that found packets, nanoseconds.";

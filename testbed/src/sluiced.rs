@@ -253,6 +253,17 @@ impl Daemon {
         self.counters().ok().and_then(|all| all.get(name).copied()).unwrap_or(0)
     }
 
+    /// What control, not a worker, counted.
+    pub fn control_counter(&self, name: &str) -> u64 {
+        match self.call(Request::Counters) {
+            Ok(Reply::Counters(workers)) => {
+                let mut all = workers.into_iter().flat_map(|w| w.control);
+                all.find(|c| c.name == name).map_or(0, |c| c.count)
+            }
+            _ => 0,
+        }
+    }
+
     /// A way into the daemon's namespace.
     pub fn ns(&self) -> &crate::netns::Handle {
         &self.ns

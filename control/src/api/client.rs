@@ -59,11 +59,7 @@ impl Client {
 
     /// One call and its whole answer; the parts of a list are joined.
     pub fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
-        self.id += 1;
-        let mut line = serde_json::to_vec(&Call { version: VERSION, id: self.id, request })
-            .map_err(|e| ClientError::Protocol(e.to_string()))?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
+        self.send(request)?;
         let mut whole: Option<Reply> = None;
         loop {
             let answer = self.read_answer()?;
@@ -80,6 +76,33 @@ impl Client {
                 return whole.ok_or_else(|| strange("an empty answer"));
             }
         }
+    }
+
+    /// A call whose answer comes in parts for as long as `take` wants more.
+    pub fn stream(
+        &mut self,
+        request: Request,
+        mut take: impl FnMut(Reply) -> bool,
+    ) -> Result<(), ClientError> {
+        self.send(request)?;
+        loop {
+            let answer = self.read_answer()?;
+            if let Some(error) = answer.error {
+                return Err(ClientError::Refused(error));
+            }
+            let wanted = answer.reply.is_some_and(&mut take);
+            if !wanted || !answer.more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn send(&mut self, request: Request) -> Result<(), ClientError> {
+        self.id += 1;
+        let mut line = serde_json::to_vec(&Call { version: VERSION, id: self.id, request })
+            .map_err(|e| ClientError::Protocol(e.to_string()))?;
+        line.push(b'\n');
+        Ok(self.stream.get_mut().write_all(&line)?)
     }
 
     fn read_answer(&mut self) -> Result<Answer, ClientError> {

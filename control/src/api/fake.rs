@@ -6,6 +6,7 @@ use super::switch::{ApiResult, Switch};
 use super::types::*;
 use crate::config::Port;
 use crate::doctor::Report;
+use tokio::sync::mpsc::{Receiver, channel};
 
 /// One bridge `br1`. Flows are the lines they came as.
 #[derive(Debug, Default)]
@@ -87,7 +88,7 @@ impl Switch for Fake {
         let lines: Vec<String> = change.text.lines().map(str::to_owned).collect();
         let before = flows.len() as u64;
         match change.op {
-            FlowOp::Add | FlowOp::Modify => flows.extend(lines),
+            FlowOp::Add | FlowOp::Modify | FlowOp::Bundle => flows.extend(lines),
             FlowOp::Delete => flows.clear(),
             FlowOp::Replace => *flows = lines,
         }
@@ -122,6 +123,16 @@ impl Switch for Fake {
         let text = format!("meter={id} kbps bands=\ntype=drop rate=1");
         let stats_text = format!("meter:{id} flow_count:0");
         Ok(vec![MeterInfo { id, text, stats_text, ..MeterInfo::default() }])
+    }
+
+    fn tlv_change(&self, change: &TlvChange) -> ApiResult<TlvInfo> {
+        known(&change.bridge)?;
+        Ok(TlvInfo { text: format!("{:?} {}", change.op, change.text), ..TlvInfo::default() })
+    }
+
+    fn tlv_map(&self, bridge: &str) -> ApiResult<TlvInfo> {
+        known(bridge)?;
+        Ok(TlvInfo { text: " max option space=64".into(), ..TlvInfo::default() })
     }
 
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
@@ -162,6 +173,28 @@ impl Switch for Fake {
     fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport> {
         known(&request.bridge)?;
         Ok(TraceReport { text: format!("{:?}", request.packet), ..TraceReport::default() })
+    }
+
+    fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>> {
+        known(bridge)?;
+        let (queue, events) = channel(4);
+        let packet =
+            PacketInInfo { text: "NXT_PACKET_IN2 (xid=0x0): one".into(), ..Default::default() };
+        let gone = FlowRemovedInfo { text: "OFPT_FLOW_REMOVED two".into(), ..Default::default() };
+        for event in [
+            MonitorEvent::PacketIn(Box::new(packet)),
+            MonitorEvent::Lost { events: 3 },
+            MonitorEvent::FlowRemoved(gone),
+        ] {
+            queue.try_send(event).unwrap();
+        }
+        Ok(events)
+    }
+
+    fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()> {
+        known(bridge)?;
+        assert_eq!(text, "in_port=1 packet=00 actions=drop");
+        Ok(())
     }
 
     fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>> {

@@ -31,6 +31,10 @@ const LONG_LINES_MAX: usize = 2;
 const IDLE: Duration = Duration::from_secs(600);
 /// How long a call may take to come in whole, and a part of an answer to go out.
 const TRANSFER: Duration = Duration::from_secs(30);
+/// Between two parts of a monitor's answer, at most.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Events in one of them.
+const EVENTS_A_PART: usize = 64;
 /// How long calls may go on after the server was stopped.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -177,6 +181,9 @@ async fn handle(line: &[u8], shared: &Arc<Shared>, write: &mut OwnedWriteHalf) -
         shared.stop.send_replace(true);
         return sent;
     }
+    if let Request::Monitor { bridge } = call.request {
+        return monitor(bridge, id, shared, write).await;
+    }
     let switch = Arc::clone(&shared.switch);
     let result = tokio::task::spawn_blocking(move || answer(&*switch, call.request)).await;
     let result = result.unwrap_or_else(|panic| {
@@ -194,6 +201,34 @@ async fn handle(line: &[u8], shared: &Arc<Shared>, write: &mut OwnedWriteHalf) -
             Ok(())
         }
     }
+}
+
+/// Events as they come, until the client goes, the switch has no more, or the server stops. An
+/// empty part now and then finds out whether somebody is there.
+async fn monitor(
+    bridge: String,
+    id: u64,
+    shared: &Arc<Shared>,
+    write: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let switch = Arc::clone(&shared.switch);
+    let opened = tokio::task::spawn_blocking(move || switch.monitor(&bridge)).await;
+    let mut events = match opened.map_err(io::Error::other)? {
+        Ok(events) => events,
+        Err(error) => return send(write, id, false, Err(error)).await,
+    };
+    let mut stopped = shared.stop.subscribe();
+    send(write, id, true, Ok(Reply::Events(Vec::new()))).await?;
+    loop {
+        let mut list = Vec::new();
+        tokio::select! {
+            () = is_stopped(&mut stopped) => break,
+            n = events.recv_many(&mut list, EVENTS_A_PART) => if n == 0 { break },
+            () = tokio::time::sleep(HEARTBEAT) => {}
+        }
+        send(write, id, true, Ok(Reply::Events(list))).await?;
+    }
+    send(write, id, false, Ok(Reply::Events(Vec::new()))).await
 }
 
 /// A call, or an error with the id if there is one.
@@ -236,6 +271,8 @@ fn answer(switch: &dyn Switch, request: Request) -> ApiResult<Reply> {
         Request::Ref(change) => Reply::RefChanged(switch.ref_change(&change)?),
         Request::GroupDump { bridge, id } => Reply::Groups(switch.groups(&bridge, id)?),
         Request::MeterDump { bridge, id } => Reply::Meters(switch.meters(&bridge, id)?),
+        Request::Tlv(change) => Reply::TlvMap(switch.tlv_change(&change)?),
+        Request::TlvDump { bridge } => Reply::TlvMap(switch.tlv_map(&bridge)?),
         Request::FdbShow { bridge } => Reply::Fdb(switch.fdb(&bridge)?),
         Request::FdbFlush { bridge } => Reply::Removed(switch.fdb_flush(&bridge)?),
         Request::ConntrackList { zone, limit } => Reply::Conns(switch.conntrack(zone, limit)?),
@@ -243,8 +280,13 @@ fn answer(switch: &dyn Switch, request: Request) -> ApiResult<Reply> {
         Request::Trace(request) => Reply::Trace(Box::new(switch.trace(&request)?)),
         Request::TunnelShow => Reply::Tunnels(switch.tunnels()?),
         Request::Counters => Reply::Counters(switch.counters()?),
+        Request::PacketOut { bridge, text } => {
+            switch.packet_out(&bridge, &text)?;
+            Reply::Done
+        }
         Request::Doctor => Reply::Doctor(switch.doctor()?),
-        Request::Shutdown => Reply::Done,
+        // Both are answered elsewhere.
+        Request::Monitor { .. } | Request::Shutdown => Reply::Done,
     })
 }
 

@@ -6,11 +6,12 @@
 
 use super::types::{
     ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, GroupInfo,
-    MeterInfo, PortInfo, RefChange, RefSummary, SwitchInfo, TraceReport, TraceRequest, TunnelInfo,
-    WorkerCounters,
+    MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, SwitchInfo, TlvChange, TlvInfo,
+    TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
 };
 use crate::config::Port;
 use crate::doctor::Report;
+use tokio::sync::mpsc::Receiver;
 
 pub type ApiResult<T> = Result<T, ApiError>;
 
@@ -27,11 +28,17 @@ pub trait Switch: Send + Sync + 'static {
     fn ref_change(&self, change: &RefChange) -> ApiResult<RefSummary>;
     fn groups(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<GroupInfo>>;
     fn meters(&self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<MeterInfo>>;
+    /// The map as it is then.
+    fn tlv_change(&self, change: &TlvChange) -> ApiResult<TlvInfo>;
+    fn tlv_map(&self, bridge: &str) -> ApiResult<TlvInfo>;
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>>;
     fn fdb_flush(&self, bridge: &str) -> ApiResult<u64>;
     fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>>;
     fn conntrack_flush(&self, zone: Option<u16>) -> ApiResult<u64>;
     fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport>;
+    /// Events of a bridge from now on, until the receiver is dropped.
+    fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>>;
+    fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()>;
     fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>>;
     fn counters(&self) -> ApiResult<Vec<WorkerCounters>>;
     fn doctor(&self) -> ApiResult<Report>;

@@ -69,6 +69,11 @@ pub enum Request {
         bridge: String,
         id: Option<u32>,
     },
+    /// Geneve options as fields of flows.
+    Tlv(TlvChange),
+    TlvDump {
+        bridge: String,
+    },
     FdbShow {
         bridge: String,
     },
@@ -85,6 +90,16 @@ pub enum Request {
     Trace(TraceRequest),
     TunnelShow,
     Counters,
+    /// Packets for controllers and flows that went, as they come: an answer without end, whose
+    /// parts may be empty. The first says that the switch listens.
+    Monitor {
+        bridge: String,
+    },
+    /// Sends one packet; `text` is that of `ovs-ofctl packet-out`.
+    PacketOut {
+        bridge: String,
+        text: String,
+    },
     Doctor,
     Shutdown,
 }
@@ -110,6 +125,8 @@ pub enum FlowOp {
     Delete,
     /// The text is all flows: what differs is added, modified or deleted.
     Replace,
+    /// The text is a file for `ovs-ofctl bundle`: changes of flows, groups and meters.
+    Bundle,
 }
 
 /// A change of what flows refer to; done whole or not at all.
@@ -124,6 +141,23 @@ pub struct RefChange {
     /// Modify: add what is not there (groups).
     #[serde(default)]
     pub may_create: bool,
+}
+
+/// A change of a bridge's map of tunnel options; done whole or not at all.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TlvChange {
+    pub op: TlvOp,
+    pub bridge: String,
+    /// Mappings as for `ovs-ofctl add-tlv-map`. Empty for a deletion: all.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum TlvOp {
+    Add,
+    Delete,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -188,6 +222,7 @@ pub enum Reply {
     RefChanged(RefSummary),
     Groups(Vec<GroupInfo>),
     Meters(Vec<MeterInfo>),
+    TlvMap(TlvInfo),
     Fdb(Vec<FdbEntry>),
     /// How many entries a flush or a deletion took away.
     Removed(u64),
@@ -195,6 +230,7 @@ pub enum Reply {
     Trace(Box<TraceReport>),
     Tunnels(Vec<TunnelInfo>),
     Counters(Vec<WorkerCounters>),
+    Events(Vec<MonitorEvent>),
     Doctor(Report),
     Done,
 }
@@ -229,6 +265,7 @@ impl Reply {
     pub fn join(&mut self, part: Self) -> Result<(), Self> {
         match (self, part) {
             (Self::Flows(list), Self::Flows(part)) => list.extend(part),
+            (Self::Events(list), Self::Events(part)) => list.extend(part),
             (Self::Groups(list), Self::Groups(part)) => list.extend(part),
             (Self::Meters(list), Self::Meters(part)) => list.extend(part),
             (Self::Fdb(list), Self::Fdb(part)) => list.extend(part),
@@ -436,6 +473,23 @@ pub struct MeterInfo {
     pub stats_text: String,
 }
 
+/// A bridge's map of tunnel options.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct TlvInfo {
+    pub mappings: Vec<TlvMappingInfo>,
+    /// As `ovs-ofctl dump-tlv-map` writes it, below its first line.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct TlvMappingInfo {
+    pub class: u16,
+    #[serde(rename = "type")]
+    pub option_type: u8,
+    pub len_bytes: u8,
+    pub field: String,
+}
+
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct FlowInfo {
     pub table: u8,
@@ -547,6 +601,61 @@ pub struct WorkerCounters {
     /// Drops by reason; zeros are left out.
     pub drops: Vec<NamedCount>,
     pub other: Vec<NamedCount>,
+    /// What control counted; in the first entry alone.
+    #[serde(default)]
+    pub control: Vec<NamedCount>,
+}
+
+/// What a monitor hears.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum MonitorEvent {
+    PacketIn(Box<PacketInInfo>),
+    FlowRemoved(FlowRemovedInfo),
+    /// So many events found the monitor's queue full, at this place.
+    Lost {
+        events: u64,
+    },
+}
+
+/// A packet for a controller (OpenFlow 1.5.1 section 7.4.1, NXT_PACKET_IN2).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct PacketInInfo {
+    pub table: u8,
+    /// Of the flow whose action it was.
+    pub cookie: Option<u64>,
+    pub reason: String,
+    pub controller_id: u16,
+    pub in_port: u32,
+    /// Of the whole packet.
+    pub total_len_bytes: u64,
+    /// Hexadecimal.
+    pub userdata: String,
+    /// The pipeline stopped there; the packet went nowhere else.
+    pub paused: bool,
+    /// The bytes that came along, hexadecimal.
+    pub data: String,
+    /// As `ovs-ofctl monitor` prints it.
+    pub text: String,
+}
+
+/// A flow with `send_flow_rem` that went (OpenFlow 1.5.1 section 7.4.2).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct FlowRemovedInfo {
+    pub table: u8,
+    pub priority: u16,
+    pub cookie: u64,
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// `idle`, `hard`, `delete`, `group_delete`, `meter_delete` or `eviction`.
+    pub reason: String,
+    pub duration_s: f64,
+    pub idle_timeout_s: u16,
+    pub hard_timeout_s: u16,
+    pub n_packets: u64,
+    pub n_bytes: u64,
+    /// As `ovs-ofctl monitor` prints it.
+    pub text: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

@@ -55,6 +55,9 @@ pub(super) enum Command {
     /// Add, change, delete and show meters
     #[command(subcommand)]
     Meter(Meter),
+    /// Geneve options as fields of flows
+    #[command(subcommand)]
+    TlvMap(TlvMap),
     /// Learned Ethernet addresses
     #[command(subcommand)]
     Fdb(Fdb),
@@ -65,6 +68,19 @@ pub(super) enum Command {
     Tunnel,
     /// Follow a packet through the tables without sending it
     Trace(Trace),
+    /// Send one packet: in_port=PORT packet=HEX actions=...
+    PacketOut {
+        bridge: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Print packets for controllers and flows that went, as they come
+    Monitor {
+        bridge: String,
+        /// End after so many events
+        #[arg(short = 'n', long)]
+        count: Option<u64>,
+    },
     /// What the workers counted: tiers, drops by reason
     Counters,
     /// What on this host would stop sluice, and what to do
@@ -144,6 +160,14 @@ pub(super) enum Flow {
     },
     /// Make the bridge's flows exactly these, at once
     Replace(FlowText),
+    /// Change flows, groups and meters at once: a file as for ovs-ofctl bundle
+    #[command(after_help = "Lines: flow add|modify|delete ..., group add|modify|delete ..., \
+                            meter add|modify|delete ...; all are done, or none.")]
+    Bundle {
+        bridge: String,
+        /// The file; - is the standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +227,27 @@ pub(super) enum Meter {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum TlvMap {
+    /// Map options to fields
+    #[command(
+        after_help = "Example: sluice tlv-map add br1 '{class=1,type=2,len=4}->tun_metadata0'"
+    )]
+    Add {
+        bridge: String,
+        #[arg(required = true, value_name = "OPTION")]
+        options: Vec<String>,
+    },
+    /// Delete mappings that no flow uses; without one, all
+    Del {
+        bridge: String,
+        #[arg(value_name = "OPTION")]
+        options: Vec<String>,
+    },
+    /// Print the map
+    Dump { bridge: String },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Fdb {
     /// Print the table
     Show { bridge: String },
@@ -234,12 +279,20 @@ pub(super) enum Conntrack {
 #[derive(Debug, Args)]
 pub(super) struct Trace {
     pub bridge: String,
-    /// The packet as a match: in_port=ns1,tcp,nw_dst=10.0.0.1,...
-    #[arg(required_unless_present = "hex")]
+    /// The packet as a match: in_port=ns1,tcp,nw_dst=10.0.0.1,...; with --pcap or --hex its port
+    /// alone: in_port=ns1
+    #[arg(required_unless_present_any = ["hex", "pcap"])]
     pub flow: Option<String>,
     /// The packet as bytes
-    #[arg(long, conflicts_with = "flow")]
+    #[arg(long)]
     pub hex: Option<String>,
+    /// The packet from a pcap file
+    #[arg(long, value_name = "FILE", conflicts_with = "hex")]
+    pub pcap: Option<PathBuf>,
+    /// Which packet of the file, from 1
+    #[arg(long, requires = "pcap", default_value_t = 1, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub packet: u64,
     /// The port it comes in by: name or number
     #[arg(long, required_unless_present = "flow")]
     pub in_port: Option<String>,

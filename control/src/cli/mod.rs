@@ -4,11 +4,13 @@
 //! codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 mod args;
+mod monitor;
 mod print;
 mod refs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -21,9 +23,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::args::{
-    Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, Trace,
+    Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, TlvMap,
 };
-use crate::api::types::{FlowChange, FlowOp, Reply, Request, TracePacket, TraceRequest};
+use crate::api::types::{FlowChange, FlowOp, Reply, Request};
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
 use crate::doctor::{self, Level, Wish};
@@ -89,6 +91,7 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::Flow(flow) => flow_request(flow)?,
         Command::Group(group) => refs::group(group)?,
         Command::Meter(meter) => refs::meter(meter)?,
+        Command::TlvMap(map) => refs::tlv_map(map),
         Command::Fdb(Fdb::Show { bridge }) => Request::FdbShow { bridge: bridge.clone() },
         Command::Fdb(Fdb::Flush { bridge }) => Request::FdbFlush { bridge: bridge.clone() },
         Command::Conntrack(Conntrack::List { zone, limit }) => {
@@ -98,7 +101,13 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
             Request::ConntrackFlush { zone: *zone }
         }
         Command::Tunnel => Request::TunnelShow,
-        Command::Trace(trace) => trace_request(trace)?,
+        Command::Trace(words) => trace::request(words)?,
+        Command::PacketOut { bridge, words } => {
+            Request::PacketOut { bridge: bridge.clone(), text: words.join(" ") }
+        }
+        Command::Monitor { bridge, count } => {
+            return monitor::run(bridge, *count, global, out, &mut io::stdout());
+        }
         Command::Counters => Request::Counters,
         Command::Doctor(_) => Request::Doctor,
         Command::Stop => Request::Shutdown,
@@ -110,6 +119,7 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::Flow(Flow::Dump { no_stats: true, .. })
             | Command::Group(Group::Dump(_))
             | Command::Meter(Meter::Dump(_))
+            | Command::TlvMap(TlvMap::Dump { .. })
     );
     Ok(print_reply(&reply, stats, global, out))
 }
@@ -160,6 +170,7 @@ fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) ->
         Reply::RefChanged(summary) => show!(summary, refs::summary(summary, out)),
         Reply::Groups(list) => show!(list, refs::groups(list, stats, out)),
         Reply::Meters(list) => show!(list, refs::meters(list, stats, out)),
+        Reply::TlvMap(map) => show!(map, refs::tlv_info(map, stats, out)),
         Reply::Fdb(list) => show!(list, print::fdb(list, out)),
         Reply::Removed(count) => {
             show!(&json!({ "removed": count }), out.push_str(&format!("{count} removed\n")));
@@ -167,6 +178,7 @@ fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) ->
         Reply::Conns(list) => show!(list, print::conns(list, out)),
         Reply::Trace(report) => show!(report, print::trace(report, out)),
         Reply::Tunnels(list) => show!(list, print::tunnels(list, out)),
+        Reply::Events(list) => show!(list, monitor::print(list, out)),
         Reply::Counters(list) => show!(list, print::counters(list, out)),
         Reply::Doctor(report) => {
             show!(report, print::doctor(report, out));
@@ -242,6 +254,11 @@ fn flow_request(flow: &Flow) -> Result<Request, Failure> {
         Flow::Mod { text, strict } => change(FlowOp::Modify, text, *strict),
         Flow::Del { text, strict } => change(FlowOp::Delete, text, *strict),
         Flow::Replace(text) => change(FlowOp::Replace, text, false),
+        Flow::Bundle { bridge, file } => {
+            let text = text_of(&[], Some(file))?;
+            let (op, bridge) = (FlowOp::Bundle, bridge.clone());
+            Ok(Request::Flow(FlowChange { op, bridge, text, strict: false }))
+        }
         Flow::Dump { bridge, filter, .. } => {
             Ok(Request::FlowDump { bridge: bridge.clone(), filter: filter.clone() })
         }
@@ -261,24 +278,6 @@ fn text_of(lines: &[String], file: Option<&Path>) -> Result<String, Failure> {
         message: format!("cannot read {}: {error}", file.display()),
         hint: "give a text file, one a line, or - for the standard input".into(),
     })
-}
-
-fn trace_request(trace: &Trace) -> Result<Request, Failure> {
-    let packet = match (&trace.flow, &trace.hex) {
-        (_, Some(hex)) => {
-            let digits: String = hex.chars().filter(|c| !c.is_whitespace() && *c != ':').collect();
-            if !digits.len().is_multiple_of(2) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(Failure {
-                    message: "the packet is not hexadecimal".into(),
-                    hint: "give an even number of hex digits, from the Ethernet header on".into(),
-                });
-            }
-            TracePacket::Hex(digits)
-        }
-        (flow, None) => TracePacket::Text(flow.clone().unwrap_or_default()),
-    };
-    let (bridge, in_port) = (trace.bridge.clone(), trace.in_port.clone());
-    Ok(Request::Trace(TraceRequest { bridge, packet, in_port }))
 }
 
 fn run_doctor(args: &Doctor, global: &Global, out: &mut String) -> Result<bool, Failure> {

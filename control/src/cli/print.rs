@@ -186,7 +186,7 @@ pub(super) fn counters(list: &[WorkerCounters], out: &mut String) {
             let share = tier.count as f64 * 100.0 / all.max(1) as f64;
             _ = writeln!(out, "  tier {:<12} {:>12}  {share:5.1} %", tier.name, tier.count);
         }
-        for (title, counts) in [("drop", &w.drops), ("count", &w.other)] {
+        for (title, counts) in [("drop", &w.drops), ("count", &w.other), ("control", &w.control)] {
             for c in counts {
                 let line = format!("  {title} {:<24} {:>12}  {}", c.name, c.count, c.help);
                 _ = writeln!(out, "{}", line.trim_end());

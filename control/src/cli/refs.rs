@@ -1,8 +1,10 @@
-//! `sluice group` and `sluice meter`: words to calls, answers to text.
+//! `sluice group`, `sluice meter` and `sluice tlv-map`: words to calls, answers to text.
 
-use super::args::{Group, Meter, RefShow, RefText};
+use super::args::{Group, Meter, RefShow, RefText, TlvMap};
 use super::{Failure, text_of};
-use crate::api::types::{GroupInfo, MeterInfo, RefChange, RefKind, RefOp, RefSummary, Request};
+use crate::api::types::{
+    GroupInfo, MeterInfo, RefChange, RefKind, RefOp, RefSummary, Request, TlvChange, TlvInfo, TlvOp,
+};
 use std::fmt::Write;
 
 pub(super) fn group(group: &Group) -> Result<Request, Failure> {
@@ -42,6 +44,25 @@ fn change(kind: RefKind, op: RefOp, text: &RefText, may_create: bool) -> Result<
     let content = text_of(&text.lines, text.file.as_deref())?;
     let bridge = text.bridge.clone();
     Ok(Request::Ref(RefChange { kind, op, bridge, text: content, may_create }))
+}
+
+pub(super) fn tlv_map(map: &TlvMap) -> Request {
+    let change = |op, bridge: &String, options: &[String]| {
+        Request::Tlv(TlvChange { op, bridge: bridge.clone(), text: options.join(",") })
+    };
+    match map {
+        TlvMap::Add { bridge, options } => change(TlvOp::Add, bridge, options),
+        TlvMap::Del { bridge, options } => change(TlvOp::Delete, bridge, options),
+        TlvMap::Dump { bridge } => Request::TlvDump { bridge: bridge.clone() },
+    }
+}
+
+/// A change says nothing, as with `ovs-ofctl`; a dump is what `ovs-ofctl dump-tlv-map` prints below
+/// its first line.
+pub(super) fn tlv_info(map: &TlvInfo, changed: bool, out: &mut String) {
+    if !changed {
+        _ = writeln!(out, "{}", map.text);
+    }
 }
 
 pub(super) fn summary(s: &RefSummary, out: &mut String) {

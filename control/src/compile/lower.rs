@@ -42,7 +42,13 @@ fn lowered(a: &FlowAction) -> impl Iterator<Item = Action> + use<> {
         FlowAction::Move { src, dst } => moves(*src, *dst),
         other => [action(other), None],
     };
-    both.into_iter().flatten()
+    both.into_iter().flatten().chain(a.destination().and_then(there))
+}
+
+/// Who writes a tunnel option says that it is there.
+fn there(dst: SubField) -> Option<Action> {
+    let dst = dst.option?.present;
+    Some(Action::Set(Set { dst, prereq: Prereq::None, value: 1, mask: 1 }))
 }
 
 fn action(a: &FlowAction) -> Option<Action> {
@@ -50,6 +56,8 @@ fn action(a: &FlowAction) -> Option<Action> {
         return set(w.field, w.value, w.mask);
     }
     Some(match a {
+        FlowAction::Load { value, dst } => option(*dst, u128::from(*value), u128::MAX)?,
+        FlowAction::SetOption { dst, value, mask } => option(*dst, *value, *mask)?,
         FlowAction::Output(port) => Action::Output(*port),
         FlowAction::Local => Action::Output(PORT_LOCAL),
         FlowAction::Normal => Action::Normal,
@@ -131,6 +139,11 @@ pub(super) fn prereq(field: Field) -> Prereq {
 fn set(field: Field, value: u128, mask: u128) -> Option<Action> {
     let info = field.info();
     Some(Action::Set(Set { dst: info.whole(), prereq: prereq(field), value, mask }))
+}
+
+/// Writes bits of a tunnel option.
+fn option(dst: SubField, value: u128, mask: u128) -> Option<Action> {
+    Some(Action::Set(Set { dst: dst.lower()?, prereq: Prereq::None, value, mask }))
 }
 
 fn lower_ct(ct: &flow::Ct) -> Ct {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
+use sluice_dataplane::tunnel::TlvMap;
 use sluice_dataplane::{limits::FRAMES_MAX, xsk::umem::UmemConfig};
 use toml::Spanned;
 
@@ -16,6 +17,7 @@ use super::{
     MacAddr, PORT_LOCAL, PORT_MAX, Port, PortType, StaticAddress, StaticNeighbour, StaticRoute,
     Timeouts, Umem, raw,
 };
+use crate::flow::parse_tlv_maps;
 
 /// Threads that move packets: more than any machine we know has cores for one switch.
 const WORKERS_MAX: i64 = 64;
@@ -270,7 +272,22 @@ fn bridge(c: &mut Checker<'_>, raw: &raw::Bridge, files: bool) -> Bridge {
         ports.push(super::check_port::port(c, raw.get_ref(), &name));
     }
     numbers(c, raw, &mut ports);
-    Bridge { name, flow_file, mac, fail_mode: raw.fail_mode, ports }
+    let tlv_map = tlv_map(c, &raw.tlv_map);
+    Bridge { name, flow_file, mac, fail_mode: raw.fail_mode, tlv_map, ports }
+}
+
+/// Options one by one, so that what does not fit is told where it stands.
+fn tlv_map(c: &mut Checker<'_>, list: &[raw::Text]) -> TlvMap {
+    let mut map = TlvMap::default();
+    for text in list {
+        let hint = "write as for ovs-ofctl add-tlv-map, and at most 64 bytes together";
+        let added = parse_tlv_maps(text.get_ref()).map_err(|e| e.to_string());
+        match added.and_then(|more| map.with(&more).map_err(|e| e.to_string())) {
+            Ok(wider) => map = wider,
+            Err(what) => c.error(text.span(), format!("tlv_map: {what}"), hint),
+        }
+    }
+    map
 }
 
 /// Gives the lowest free numbers to the ports that ask for none (0 so far).

@@ -1,9 +1,13 @@
 //! The flow files of a configuration, read and checked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Bridge, Config, ConfigError, ConfigErrors, PORT_LOCAL};
-use crate::flow::{FileLine, FlowError, PortMap, PortNames, parse_file, ports::LOCAL};
+use crate::flow::{
+    FileLine, FlowError, PortMap, PortNames, WithOptions, mapped_options, parse_file, ports::LOCAL,
+    with_options,
+};
+use sluice_dataplane::tunnel::{TlvMap, TlvMapping};
 
 impl Bridge {
     /// The bridge's ports, for flow text.
@@ -17,30 +21,46 @@ impl Config {
     /// Reads the flow files of all bridges. A file may hold flows of several bridges, below
     /// `[bridge NAME]` lines; they come in the order in which they stand.
     pub fn read_flows(&self) -> Result<Vec<FileLine>, ConfigErrors> {
-        let names: Vec<(&str, PortMap)> =
-            self.bridges.iter().map(|b| (b.name.as_str(), b.port_names())).collect();
-        let find = |name: &str| {
-            names.iter().find(|(n, _)| *n == name).map(|(_, map)| map as &dyn PortNames)
-        };
-        let (mut flows, mut errors) = (Vec::new(), Vec::new());
+        let (mut texts, mut errors) = (Vec::new(), Vec::new());
         for bridge in &self.bridges {
             let Some(file) = &bridge.flow_file else { continue };
-            let text = match std::fs::read_to_string(file) {
-                Ok(text) => text,
+            match std::fs::read_to_string(file) {
+                Ok(text) => texts.push((bridge.name.as_str(), file, text)),
                 Err(error) => {
                     let what = format!("cannot read the flows of {}: {error}", bridge.name);
                     errors.push(ConfigError::whole(file, what, "give a text file of flows"));
-                    continue;
                 }
-            };
-            match parse_file(&text, &bridge.name, &find) {
+            }
+        }
+        let places = self.bridges.iter().map(|b| (b, b.port_names(), self.options(b, &texts)));
+        let places: Vec<(&Bridge, PortMap, TlvMap)> = places.collect();
+        let names: Vec<(&str, WithOptions<'_>)> = places
+            .iter()
+            .map(|(b, ports, map)| (b.name.as_str(), WithOptions { ports, map }))
+            .collect();
+        let find = |name: &str| {
+            names.iter().find(|(n, _)| *n == name).map(|(_, names)| names as &dyn PortNames)
+        };
+        let mut flows = Vec::new();
+        for (bridge, file, text) in &texts {
+            match parse_file(text, bridge, &find) {
                 Ok(found) => flows.extend(found),
                 Err(wrong) => {
-                    errors.extend(wrong.list.iter().map(|e| flow_error(file, &text, e)));
+                    errors.extend(wrong.list.iter().map(|e| flow_error(file, text, e)));
                 }
             }
         }
         if errors.is_empty() { Ok(flows) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The map of a bridge with what lines of any file add. One that cannot be is told when the
+    /// file is read.
+    fn options(&self, bridge: &Bridge, texts: &[(&str, &PathBuf, String)]) -> TlvMap {
+        let added = texts.iter().flat_map(|(first, _, text)| {
+            mapped_options(text, first).remove(&bridge.name).unwrap_or_default()
+        });
+        let added: Vec<TlvMapping> = added.collect();
+        with_options(&bridge.tlv_map, &added).unwrap_or_else(|_| bridge.tlv_map.clone())
     }
 }
 

@@ -26,6 +26,7 @@
 //! flow_file = "br1.flows"       # relative to this file
 //! mac = "02:00:00:00:00:01"     # made from the name if absent
 //! fail_mode = "secure"          # no flow file: drop all; or "standalone": a NORMAL switch
+//! tlv_map = ["{class=0x102,type=0x80,len=4}->tun_metadata0"]   # options as fields
 //! local = false                 # an internal port with the bridge's name, number 65534
 //! [[bridge.port]]
 //! name = "ns1"
@@ -51,6 +52,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sluice_dataplane::tunnel::TlvMap;
 
 pub(crate) use check::mac_of_name;
 pub use error::ConfigError;
@@ -145,6 +147,8 @@ pub struct Bridge {
     pub flow_file: Option<PathBuf>,
     pub mac: MacAddr,
     pub fail_mode: FailMode,
+    /// Geneve options that flows know as fields.
+    pub tlv_map: TlvMap,
     /// In the order of the file; the local port, if any, is among them. Numbers are distinct.
     pub ports: Vec<Port>,
 }

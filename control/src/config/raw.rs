@@ -86,6 +86,8 @@ pub(super) struct Bridge {
     #[serde(default)]
     pub fail_mode: FailMode,
     pub local: Option<bool>,
+    #[serde(default)]
+    pub tlv_map: Vec<Text>,
     #[serde(default, rename = "port")]
     pub ports: Vec<Spanned<Port>>,
 }

@@ -74,6 +74,12 @@ pub enum FlowAction {
         value: u128,
         mask: u128,
     },
+    /// As `SetField`, of a whole tunnel option.
+    SetOption {
+        dst: SubField,
+        value: u128,
+        mask: u128,
+    },
     /// Adds a tag if there is none, as `ModVlanPcp` does.
     ModVlanVid(u16),
     ModVlanPcp(u8),
@@ -315,13 +321,44 @@ impl FlowAction {
         fits(self) || self.nested().iter().any(|a| a.any(fits))
     }
 
+    /// The range that it writes, for actions that name one.
+    pub fn destination(&self) -> Option<SubField> {
+        match self {
+            FlowAction::Load { dst, .. }
+            | FlowAction::SetOption { dst, .. }
+            | FlowAction::Move { dst, .. }
+            | FlowAction::CheckPktLarger { dst, .. }
+            | FlowAction::Pop(dst) => Some(*dst),
+            FlowAction::Multipath(m) => Some(m.dst),
+            FlowAction::Bundle(b) => b.dst,
+            FlowAction::Learn(l) => l.result,
+            _ => None,
+        }
+    }
+
+    /// Whether it reads, writes or deletes this tunnel option. Not those of actions in it.
+    pub fn names_option(&self, field: Field) -> bool {
+        let is = |range: SubField| range.field == field;
+        let source = |s: &LearnSpec| matches!(s.source, LearnSource::Field(src) if is(src));
+        self.destination().is_some_and(is)
+            || match self {
+                FlowAction::Move { src, .. }
+                | FlowAction::Push(src)
+                | FlowAction::OutputField(src) => is(*src),
+                FlowAction::DeleteField(f) => *f == field,
+                FlowAction::Ct(ct) => matches!(ct.zone, Zone::Field(src) if is(src)),
+                FlowAction::Learn(l) => l.specs.iter().any(source),
+                _ => false,
+            }
+    }
+
     /// What a `load`, `set_field`, `set_tunnel` or `mod_*` of an L3 or L4 field writes; `None`
-    /// for all else. `nw_tos` changes only its DSCP bits.
+    /// for all else, options of tunnels too. `nw_tos` changes only its DSCP bits.
     pub fn write(&self) -> Option<Write> {
         let whole =
             |field: Field, value: u128| Some(Write { field, value, mask: ones(field.info().bits) });
         match *self {
-            FlowAction::Load { value, dst } => {
+            FlowAction::Load { value, dst } if dst.option.is_none() => {
                 let (value, mask) = ((value as u128) << dst.lo, ones(dst.bits) << dst.lo);
                 Some(Write { field: dst.field, value, mask: mask & writable_bits(dst.field) })
             }

@@ -157,13 +157,13 @@ fn parse_one(
         "output" => output(v, names)?,
         "resubmit" => resubmit(v, names)?,
         "goto_table" => FlowAction::GotoTable(number(pair, "goto_table", 254)? as u8),
-        "move" => field_parse::move_(v)?,
-        "load" => return field_parse::load(v, out),
+        "move" => field_parse::move_(v, names)?,
+        "load" => return field_parse::load(v, out, names),
         "set_field" => field_parse::set_field(v, names)?,
         "push" | "pop" if v.is_empty() => return Err(pair.key.err(Problem::MissingValue(word))),
-        "push" | "pop" => field_parse::stack(v, word == "push")?,
+        "push" | "pop" => field_parse::stack(v, word == "push", names)?,
         "write_metadata" => field_parse::write_metadata(v)?,
-        "delete_field" => field_parse::delete_field(v)?,
+        "delete_field" => field_parse::delete_field(v, names)?,
         "ct" => {
             if checker.place() == Place::CtExec {
                 return Err(pair.key.err(Problem::NotInCt));
@@ -171,7 +171,7 @@ fn parse_one(
             FlowAction::Ct(Box::new(parse_ct(v, names, checker, depth)?))
         }
         "ct_clear" => bare(pair, "ct_clear", FlowAction::CtClear)?,
-        "check_pkt_larger" => field_parse::check_pkt_larger(v)?,
+        "check_pkt_larger" => field_parse::check_pkt_larger(v, names)?,
         "note" => FlowAction::Note(hex_bytes(v, "note")?),
         "clone" => {
             let mut inner = checker.nested(Place::Clone);
@@ -186,7 +186,7 @@ fn parse_one(
         "sample" => FlowAction::Sample(parse_sample(pair, names)?),
         "fin_timeout" => parse_fin_timeout(v)?,
         "bundle" | "bundle_load" => parse_bundle(pair, names, word == "bundle_load")?,
-        "multipath" => parse_multipath(pair)?,
+        "multipath" => parse_multipath(pair, names)?,
         "conjunction" => conjunction(pair)?,
         "enqueue" => enqueue(pair, names)?,
         "exit" => bare(pair, "exit", FlowAction::Exit)?,
@@ -305,8 +305,8 @@ fn output(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     match parse_port(v, names) {
         Ok(port) => to_port(port, v, u16::MAX),
         // Whatever looks like a range was meant as one: the message says what is wrong with it.
-        Err(_) if v.text.contains('[') || SubField::parse(v).is_ok() => {
-            SubField::parse(v).map(FlowAction::OutputField)
+        Err(_) if v.text.contains('[') || SubField::parse(v, names).is_ok() => {
+            SubField::parse(v, names).map(FlowAction::OutputField)
         }
         Err(p) => Err(v.err(p)),
     }

@@ -4,6 +4,7 @@ use super::extra_print::{self, hex_text};
 use super::ports::{self, PortNames, write_port};
 use super::value::{write_hex, write_ipv6, write_mac, write_masked};
 use super::{Alg, Ct, FlowAction, Nat, NatSide, Zone};
+use sluice_dataplane::packet::field::ones;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -38,7 +39,11 @@ fn write_action(out: &mut String, action: &FlowAction, names: &dyn PortNames) {
             write_resubmit(out, *port, *table, *with_ct, names);
             Ok(())
         }
-        A::Move { .. } | A::Load { .. } | A::SetField { .. } | A::CheckPktLarger { .. } => {
+        A::Move { .. }
+        | A::Load { .. }
+        | A::SetField { .. }
+        | A::SetOption { .. }
+        | A::CheckPktLarger { .. } => {
             write_field_action(out, action, names);
             Ok(())
         }
@@ -195,6 +200,16 @@ fn write_field_action(out: &mut String, action: &FlowAction, names: &dyn PortNam
         FlowAction::CheckPktLarger { len_bytes, dst } => {
             let _ = write!(out, "check_pkt_larger({len_bytes})");
             dst
+        }
+        FlowAction::SetOption { dst, value, mask } => {
+            out.push_str("set_field:");
+            write_hex(out, *value);
+            if *mask != ones(dst.bits) {
+                out.push('/');
+                write_hex(out, *mask);
+            }
+            let _ = write!(out, "->{}", dst.field.info().name);
+            return;
         }
         FlowAction::SetField { field, value, mask } => {
             out.push_str("set_field:");

@@ -34,6 +34,7 @@ fn slot(action: &FlowAction) -> Option<Slot> {
         A::DecMplsTtl => Slot::DecMplsTtl,
         A::Load { .. }
         | A::SetField { .. }
+        | A::SetOption { .. }
         | A::Move { .. }
         | A::ModDlSrc(_)
         | A::ModDlDst(_)

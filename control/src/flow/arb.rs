@@ -31,7 +31,7 @@ pub fn range(fields: &'static [Field], bits_max: u8) -> impl Strategy<Value = Su
                 return SubField::whole(field);
             }
             let lo = a % width;
-            SubField { field, lo, bits: 1 + b % (width - lo).min(bits_max) }
+            SubField { lo, bits: 1 + b % (width - lo).min(bits_max), ..SubField::whole(field) }
         },
     )
 }
@@ -167,7 +167,7 @@ fn learn() -> impl Strategy<Value = FlowAction> {
                 send_flow_rem,
                 delete_learned,
                 limit,
-                result: bit.map(|lo| SubField { field: Field::Reg9, lo, bits: 1 }),
+                result: bit.map(|lo| SubField { lo, bits: 1, ..SubField::whole(Field::Reg9) }),
                 specs: specs.into_iter().chain(parts).collect(),
             }))
         },

@@ -85,6 +85,7 @@ impl Checker {
         match action {
             FlowAction::Load { dst, value } => self.write_constant(dst.field, *value as u128),
             FlowAction::SetField { field, value, .. } => self.write_constant(*field, *value),
+            FlowAction::SetOption { dst, .. } => self.write(dst.field, 0),
             FlowAction::Move { src, dst } => {
                 self.exists(src.field)?;
                 self.write(dst.field, self.key.vlan_tci as u128)

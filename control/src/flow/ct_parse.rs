@@ -31,7 +31,7 @@ pub fn parse_ct(
             "table" => {
                 ct.table = Some(parse_within(v, "table", 0, 254).map_err(|p| v.err(p))? as u8);
             }
-            "zone" => ct.zone = zone(v)?,
+            "zone" => ct.zone = zone(v, names)?,
             "alg" => ct.alg = Some(alg(v)?),
             "nat" => ct.nat = Some(nat(&pair)?),
             "exec" => {
@@ -50,14 +50,14 @@ fn flag(pair: &Pair<'_>, word: &'static str) -> Result<bool, FlowError> {
     if pair.form == Form::Bare { Ok(true) } else { Err(pair.key.err(Problem::NeedlessValue(word))) }
 }
 
-fn zone(v: Span<'_>) -> Result<Zone, FlowError> {
+fn zone(v: Span<'_>, names: &dyn PortNames) -> Result<Zone, FlowError> {
     if v.is_empty() || v.text.starts_with(|c: char| c.is_ascii_digit()) {
         return match parse_uint(v.text) {
             Some(n) if n <= 0xffff => Ok(Zone::Number(n as u16)),
             _ => Err(v.err(Problem::OutOfRange { of: "zone", lo: 0, hi: 0xffff })),
         };
     }
-    SubField::parse(v).map(Zone::Field)
+    SubField::parse(v, names).map(Zone::Field)
 }
 
 fn alg(v: Span<'_>) -> Result<Alg, FlowError> {

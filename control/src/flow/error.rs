@@ -1,6 +1,7 @@
 //! What is wrong with a flow: the offending part, where it stands, and what would be right.
 
 use sluice_dataplane::packet::field::FIELDS;
+use sluice_dataplane::tunnel::TlvError;
 
 /// A refused line of flow text. `Display` gives one sentence:
 /// `line 3, column 9: "nw_scr=1.2.3.4": unknown field; did you mean nw_src?`
@@ -69,6 +70,14 @@ pub enum Problem {
     UnknownArgument { of: &'static str, takes: &'static str },
     #[error("{0} is not supported yet")]
     Unsupported(String),
+    #[error("{0}")]
+    Options(TlvError),
+    #[error("{0} is no option of this bridge; map one to it first (tlv-map)")]
+    NotMapped(&'static str),
+    #[error(
+        "a learned flow cannot match or write tunnel options; it can copy from them, to a register"
+    )]
+    LearnsOption,
     #[error("{0} cannot be matched by a flow")]
     NotMatchable(&'static str),
     #[error("{0} is missing its value")]

@@ -165,7 +165,7 @@ fn write_source(out: &mut String, source: LearnSource) {
 
 /// A whole field in its own way of writing, a part of one as a number.
 fn write_constant(out: &mut String, value: u128, dst: SubField, names: &dyn PortNames) {
-    if dst == SubField::whole(dst.field) {
+    if dst.is_whole() {
         let info = dst.field.info();
         let _ = write!(out, "{}=", info.name);
         write_masked(out, dst.field, value, ones(info.bits), names);

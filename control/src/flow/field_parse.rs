@@ -4,17 +4,17 @@ use super::FlowAction;
 use super::error::{FlowError, Problem, nearest_field};
 use super::ports::PortNames;
 use super::span::Span;
-use super::subfield::{SubField, mapped};
-use super::value::{parse_masked, parse_uint, parse_within};
+use super::subfield::{OptionPlace, SubField};
+use super::value::{parse_masked, parse_option, parse_uint, parse_within};
 use sluice_dataplane::packet::field::{Field, ones};
 
 fn arrow<'a>(v: Span<'a>, usage: &'static str) -> Result<(Span<'a>, Span<'a>), FlowError> {
     v.split_once("->").ok_or_else(|| v.err(Problem::Expected(usage)))
 }
 
-pub fn move_(v: Span<'_>) -> Result<FlowAction, FlowError> {
+pub fn move_(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     let (src, dst) = arrow(v, "SOURCE->DESTINATION, such as NXM_NX_REG0[]->NXM_NX_REG1[]")?;
-    let (src, dst) = (SubField::parse(src)?, SubField::parse(dst)?);
+    let (src, dst) = (SubField::parse(src, names)?, SubField::parse(dst, names)?);
     if src.bits != dst.bits {
         return Err(v.err(Problem::Width { src: src.bits, dst: dst.bits }));
     }
@@ -22,9 +22,13 @@ pub fn move_(v: Span<'_>) -> Result<FlowAction, FlowError> {
 }
 
 /// Open vSwitch encodes 64 bits at a time, so a wider `load` prints as several.
-pub fn load(v: Span<'_>, out: &mut Vec<FlowAction>) -> Result<(), FlowError> {
+pub fn load(
+    v: Span<'_>,
+    out: &mut Vec<FlowAction>,
+    names: &dyn PortNames,
+) -> Result<(), FlowError> {
     let (value_text, dst_text) = arrow(v, "VALUE->DESTINATION, such as 0x1->NXM_NX_REG0[]")?;
-    let dst = SubField::parse(dst_text)?;
+    let dst = SubField::parse(dst_text, names)?;
     let bad = || Problem::BadValue { of: "load".to_string(), want: "a number such as 10 or 0xa" };
     let value = parse_uint(value_text.text).ok_or_else(|| value_text.err(bad()))?;
     let max = ones(dst.bits);
@@ -35,7 +39,7 @@ pub fn load(v: Span<'_>, out: &mut Vec<FlowAction>) -> Result<(), FlowError> {
     let mut done = 0;
     while done < dst.bits {
         let bits = (dst.bits - done).min(64);
-        let part = SubField { field: dst.field, lo: dst.lo + done, bits };
+        let part = SubField { lo: dst.lo + done, bits, ..dst };
         out.push(FlowAction::Load { value: (value >> done) as u64 & ones(bits) as u64, dst: part });
         done += bits;
     }
@@ -50,11 +54,15 @@ pub fn set_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowE
     let Some(field) = Field::by_name(name.text) else {
         return Err(name.err(Problem::UnknownField(nearest_field(name.text))));
     };
-    mapped(field).map_err(|p| name.err(p))?;
+    let option = OptionPlace::of(field, names).map_err(|p| name.err(p))?;
     if !field.info().writable {
         return Err(name.err(Problem::ReadOnly(field.info().name)));
     }
-    let (value, mask) = parse_masked(field, value_text, names).map_err(|p| value_text.err(p))?;
+    let (value, mask) = match option {
+        Some(place) => parse_option(field, place.data.bits, value_text),
+        None => parse_masked(field, value_text, names),
+    }
+    .map_err(|p| value_text.err(p))?;
     if field == Field::IpTos && value & 3 != 0 {
         let want = "a multiple of 4; the rest is nw_ecn";
         return Err(value_text.err(Problem::BadValue { of: "nw_tos".to_string(), want }));
@@ -62,14 +70,17 @@ pub fn set_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowE
     if mask == 0 {
         return Err(value_text.err(Problem::Rule("a set_field must set at least one bit")));
     }
-    Ok(FlowAction::SetField { field, value, mask })
+    Ok(match option {
+        Some(place) => FlowAction::SetOption { dst: SubField::option(field, place), value, mask },
+        None => FlowAction::SetField { field, value, mask },
+    })
 }
 
-pub fn check_pkt_larger(v: Span<'_>) -> Result<FlowAction, FlowError> {
+pub fn check_pkt_larger(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     let (len, dst) = arrow(v, "check_pkt_larger(LENGTH)->BIT")?;
     let len = if len.text.ends_with(')') { len.slice(0, len.text.len() - 1) } else { len };
     let n = parse_within(len, "the length", 0, 65535).map_err(|p| len.err(p))?;
-    let range = SubField::parse(dst)?;
+    let range = SubField::parse(dst, names)?;
     if range.bits != 1 {
         return Err(dst.err(Problem::MustBeWide("the destination", 1)));
     }
@@ -77,8 +88,8 @@ pub fn check_pkt_larger(v: Span<'_>) -> Result<FlowAction, FlowError> {
 }
 
 /// `push:FIELD[..]` and `pop:FIELD[..]`.
-pub fn stack(v: Span<'_>, push: bool) -> Result<FlowAction, FlowError> {
-    let range = SubField::parse(v)?;
+pub fn stack(v: Span<'_>, push: bool, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
+    let range = SubField::parse(v, names)?;
     Ok(if push { FlowAction::Push(range) } else { FlowAction::Pop(range) })
 }
 
@@ -97,13 +108,13 @@ pub fn write_metadata(v: Span<'_>) -> Result<FlowAction, FlowError> {
 }
 
 /// `delete_field:tun_metadataN`.
-pub fn delete_field(v: Span<'_>) -> Result<FlowAction, FlowError> {
+pub fn delete_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     let Some(field) = Field::by_name(v.text) else {
         return Err(v.err(Problem::UnknownField(nearest_field(v.text))));
     };
-    if !field.info().name.starts_with("tun_metadata") {
+    if field.tun_metadata_index().is_none() {
         return Err(v.err(Problem::Rule("only tun_metadata0 to tun_metadata63 can be deleted")));
     }
-    mapped(field).map_err(|p| v.err(p))?;
+    OptionPlace::of(field, names).map_err(|p| v.err(p))?;
     Ok(FlowAction::DeleteField(field))
 }

@@ -11,10 +11,14 @@ use super::flow_mod::{Command, command_word};
 use super::group::{GroupCommand, GroupMod, parse_group_span};
 use super::meter::{MeterMod, parse_meter_span};
 use super::parse::parse_line;
-use super::ports::PortNames;
+use super::ports::{NoNames, PortNames, WithOptions};
 use super::span::Span;
-use super::tlv::{TlvMap, parse_tlv_span};
+use super::tlv::parse_tlv_span;
 use super::{Flow, LINE_MAX_BYTES};
+use sluice_dataplane::tunnel::{TlvError, TlvMap, TlvMapping};
+use std::collections::BTreeMap;
+
+const TLV_MAP: &str = "tlv-map";
 
 /// Wrong lines that are told.
 pub const ERRORS_MAX: usize = 20;
@@ -33,7 +37,7 @@ pub enum FileItem {
     Flow(Box<Flow>),
     Group(GroupMod),
     Meter(MeterMod),
-    TlvMap(Vec<TlvMap>),
+    TlvMap(Vec<TlvMapping>),
 }
 
 /// The wrong lines of a file, the first [`ERRORS_MAX`] of them.
@@ -64,6 +68,46 @@ impl From<FlowError> for FlowErrors {
     }
 }
 
+/// The tunnel options that the lines of a text map, by bridge. What is wrong is left out: reading
+/// the text whole will tell.
+pub fn mapped_options(text: &str, first_bridge: &str) -> BTreeMap<String, Vec<TlvMapping>> {
+    let mut bridge = first_bridge;
+    let mut out: BTreeMap<String, Vec<TlvMapping>> = BTreeMap::new();
+    for raw in text.lines() {
+        let content = Span::new(raw).slice(0, comment_start(raw)).trim();
+        if content.text.starts_with('[') {
+            bridge = section(content).unwrap_or(bridge);
+        } else if content.text.starts_with(TLV_MAP)
+            && let Ok(FileItem::TlvMap(mappings)) = item(content, &NoNames)
+        {
+            out.entry(bridge.to_string()).or_default().extend(mappings);
+        }
+    }
+    out
+}
+
+/// What the bridges' maps are with the lines of a text.
+fn maps_of<'p>(
+    text: &str,
+    first_bridge: &str,
+    ports: &dyn Fn(&str) -> Option<&'p dyn PortNames>,
+) -> BTreeMap<String, Result<TlvMap, TlvError>> {
+    let whole = |(bridge, more): (String, Vec<TlvMapping>)| {
+        let have = ports(&bridge)?.options().cloned().unwrap_or_default();
+        Some((bridge, with_options(&have, &more)))
+    };
+    mapped_options(text, first_bridge).into_iter().filter_map(whole).collect()
+}
+
+/// A map with more options, of which some may be there already, or be said twice.
+pub fn with_options(map: &TlvMap, more: &[TlvMapping]) -> Result<TlvMap, TlvError> {
+    let there: Vec<TlvMapping> = map.mappings().collect();
+    let mut fresh: Vec<TlvMapping> = more.iter().filter(|m| !there.contains(m)).copied().collect();
+    fresh.sort_unstable();
+    fresh.dedup();
+    map.with(&fresh)
+}
+
 /// Reads a file of things to add. Lines before the first `[bridge NAME]` belong to
 /// `first_bridge`. `ports` gives a bridge's ports, or `None` if there is no such bridge. A file
 /// is taken whole or not at all; all its mistakes are told at once.
@@ -72,8 +116,16 @@ pub fn parse_file<'p>(
     first_bridge: &str,
     ports: &dyn Fn(&str) -> Option<&'p dyn PortNames>,
 ) -> Result<Vec<FileLine>, FlowErrors> {
+    let maps = maps_of(text, first_bridge, ports);
+    let no_options = TlvMap::default();
+    let with_map = |bridge: &str| {
+        let ports = ports(bridge)?;
+        let whole = maps.get(bridge).and_then(|m| m.as_ref().ok());
+        let map = whole.or(ports.options()).unwrap_or(&no_options);
+        Some(WithOptions { ports, map })
+    };
     let mut bridge = first_bridge.to_string();
-    let mut names = ports(&bridge);
+    let mut names = with_map(&bridge);
     let mut out = Vec::new();
     let mut errors = FlowErrors { list: Vec::new(), more: 0 };
     let mut told_bridge = false;
@@ -91,7 +143,7 @@ pub fn parse_file<'p>(
             match section(content) {
                 Ok(name) => {
                     bridge = name.to_string();
-                    names = ports(name);
+                    names = with_map(name);
                     told_bridge = names.is_none();
                     if names.is_none() {
                         refuse(content.err(Problem::UnknownBridge), line);
@@ -101,7 +153,7 @@ pub fn parse_file<'p>(
             }
             continue;
         }
-        let Some(names) = names else {
+        let Some(names) = &names else {
             // Once for all lines below it.
             if !std::mem::replace(&mut told_bridge, true) {
                 refuse(Span::new(&bridge).err(Problem::UnknownBridge), line);
@@ -109,6 +161,9 @@ pub fn parse_file<'p>(
             continue;
         };
         match item(content, names) {
+            Ok(FileItem::TlvMap(_)) if let Some(Err(e)) = maps.get(&bridge) => {
+                refuse(content.err(Problem::Options(e.clone())), line);
+            }
             Ok(item) => out.push(FileLine { bridge: bridge.clone(), line, item }),
             Err(e) => refuse(e, line),
         }
@@ -133,7 +188,7 @@ fn item(content: Span<'_>, names: &dyn PortNames) -> Result<FileItem, FlowError>
             m @ MeterMod::Add(_) => Ok(FileItem::Meter(m)),
             _ => Err(only_add()),
         },
-        "tlv-map" => {
+        TLV_MAP => {
             let maps = rest.text.strip_prefix("add").map_or(rest, |_| rest.from(3).trim());
             parse_tlv_span(maps).map(FileItem::TlvMap)
         }
@@ -152,7 +207,7 @@ fn flow(text: Span<'_>, whole: Span<'_>, names: &dyn PortNames) -> Result<FileIt
 }
 
 /// Where the comment begins: the first `#` outside quotes.
-fn comment_start(line: &str) -> usize {
+pub fn comment_start(line: &str) -> usize {
     let mut quoted = false;
     let mut escaped = false;
     for (i, c) in line.bytes().enumerate() {

@@ -392,6 +392,9 @@ fn fields(
         let Some(field) = Field::by_name(pair.key.text) else {
             return Err(pair.key.err(Problem::UnknownField(nearest_field(pair.key.text))));
         };
+        if field.tun_metadata_index().is_some() {
+            return Err(pair.key.err(Problem::Rule("tunnel options are not among what is hashed")));
+        }
         if out.iter().any(|(f, _)| *f == field) {
             return Err(pair.key.err(Problem::Rule("each field may be given only once")));
         }

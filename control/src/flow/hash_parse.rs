@@ -66,7 +66,7 @@ fn basis(s: Span<'_>) -> Result<u16, FlowError> {
 }
 
 /// `multipath(FIELDS,BASIS,ALGORITHM,LINKS,ARG,DST[..])`.
-pub fn parse_multipath(pair: &Pair<'_>) -> Result<FlowAction, FlowError> {
+pub fn parse_multipath(pair: &Pair<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowError> {
     let parts = pair.value.words(b", ")?;
     let [fields, basis_text, algorithm, links_text, arg, dst] = parts.as_slice() else {
         let usage = "multipath(FIELDS,BASIS,ALGORITHM,LINKS,ARG,FIELD[..])";
@@ -80,7 +80,7 @@ pub fn parse_multipath(pair: &Pair<'_>) -> Result<FlowAction, FlowError> {
         algorithm: choice(MULTIPATH, *algorithm, "algorithm", want)?,
         links: within(*links_text, "the number of links", 1, 65536)? as u32,
         arg: within(*arg, "the argument", 0, u32::MAX.into())? as u32,
-        dst: SubField::parse(*dst)?,
+        dst: SubField::parse(*dst, names)?,
     };
     if multipath.dst.bits < 16 && multipath.links > 1 << multipath.dst.bits {
         return Err(dst.err(Problem::Rule("the destination has too few bits for so many links")));
@@ -113,7 +113,10 @@ pub fn parse_bundle(
         fields: choice(FIELDS, *fields, "field list", FIELDS_WANT)?,
         basis: basis(*basis_text)?,
         algorithm: choice(BUNDLE, *algorithm, "algorithm", want)?,
-        dst: if load { head.last().map(|s| SubField::parse(*s)).transpose()? } else { None },
+        dst: match head.last().filter(|_| load) {
+            Some(text) => Some(SubField::parse(*text, names)?),
+            None => None,
+        },
         members: members(tail, names)?.ok_or_else(expected)?,
     };
     Ok(FlowAction::Bundle(Box::new(bundle)))

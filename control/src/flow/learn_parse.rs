@@ -50,7 +50,7 @@ pub fn parse_learn(v: Span<'_>, names: &dyn PortNames) -> Result<Learn, FlowErro
     };
     let mut pairs = Pairs::new(v);
     while let Some(pair) = pairs.next()? {
-        if !take_word(&mut learn, &pair)? {
+        if !take_word(&mut learn, &pair, names)? {
             if learn.specs.len() >= SPECS_MAX {
                 return Err(pair.whole.err(Problem::Rule("learn takes at most 256 parts")));
             }
@@ -60,7 +60,7 @@ pub fn parse_learn(v: Span<'_>, names: &dyn PortNames) -> Result<Learn, FlowErro
     Ok(learn)
 }
 
-fn take_word(learn: &mut Learn, pair: &Pair<'_>) -> Result<bool, FlowError> {
+fn take_word(learn: &mut Learn, pair: &Pair<'_>, names: &dyn PortNames) -> Result<bool, FlowError> {
     let v = pair.value;
     let place = if v.is_empty() { pair.key } else { v };
     let within = |of, hi| parse_within(v, of, 0, hi).map_err(|p| place.err(p));
@@ -80,14 +80,14 @@ fn take_word(learn: &mut Learn, pair: &Pair<'_>) -> Result<bool, FlowError> {
         "limit" => learn.limit = within("limit", u32::MAX.into())? as u32,
         "send_flow_rem" => learn.send_flow_rem = flag("send_flow_rem")?,
         "delete_learned" => learn.delete_learned = flag("delete_learned")?,
-        "result_dst" => learn.result = Some(result_dst(pair)?),
+        "result_dst" => learn.result = Some(result_dst(pair, names)?),
         _ => return Ok(false),
     }
     Ok(true)
 }
 
-fn result_dst(pair: &Pair<'_>) -> Result<SubField, FlowError> {
-    let range = SubField::parse(pair.value)?;
+fn result_dst(pair: &Pair<'_>, names: &dyn PortNames) -> Result<SubField, FlowError> {
+    let range = SubField::parse(pair.value, names)?;
     if !range.field.info().writable {
         return Err(pair.value.err(Problem::ReadOnly(range.field.info().name)));
     }
@@ -101,9 +101,9 @@ fn spec(pair: &Pair<'_>, names: &dyn PortNames) -> Result<LearnSpec, FlowError> 
     let is_field = pair.key.text.contains('[') || Field::by_name(pair.key.text).is_some();
     match pair.key.text {
         _ if is_field => match_spec(pair, names),
-        "load" => load_spec(pair),
+        "load" => load_spec(pair, names),
         "output" => {
-            let source = LearnSource::Field(SubField::parse(pair.value)?);
+            let source = LearnSource::Field(SubField::parse(pair.value, names)?);
             Ok(LearnSpec { source, target: LearnTarget::Output })
         }
         name => {
@@ -115,20 +115,20 @@ fn spec(pair: &Pair<'_>, names: &dyn PortNames) -> Result<LearnSpec, FlowError> 
 }
 
 fn match_spec(pair: &Pair<'_>, names: &dyn PortNames) -> Result<LearnSpec, FlowError> {
-    let dst = SubField::parse(pair.key)?;
+    let dst = target(pair.key, names)?;
     let target = LearnTarget::Match(dst);
     let v = pair.value;
     if v.is_empty() {
         return Ok(LearnSpec { source: LearnSource::Field(dst), target });
     }
     let named = v.text.contains('[') || Field::by_name(v.text).is_some();
-    let source = match SubField::parse(v) {
+    let source = match SubField::parse(v, names) {
         Ok(src) if src.bits != dst.bits => {
             return Err(pair.whole.err(Problem::Width { src: src.bits, dst: dst.bits }));
         }
         Ok(src) => LearnSource::Field(src),
         Err(e) if named => return Err(e),
-        Err(_) if dst == SubField::whole(dst.field) => {
+        Err(_) if dst.is_whole() => {
             let (value, mask) = parse_masked(dst.field, v, names).map_err(|p| v.err(p))?;
             if mask != ones(dst.field.info().bits) {
                 return Err(v.err(Problem::Rule("learn takes no masks; name the bits: FIELD[..]")));
@@ -140,20 +140,27 @@ fn match_spec(pair: &Pair<'_>, names: &dyn PortNames) -> Result<LearnSpec, FlowE
     Ok(LearnSpec { source, target })
 }
 
-fn load_spec(pair: &Pair<'_>) -> Result<LearnSpec, FlowError> {
+fn load_spec(pair: &Pair<'_>, names: &dyn PortNames) -> Result<LearnSpec, FlowError> {
     let usage = "load:VALUE->FIELD[..] or load:FIELD[..]->FIELD[..]";
     let (src, dst) =
         pair.value.split_once("->").ok_or_else(|| pair.whole.err(Problem::Expected(usage)))?;
-    let dst = SubField::parse(dst)?;
+    let dst = target(dst, names)?;
     let target = LearnTarget::Load(dst);
     if src.text.starts_with(|c: char| c.is_ascii_digit()) {
         return Ok(LearnSpec { source: LearnSource::Value(constant(src, dst)?), target });
     }
-    let range = SubField::parse(src)?;
+    let range = SubField::parse(src, names)?;
     if range.bits != dst.bits {
         return Err(pair.value.err(Problem::Width { src: range.bits, dst: dst.bits }));
     }
     Ok(LearnSpec { source: LearnSource::Field(range), target })
+}
+
+/// What a part of a learned flow matches or writes.
+fn target(text: Span<'_>, names: &dyn PortNames) -> Result<SubField, FlowError> {
+    let range = SubField::parse(text, names)?;
+    let learnable = range.option.is_none();
+    learnable.then_some(range).ok_or_else(|| text.err(Problem::LearnsOption))
 }
 
 /// A number that fits into the range.

@@ -8,8 +8,8 @@
 use super::error::{FlowError, Problem};
 use super::ports::PortNames;
 use super::span::{Form, Pair, Span};
-use super::subfield::{SubField, mapped};
-use super::value::{parse_masked, parse_uint};
+use super::subfield::{OptionPlace, SubField};
+use super::value::{parse_masked, parse_option, parse_uint};
 use super::{Match, check};
 use sluice_dataplane::packet::field::{Field, Maskable, Prereq, ones};
 use sluice_dataplane::packet::key::VLAN_PRESENT;
@@ -75,7 +75,10 @@ impl<'a> MatchBuilder<'a> {
             return Ok(true);
         }
         let Some(field) = Field::by_name(name) else { return Ok(false) };
-        mapped(field).map_err(|p| pair.key.err(p))?;
+        if let Some(place) = OptionPlace::of(field, self.names).map_err(|p| pair.key.err(p))? {
+            self.take_option(field, place, pair)?;
+            return Ok(true);
+        }
         if pair.value.is_empty() {
             return Err(pair.key.err(Problem::MissingValue(name.to_string())));
         }
@@ -120,12 +123,49 @@ impl<'a> MatchBuilder<'a> {
         }
     }
 
+    /// `tun_metadata0=5`; the bare word: the option is there, whatever it holds.
+    fn take_option(
+        &mut self,
+        field: Field,
+        place: OptionPlace,
+        pair: &Pair<'a>,
+    ) -> Result<(), FlowError> {
+        let (v, m) = match pair.form {
+            Form::Bare => (0, 0),
+            _ if pair.value.is_empty() => {
+                return Err(pair.key.err(Problem::MissingValue(pair.key.text.to_string())));
+            }
+            _ => parse_option(field, place.data.bits, pair.value)
+                .map_err(|p| pair.value.err(p.about(pair.key.text)))?,
+        };
+        self.put_option(place, v, m, pair.whole)
+    }
+
+    /// Who asks for bits of an option asks for the option.
+    fn put_option(
+        &mut self,
+        place: OptionPlace,
+        v: u128,
+        m: u128,
+        at: Span<'a>,
+    ) -> Result<(), FlowError> {
+        let Match { key, mask } = &mut self.match_;
+        if (place.data.get(key) ^ v) & place.data.get(mask) & m != 0 {
+            return Err(at.err(Problem::Contradiction));
+        }
+        place.data.set_masked(key, v, m);
+        place.data.set_masked(mask, u128::MAX, m);
+        place.present.or_into(key);
+        place.present.or_into(mask);
+        Ok(())
+    }
+
     /// `reg0[0..3]=5`.
     fn take_range(&mut self, pair: &Pair<'a>) -> Result<(), FlowError> {
-        let range = SubField::parse(pair.key)?;
+        let range = SubField::parse(pair.key, self.names)?;
         let info = range.field.info();
         let part = range.lower().filter(|p| p.bits == range.bits);
-        let is_part = range != SubField::whole(range.field);
+        let is_part = !range.is_whole();
         if part.is_none() || matches!(range.field, Field::TunTos | Field::TunTtl) {
             return Err(pair.key.err(Problem::NotMatchable(info.name)));
         }
@@ -141,6 +181,9 @@ impl<'a> MatchBuilder<'a> {
         if v > max {
             let of = pair.key.text.to_string();
             return Err(pair.value.err(Problem::TooLarge { of, bits: range.bits, max }));
+        }
+        if let Some(place) = range.option {
+            return self.put_option(place, v << range.lo, max << range.lo, pair.whole);
         }
         if !is_part {
             return self.take_field(range.field, pair);

@@ -20,6 +20,7 @@ mod action;
 mod action_parse;
 mod action_print;
 pub mod action_set;
+mod bundle;
 mod check;
 mod controller_parse;
 mod ct_parse;
@@ -34,6 +35,7 @@ mod hash_parse;
 mod learn_parse;
 mod match_parse;
 mod meter;
+mod packet_out;
 mod parse;
 pub mod ports;
 mod print;
@@ -53,8 +55,11 @@ pub use action::{
     Alg, Bundle, Controller, Ct, FlowAction, Learn, LearnSource, LearnSpec, LearnTarget, Multipath,
     Nat, NatSide, Sample, Write, Zone,
 };
+pub use bundle::{BundleText, parse_bundle_text};
 pub use error::{FlowError, Problem};
-pub use file::{ERRORS_MAX, FileItem, FileLine, FlowErrors, parse_file};
+pub use file::{
+    ERRORS_MAX, FileItem, FileLine, FlowErrors, mapped_options, parse_file, with_options,
+};
 pub use flow_mod::{Command, FlowFilter, FlowMod, parse_flow_mod};
 pub use group::{
     Bucket, BucketPlace, Group, GroupCommand, GroupMod, Method, Selection, parse_group_mod,
@@ -64,11 +69,14 @@ pub use meter::{
     Band, Meter, MeterCommand, MeterMod, MeterStats, meter_name, parse_meter_mod, print_meter,
     print_meter_stats,
 };
+pub use packet_out::{PacketOutText, parse_packet_out};
 pub use parse::parse_flow;
-pub use ports::{NoNames, PortMap, PortNames};
-pub use print::{FlowStats, print_actions, print_flow, print_flow_stats, print_match};
-pub use subfield::{SubField, text_bits};
-pub use tlv::{TlvMap, parse_tlv_maps, print_tlv_maps};
+pub use ports::{NoNames, PortMap, PortNames, WithOptions};
+pub use print::{
+    FlowStats, print_actions, print_duration, print_flow, print_flow_stats, print_match,
+};
+pub use subfield::{OptionPlace, SubField, text_bits};
+pub use tlv::{parse_tlv_maps, print_tlv_maps};
 
 use sluice_dataplane::packet::field::{Field, ones};
 use sluice_dataplane::packet::key::{FlowKey, Mask};

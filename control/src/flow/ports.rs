@@ -5,6 +5,7 @@
 
 use super::error::Problem;
 use super::span::Span;
+use sluice_dataplane::tunnel::TlvMap;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -35,10 +36,35 @@ const RESERVED: &[(&str, u32)] = &[
     ("NONE", NONE),
 ];
 
-/// The ports of one bridge by name and number.
+/// What text names of one bridge: its ports, and its tunnel options.
 pub trait PortNames {
     fn number(&self, name: &str) -> Option<u32>;
     fn name(&self, number: u32) -> Option<&str>;
+
+    /// The map of tunnel options, if there is one.
+    fn options(&self) -> Option<&TlvMap> {
+        None
+    }
+}
+
+/// The ports of a bridge with another map of options.
+pub struct WithOptions<'a> {
+    pub ports: &'a dyn PortNames,
+    pub map: &'a TlvMap,
+}
+
+impl PortNames for WithOptions<'_> {
+    fn number(&self, name: &str) -> Option<u32> {
+        self.ports.number(name)
+    }
+
+    fn name(&self, number: u32) -> Option<&str> {
+        self.ports.name(number)
+    }
+
+    fn options(&self) -> Option<&TlvMap> {
+        Some(self.map)
+    }
 }
 
 /// A bridge whose ports have no names: only numbers are read and printed.

@@ -96,6 +96,13 @@ fn write_nonzero(out: &mut String, name: &str, value: u16) {
     }
 }
 
+/// As [`write_duration`], alone.
+pub fn print_duration(d: Duration) -> String {
+    let mut out = String::new();
+    write_duration(&mut out, d);
+    out
+}
+
 /// Seconds, with milliseconds if that is exact, else nanoseconds.
 pub fn write_duration(out: &mut String, d: Duration) {
     let (s, ns) = (d.as_secs(), d.subsec_nanos());
@@ -294,6 +301,30 @@ impl Printer<'_> {
             let sign = if self.m.key.tun_flags & 1 != 0 { '+' } else { '-' };
             let _ = write!(self.out, "tun_flags={sign}oam,");
         }
+        let map = self.names.options();
+        map.iter().flat_map(|m| m.mappings()).for_each(|m| self.option(m.index));
+    }
+
+    /// `NP` says that the option is not there (only traces know that).
+    fn option(&mut self, index: u8) {
+        let Some(map) = self.names.options() else { return };
+        let (Some(data), Some(present)) = (map.field(index), map.present(index)) else { return };
+        if present.get(&self.m.mask) == 0 {
+            return;
+        }
+        let _ = write!(self.out, "tun_metadata{index}");
+        let mask = data.get(&self.m.mask);
+        if present.get(&self.m.key) == 0 {
+            self.out.push_str("=NP");
+        } else if mask != 0 {
+            self.out.push('=');
+            write_hex(&mut self.out, data.get(&self.m.key));
+            if mask != ones(data.bits) {
+                self.out.push('/');
+                write_hex(&mut self.out, mask);
+            }
+        }
+        self.out.push(',');
     }
 
     fn vlan(&mut self) {

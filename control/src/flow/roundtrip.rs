@@ -158,7 +158,11 @@ fn arb_nat(v4: bool) -> impl Strategy<Value = Nat> {
 fn arb_ct(v4: bool) -> impl Strategy<Value = FlowAction> {
     let zone = prop_oneof![
         any::<u16>().prop_map(Zone::Number),
-        (0..17u8).prop_map(|lo| Zone::Field(SubField { field: Field::Reg13, lo, bits: 16 })),
+        (0..17u8).prop_map(|lo| Zone::Field(SubField {
+            lo,
+            bits: 16,
+            ..SubField::whole(Field::Reg13)
+        })),
     ];
     let exec = vec(prop_oneof![arb_load(CT_FIELDS), arb_set(CT_FIELDS)], 0..3);
     let table = prop::option::of(0..255u8);
@@ -198,7 +202,7 @@ fn arb_simple() -> impl Strategy<Value = FlowAction> {
         vec(any::<u8>(), 0..5).prop_map(A::Note),
         (any::<u16>(), 0..32u8).prop_map(|(len_bytes, lo)| A::CheckPktLarger {
             len_bytes,
-            dst: SubField { field: Field::Reg10, lo, bits: 1 },
+            dst: SubField { lo, bits: 1, ..SubField::whole(Field::Reg10) },
         }),
     ]
 }

@@ -1,6 +1,7 @@
 //! Bit ranges of fields in text: `NXM_NX_REG0[0..15]`, `reg0[3]`, `OXM_OF_METADATA[]`.
 
 use super::error::{FlowError, Problem, nearest_field};
+use super::ports::PortNames;
 use super::span::Span;
 use sluice_dataplane::packet::field::{Field, Subfield};
 use std::fmt::Write;
@@ -11,6 +12,27 @@ pub struct SubField {
     pub field: Field,
     pub lo: u8,
     pub bits: u8,
+    /// Where the field is, if it is a tunnel option.
+    pub option: Option<OptionPlace>,
+}
+
+/// Where the bridge's map puts a tunnel option. It stays there as long as flows use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OptionPlace {
+    pub data: Subfield,
+    /// The bit that says whether the packet has it.
+    pub present: Subfield,
+}
+
+impl OptionPlace {
+    /// The place of a field that is an option; `None` for all others.
+    pub fn of(field: Field, names: &dyn PortNames) -> Result<Option<Self>, Problem> {
+        let Some(index) = field.tun_metadata_index() else { return Ok(None) };
+        let place = names.options().and_then(|map| {
+            Some(OptionPlace { data: map.field(index)?, present: map.present(index)? })
+        });
+        place.map(Some).ok_or(Problem::NotMapped(field.info().name))
+    }
 }
 
 /// Width of a field to whoever writes bit ranges. It is Open vSwitch's width where that is
@@ -26,30 +48,41 @@ pub fn text_bits(field: Field) -> u8 {
     }
 }
 
-/// Tunnel options have a width and a place only by a map of the bridge, which control cannot give
-/// yet.
-pub fn mapped(field: Field) -> Result<(), Problem> {
-    match field.info().name.starts_with("tun_metadata") {
-        true => Err(Problem::Unsupported("a tunnel option (tun_metadata)".to_string())),
-        false => Ok(()),
-    }
-}
-
 impl SubField {
     pub fn whole(field: Field) -> Self {
-        SubField { field, lo: 0, bits: text_bits(field) }
+        SubField { field, lo: 0, bits: text_bits(field), option: None }
+    }
+
+    /// A whole option.
+    pub fn option(field: Field, place: OptionPlace) -> Self {
+        SubField { field, lo: 0, bits: place.data.bits, option: Some(place) }
+    }
+
+    /// Width of the whole field.
+    fn field_bits(self) -> u8 {
+        self.option.map_or(text_bits(self.field), |o| o.data.bits)
+    }
+
+    /// Whether it is all of its field.
+    pub fn is_whole(self) -> bool {
+        self.lo == 0 && self.bits == self.field_bits()
     }
 
     /// The range in a `FlowKey`. Bits that exist only in text are cut off: reading them gives
     /// zero, writing them has no effect. `None` if nothing is left.
     pub fn lower(self) -> Option<Subfield> {
+        if let Some(OptionPlace { data, .. }) = self.option {
+            // An option begins at a byte.
+            let offset = data.offset + u16::from(self.lo / 8);
+            return Some(Subfield { offset, shift: self.lo % 8, bits: self.bits });
+        }
         let info = self.field.info();
         let hi = (self.lo + self.bits).min(info.bits).checked_sub(1)?;
         info.range(self.lo, hi)
     }
 
     /// Reads the whole of `s`.
-    pub fn parse(s: Span<'_>) -> Result<Self, FlowError> {
+    pub fn parse(s: Span<'_>, names: &dyn PortNames) -> Result<Self, FlowError> {
         let (name, range) = match s.text.find('[') {
             Some(i) => (s.slice(0, i), s.from(i)),
             None => (s, s.from(s.text.len())),
@@ -57,8 +90,8 @@ impl SubField {
         let Some(field) = Field::by_name(name.text) else {
             return Err(name.err(Problem::UnknownField(nearest_field(name.text))));
         };
-        mapped(field).map_err(|p| name.err(p))?;
-        let whole = SubField::whole(field);
+        let place = OptionPlace::of(field, names).map_err(|p| name.err(p))?;
+        let whole = place.map_or(SubField::whole(field), |p| SubField::option(field, p));
         if range.is_empty() || range.text == "[]" {
             return Ok(whole);
         }
@@ -74,12 +107,13 @@ impl SubField {
             let (field, last) = (field.info().name, whole.bits - 1);
             return Err(range.err(Problem::BitRange { field, last }));
         }
-        Ok(SubField { field, lo, bits: hi - lo + 1 })
+        Ok(SubField { lo, bits: hi - lo + 1, ..whole })
     }
 
+    /// An option prints with its bits, for who reads it may not know the map (as with ovs-ofctl).
     pub fn write(self, out: &mut String) {
         out.push_str(self.field.info().nxm_name());
-        let _ = if self == SubField::whole(self.field) {
+        let _ = if self.option.is_none() && self.is_whole() {
             write!(out, "[]")
         } else if self.bits == 1 {
             write!(out, "[{}]", self.lo)
@@ -91,6 +125,7 @@ impl SubField {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NoNames;
     use super::*;
 
     #[test]
@@ -105,13 +140,13 @@ mod tests {
             ("eth_dst", "NXM_OF_ETH_DST[]"),
         ] {
             let mut out = String::new();
-            SubField::parse(Span::new(text)).unwrap().write(&mut out);
+            SubField::parse(Span::new(text), &NoNames).unwrap().write(&mut out);
             assert_eq!(out, want);
         }
         for text in
             ["reg0[", "reg0[32]", "reg0[3..2]", "reg0[0..32]", "reg99[]", "reg0[]x", "reg0[-1]"]
         {
-            assert!(SubField::parse(Span::new(text)).is_err(), "{text}");
+            assert!(SubField::parse(Span::new(text), &NoNames).is_err(), "{text}");
         }
     }
 
@@ -119,6 +154,7 @@ mod tests {
     fn text_only_bits_are_cut_off() {
         let whole = SubField::whole(Field::CtState);
         assert_eq!((whole.bits, whole.lower().map(|s| s.bits)), (32, Some(8)));
-        assert_eq!(SubField { field: Field::CtState, lo: 8, bits: 4 }.lower(), None);
+        let beyond = SubField { lo: 8, bits: 4, ..SubField::whole(Field::CtState) };
+        assert_eq!(beyond.lower(), None);
     }
 }

@@ -147,6 +147,17 @@ pub fn parse_masked(
     Ok((value, mask))
 }
 
+/// A tunnel option of `bits` as a number, with or without a mask.
+pub fn parse_option(field: Field, bits: u8, s: Span<'_>) -> Result<(u128, u128), Problem> {
+    let info = field.info();
+    let one = |t: &str| fits(info, parse_uint(t).ok_or_else(|| bad(info))?, bits);
+    match s.text.split_once('/') {
+        _ if s.text == "*" => Ok((0, 0)),
+        None => Ok((one(s.text)?, ones(bits))),
+        Some((v, m)) => Ok((one(v)?, one(m)?)),
+    }
+}
+
 /// The mask that a prefix length stands for, `None` if `m` is no length.
 fn prefix_mask(info: &FieldInfo, m: &str) -> Result<Option<u128>, Problem> {
     let is_address = matches!(info.format, Format::Ipv4 | Format::Ipv6);

@@ -288,6 +288,15 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Takes away those that are still there.
+    pub fn take_all(&mut self, numbers: &[u32], reason: RemovedReason) {
+        for number in numbers {
+            let before = self.flows.len();
+            self.take(*number, reason);
+            self.out.changed.deleted += u64::from(self.flows.len() < before);
+        }
+    }
+
     fn drop_flow(&mut self, number: u32) -> Option<Stored> {
         let s = self.flows.unlink(number)?;
         self.out.changes.push(RuleChange::Remove { number });

@@ -143,7 +143,7 @@ fn loads(field: Field, lo: u8, bits: u8, value: u128, list: &mut Vec<FlowAction>
     let mut at = 0;
     while at < bits {
         let n = (bits - at).min(64);
-        let dst = SubField { field, lo: lo + at, bits: n };
+        let dst = SubField { lo: lo + at, bits: n, ..SubField::whole(field) };
         list.push(FlowAction::Load { value: (value >> at & ones(n)) as u64, dst });
         at += n;
     }

@@ -227,6 +227,19 @@ impl Flows {
         Draft::run(self, site, |draft| draft.replace(flows))
     }
 
+    /// Takes flows away for other reasons than a command, then applies commands.
+    pub fn bundle(
+        &mut self,
+        doomed: &[(Vec<u32>, RemovedReason)],
+        mods: &[FlowMod],
+        site: Site<'_>,
+    ) -> Result<Outcome, StoreError> {
+        Draft::run(self, site, |draft| {
+            doomed.iter().for_each(|(numbers, why)| draft.take_all(numbers, *why));
+            mods.iter().try_for_each(|m| draft.apply(m))
+        })
+    }
+
     /// Takes away what has timed out.
     pub fn expire(&mut self, site: Site<'_>) -> Outcome {
         // Taking away is never refused.
@@ -236,7 +249,7 @@ impl Flows {
     /// Takes away flows for another reason than a command.
     pub fn remove(&mut self, numbers: &[u32], why: RemovedReason, site: Site<'_>) -> Outcome {
         Draft::run(self, site, |draft| {
-            numbers.iter().for_each(|n| draft.take(*n, why));
+            draft.take_all(numbers, why);
             Ok(())
         })
         .unwrap_or_default()

@@ -241,5 +241,6 @@ pub fn counters(c: &Counters, worker: usize, cpu: Option<usize>) -> WorkerCounte
         tiers: Stat::ALL.iter().filter(is_tier).map(stat).collect(),
         drops: drops.filter(|d| d.count > 0).collect(),
         other: Stat::ALL.iter().filter(|s| !is_tier(s)).map(stat).collect(),
+        control: Vec::new(),
     }
 }

@@ -4,19 +4,20 @@ use super::refs::model_error;
 use super::{Core, LiveSwitch, answers, trace};
 use crate::api::types::{
     ApiError, BridgeInfo, ConnInfo, ErrorCode, FdbEntry, FlowChange, FlowInfo, FlowOp, FlowSummary,
-    GroupInfo, MeterInfo, PortInfo, RefChange, RefSummary, SwitchInfo, TraceReport, TraceRequest,
-    TunnelInfo, WorkerCounters, WorkerInfo,
+    GroupInfo, MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, SwitchInfo, TlvChange,
+    TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
 };
 use crate::api::{ApiResult, Switch};
 use crate::config::{MacAddr, Port};
 use crate::doctor::{self, Report, Wish};
 use crate::flow::{
     Command, ERRORS_MAX, FileItem, FileLine, Flow, FlowError, FlowFilter, FlowMod, PortNames,
-    parse_file, parse_flow_mod,
+    parse_bundle_text, parse_file, parse_flow_mod,
 };
 use crate::model::BridgeState;
 use crate::store::{Changed, StoreError};
 use sluice_dataplane::counters::Stat;
+use tokio::sync::mpsc::Receiver;
 
 impl Core {
     fn bridge(&self, name: &str) -> ApiResult<&BridgeState> {
@@ -54,12 +55,18 @@ impl Core {
         let now_ns = self.now().ns;
         let b = self.model.bridges.iter().position(|b| b.config.name == change.bridge);
         let b = b.ok_or_else(|| ApiError::no_bridge(&change.bridge))?;
+        self.settle_for_monitors()?;
         let bridge = &self.model.bridges[b];
         let done = match change.op {
             FlowOp::Replace => {
                 let list = whole_file(&change.text, bridge)?;
                 self.model.check_refs(b, list.iter()).map_err(|e| model_error(&e))?;
                 self.model.change_flows(b, now_ns, |f, site| f.replace(&list, site))
+            }
+            FlowOp::Bundle => {
+                let bundle = parse_bundle_text(&change.text, bridge).map_err(|e| refusals(&e))?;
+                let done = self.model.change_bundle(b, &bundle, now_ns);
+                Ok(done.map_err(|e| model_error(&e))?)
             }
             op => {
                 let mods = commands(op, change, bridge)?;
@@ -158,7 +165,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// files for `ovs-ofctl add-flows`. An empty deletion deletes everything.
 fn commands(op: FlowOp, change: &FlowChange, names: &dyn PortNames) -> ApiResult<Vec<FlowMod>> {
     let command = match (op, change.strict) {
-        (FlowOp::Add | FlowOp::Replace, _) => None,
+        (FlowOp::Add | FlowOp::Replace | FlowOp::Bundle, _) => None,
         (FlowOp::Modify, false) => Some(Command::Modify),
         (FlowOp::Modify, true) => Some(Command::ModifyStrict),
         (FlowOp::Delete, false) => Some(Command::Delete),
@@ -266,6 +273,14 @@ impl Switch for LiveSwitch {
         self.core().meters(bridge, id)
     }
 
+    fn tlv_change(&self, change: &TlvChange) -> ApiResult<TlvInfo> {
+        self.core().tlv_change(change)
+    }
+
+    fn tlv_map(&self, bridge: &str) -> ApiResult<TlvInfo> {
+        self.core().tlv_map(bridge)
+    }
+
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>> {
         self.core().fdb(bridge)
     }
@@ -288,6 +303,14 @@ impl Switch for LiveSwitch {
         trace::trace(&mut self.core(), request)
     }
 
+    fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()> {
+        self.core().packet_out(bridge, text)
+    }
+
+    fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>> {
+        self.core().monitor(bridge)
+    }
+
     fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>> {
         Ok(answers::tunnels(&self.core()))
     }
@@ -295,7 +318,9 @@ impl Switch for LiveSwitch {
     fn counters(&self) -> ApiResult<Vec<WorkerCounters>> {
         let mut core = self.core();
         core.worker.settle()?;
-        Ok(vec![answers::counters(&core.worker.counters, 0, core.worker.cpu)])
+        let control = core.control_counts();
+        let worker = answers::counters(&core.worker.counters, 0, core.worker.cpu);
+        Ok(vec![WorkerCounters { control, ..worker }])
     }
 
     fn doctor(&self) -> ApiResult<Report> {

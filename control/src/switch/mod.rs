@@ -9,6 +9,9 @@
 mod answers;
 mod calls;
 mod devices;
+mod monitor_text;
+mod monitors;
+mod packet_out;
 mod refs;
 mod synth;
 mod ticker;
@@ -50,6 +53,7 @@ pub struct Core {
     net_generation: u64,
     /// Failures that the log knows of.
     self_check_failures: u64,
+    monitors: monitors::Monitors,
 }
 
 /// The switch as the control socket sees it.
@@ -123,6 +127,7 @@ impl Core {
             start,
             net_generation,
             self_check_failures: 0,
+            monitors: monitors::Monitors::default(),
         };
         if let Err(error) = core.open_first() {
             core.shut_down();

@@ -1,24 +1,27 @@
-//! The calls about groups and meters.
+//! The calls about what flows refer to: groups, meters, tunnel options.
 
 use super::Core;
 use super::calls::{refusals, with_lines};
 use crate::api::ApiResult;
 use crate::api::types::{
-    ApiError, ErrorCode, GroupInfo, MeterInfo, RefChange, RefKind, RefOp, RefSummary,
+    ApiError, ErrorCode, GroupInfo, MeterInfo, RefChange, RefKind, RefOp, RefSummary, TlvChange,
+    TlvInfo, TlvMappingInfo, TlvOp,
 };
 use crate::flow::{
     GroupCommand, GroupMod, MeterCommand, MeterMod, kind_name, parse_group_mod, parse_meter_mod,
-    print_group, print_group_stats, print_meter, print_meter_stats,
+    parse_tlv_maps, print_group, print_group_stats, print_meter, print_meter_stats, print_tlv_maps,
 };
 use crate::groups::StoredGroup;
 use crate::meters::StoredMeter;
 use crate::model::{BridgeState, ModelError};
+use sluice_dataplane::tunnel::{TlvError, TlvMapping};
 
 impl Core {
     pub(super) fn ref_change(&mut self, change: &RefChange) -> ApiResult<RefSummary> {
         let now_ns = self.now().ns;
         let at = self.model.bridges.iter().position(|b| b.config.name == change.bridge);
         let at = at.ok_or_else(|| ApiError::no_bridge(&change.bridge))?;
+        self.settle_for_monitors()?;
         let (changed, deleted) = match change.kind {
             RefKind::Group => {
                 let mods = groups(change, &self.model.bridges[at])?;
@@ -50,6 +53,37 @@ impl Core {
         let chosen = b.meters.iter().filter(|m| id.is_none_or(|id| m.meter.id == id));
         Ok(chosen.map(|m| meter_info(b, m, now_ns)).collect())
     }
+
+    pub(super) fn tlv_change(&mut self, change: &TlvChange) -> ApiResult<TlvInfo> {
+        let at = self.model.bridges.iter().position(|b| b.config.name == change.bridge);
+        let at = at.ok_or_else(|| ApiError::no_bridge(&change.bridge))?;
+        let text = change.text.trim();
+        let all = text.is_empty() && change.op == TlvOp::Delete;
+        let mappings =
+            if all { Vec::new() } else { parse_tlv_maps(text).map_err(|e| refusals(&[e]))? };
+        match change.op {
+            TlvOp::Add => self.model.map_options(at, &mappings),
+            TlvOp::Delete => {
+                self.model.unmap_options(at, (!all).then_some(&mappings[..])).map(|_| ())
+            }
+        }
+        .map_err(|e| model_error(&e))?;
+        self.publish()?;
+        self.tlv_map(&change.bridge)
+    }
+
+    pub(super) fn tlv_map(&self, bridge: &str) -> ApiResult<TlvInfo> {
+        let b = self.model.bridge(bridge).ok_or_else(|| ApiError::no_bridge(bridge))?;
+        let mappings: Vec<TlvMapping> = b.tlv.mappings().collect();
+        let text = print_tlv_maps(&mappings);
+        let info = |m: &TlvMapping| TlvMappingInfo {
+            class: m.class,
+            option_type: m.option_type,
+            len_bytes: m.len,
+            field: format!("tun_metadata{}", m.index),
+        };
+        Ok(TlvInfo { mappings: mappings.iter().map(info).collect(), text })
+    }
 }
 
 /// What the model refused; nothing has changed.
@@ -62,6 +96,11 @@ pub(super) fn model_error(e: &ModelError) -> ApiError {
         | ModelError::Meter(M::Unknown(_)) => ErrorCode::NotFound,
         ModelError::Group(G::Full | G::TooManyBuckets(_))
         | ModelError::Meter(M::Full | M::TooManyBands(_)) => ErrorCode::Full,
+        ModelError::Options(TlvError::AlreadyMapped(_) | TlvError::Duplicate { .. }) => {
+            ErrorCode::Exists
+        }
+        ModelError::Options(TlvError::NotMapped { .. }) => ErrorCode::NotFound,
+        ModelError::Options(TlvError::Full(_) | TlvError::Fragmented(_)) => ErrorCode::Full,
         _ => ErrorCode::Invalid,
     };
     ApiError::new(code, e.to_string(), "nothing was changed")

@@ -39,6 +39,7 @@ pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result
             if changed && let Err(error) = core.publish() {
                 tracing::error!("publishing a program: {error}");
             }
+            core.tell_monitors();
         }
     })
 }

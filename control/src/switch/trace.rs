@@ -7,7 +7,9 @@
 use super::{Core, synth};
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode, TracePacket, TraceReport, TraceRequest, TraceStep};
-use crate::flow::{DEFAULT_PRIORITY, Match, NoNames, PortNames, parse_flow, print_match};
+use crate::flow::{
+    DEFAULT_PRIORITY, Match, NoNames, PortNames, WithOptions, parse_flow, print_match,
+};
 use crate::model::BridgeState;
 use sluice_dataplane::action::Ct;
 use sluice_dataplane::action::step::Step;
@@ -17,6 +19,7 @@ use sluice_dataplane::packet::field::{FIELDS, Field};
 use sluice_dataplane::packet::key::{FlowKey, Mask, PortIx};
 use sluice_dataplane::pipeline::trace::{Depends, Observer, Silent};
 use sluice_dataplane::pipeline::{Lane, LaneConfig, NextHop, Rule};
+use sluice_dataplane::tunnel::TlvMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,24 +27,35 @@ use std::sync::Arc;
 pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> {
     let bridge = core.model.bridge(&request.bridge);
     let bridge = bridge.ok_or_else(|| ApiError::no_bridge(&request.bridge))?;
-    let (bytes, said_port) = packet(&request.packet, bridge)?;
+    let Subject { bytes, said_port, tunnel } = packet(&request.packet, bridge)?;
     let port = in_port(bridge, request.in_port.as_deref(), said_port)?;
     let names = core.model.ports().map(|(_, p)| (p.ix, p.config.name.clone())).collect();
+    let options = bridge.tlv.clone();
     let conntrack = CtConfig { conns_max: 16, ..CtConfig::default() };
     let settings = LaneConfig { microflows: 0, megaflows: 0, conntrack, self_check: 0, seed: 1 };
     let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
     let now = core.now();
     lane.set_program(core.model.current(), now);
-    let mut tracer = Tracer { names, ..Tracer::default() };
-    let steps = lane.explain(&bytes, port, now, &mut tracer).map_err(|reason| {
-        let hint = "give at least an Ethernet header";
-        ApiError::new(ErrorCode::Invalid, reason.help(), hint)
-    })?;
+    let mut tracer = Tracer { names, options, ..Tracer::default() };
+    let steps =
+        lane.explain(&bytes, port, tunnel.as_ref(), now, &mut tracer).map_err(|reason| {
+            let hint = "give at least an Ethernet header";
+            ApiError::new(ErrorCode::Invalid, reason.help(), hint)
+        })?;
     Ok(tracer.finish(&steps))
 }
 
-/// The frame, and the in_port that flow text named.
-fn packet(packet: &TracePacket, names: &dyn PortNames) -> ApiResult<(Vec<u8>, Option<u32>)> {
+/// What is traced.
+#[derive(Default)]
+struct Subject {
+    bytes: Vec<u8>,
+    /// The in_port that flow text named.
+    said_port: Option<u32>,
+    /// The tunnel that it came by, as flow text has it.
+    tunnel: Option<FlowKey>,
+}
+
+fn packet(packet: &TracePacket, names: &dyn PortNames) -> ApiResult<Subject> {
     match packet {
         TracePacket::Hex(text) => {
             let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
@@ -55,7 +69,7 @@ fn packet(packet: &TracePacket, names: &dyn PortNames) -> ApiResult<(Vec<u8>, Op
             let bytes: Option<Vec<u8>> = pairs.map(byte).collect();
             let hint = "write two hexadecimal digits a byte, from the Ethernet header on";
             let wrong = || ApiError::new(ErrorCode::Invalid, "this is no frame in hex", hint);
-            Ok((bytes.ok_or_else(wrong)?, None))
+            Ok(Subject { bytes: bytes.ok_or_else(wrong)?, ..Subject::default() })
         }
         TracePacket::Text(text) => {
             let line = if text.contains("actions=") {
@@ -67,8 +81,10 @@ fn packet(packet: &TracePacket, names: &dyn PortNames) -> ApiResult<(Vec<u8>, Op
                 ApiError::new(ErrorCode::Invalid, e.to_string(), "write a match, as in a flow")
             })?;
             let (port, mask) = flow.match_.get(Field::InPort);
-            let named = (mask != 0).then_some(port as u32);
-            Ok((synth::packet(&flow.match_.key), named))
+            let said_port = (mask != 0).then_some(port as u32);
+            let key = flow.match_.key;
+            let tunnel = key.has_tunnel().then_some(key);
+            Ok(Subject { bytes: synth::packet(&key), said_port, tunnel })
         }
     }
 }
@@ -114,6 +130,8 @@ fn of_packet(mask: &Mask) -> Mask {
 #[derive(Default)]
 struct Tracer {
     report: TraceReport,
+    /// Of the bridge that the packet comes to.
+    options: Arc<TlvMap>,
     names: std::collections::HashMap<PortIx, String>,
     bridge: String,
     packet: String,
@@ -242,7 +260,10 @@ impl Observer for Tracer {
         mask.in_port = u32::MAX;
         let wide = Match { key: own.and(&mask), mask };
         self.report.megaflow = match (may_be, self.tracked) {
-            (true, false) => print_match(&wide, DEFAULT_PRIORITY, &NoNames),
+            (true, false) => {
+                let names = WithOptions { ports: &NoNames, map: &self.options };
+                print_match(&wide, DEFAULT_PRIORITY, &names)
+            }
             (_, true) => "none: the walk went through connection tracking".to_owned(),
             (false, false) => "none: later packets may go another way".to_owned(),
         };

@@ -10,7 +10,8 @@ use crate::api::types::{ApiError, ErrorCode};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
-use sluice_dataplane::pipeline::{Lane, LaneConfig, Program};
+use sluice_dataplane::pipeline::punt::PacketIn;
+use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, Program};
 use sluice_dataplane::port::AnyPort;
 use sluice_dataplane::sys::wait::Waker;
 use sluice_dataplane::worker::{Command, Mailbox, PortReport, Reply, Worker, mailbox};
@@ -103,6 +104,21 @@ impl WorkerHandle {
             self.note(reply);
         }
         (std::mem::take(&mut self.events), std::mem::take(&mut self.ports_changed))
+    }
+
+    /// Returns when the packet is on its way.
+    pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
+        let done = self.ask(Command::PacketOut(Box::new(out)), |r| match r {
+            Reply::PacketOut(_, done) => Ok(done),
+            other => Err(other),
+        })?;
+        let hint = "the switch must have a frame for it that is long enough";
+        done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
+    }
+
+    /// Takes up to `max` packets for controllers.
+    pub fn packet_ins(&mut self, max: usize, hear: impl FnMut(&PacketIn)) {
+        self.mail.packet_ins(max, hear);
     }
 
     /// Returns when the worker judges by `program`, with the version that its cache has been swept

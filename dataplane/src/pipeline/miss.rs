@@ -36,7 +36,7 @@ use crate::pipeline::program::{Bridge, Program};
 use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::set::ActionSet;
-use crate::pipeline::trace::{Depends, Observer};
+use crate::pipeline::trace::{Depends, Observer, Silent};
 use crate::tunnel::{EncapTemplate, GeneveParams};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -216,37 +216,8 @@ pub fn walk(
         rec.steps.push(Step::Drop(Drop::PortBlocked));
         return;
     };
-    let key = FlowKey::from_packet(packet.key, port.number);
-    let (eth_type, shape) = packet.key.innermost();
-    let mut w = Walk {
-        program,
-        packet,
-        rec,
-        punts,
-        seen,
-        bridge,
-        bridge_ix: port.bridge,
-        own: key,
-        own_bridge: port.bridge,
-        base: key,
-        key,
-        payload: Payload { eth_type, shape },
-        came_with: super::commit::stacked_bytes(&key),
-        table: 0,
-        depth: 0,
-        resubmits: 0,
-        rule: None,
-        stack_base: 0,
-        set: ActionSet::new(),
-        queue: None,
-        in_bucket: false,
-        in_set: false,
-        with_ct: false,
-        metered: false,
-        reason: Drop::NoOutput,
-        dry,
-        world,
-    };
+    let mut w = Walk::new(world, packet, (rec, punts), seen, (port.bridge, port.number), bridge);
+    w.dry = dry;
     w.seen.start(&w.key, &bridge.name);
     let end = w.table(0, port.number);
     let end = w.conclude(end);
@@ -254,6 +225,72 @@ pub fn walk(
     if dry {
         let may_be = w.rec.wide && w.rec.cacheable;
         w.seen.megaflow(&w.own, &w.rec.seen, may_be);
+    }
+}
+
+/// Runs the actions of `rule`, which need not be in any table, on a packet that comes to its bridge
+/// by the port of this number, and leaves the result in `rec`, which is good for this once.
+pub(super) fn walk_actions<'w>(
+    world: &mut World<'w>,
+    packet: Subject<'_>,
+    (rec, punts): (&mut Recording, &mut Vec<Punt>),
+    (number, rule): (u32, &'w Rule),
+) {
+    rec.clear();
+    punts.clear();
+    rec.cacheable = false;
+    let Some(bridge) = world.program.bridges.get(usize::from(rule.bridge)) else {
+        rec.steps.push(Step::Drop(Drop::PortBlocked));
+        return;
+    };
+    let place = (rule.bridge, number);
+    let mut nobody = Silent;
+    let mut w = Walk::new(world, packet, (rec, punts), &mut nobody, place, bridge);
+    let end = w.list(&rule.actions);
+    let end = w.conclude(end);
+    w.finish(end);
+}
+
+impl<'a, 'w> Walk<'a, 'w> {
+    fn new(
+        world: &'a mut World<'w>,
+        packet: Subject<'a>,
+        (rec, punts): (&'a mut Recording, &'a mut Vec<Punt>),
+        seen: &'a mut dyn Observer,
+        (bridge_ix, in_port): (u16, u32),
+        bridge: &'w Bridge,
+    ) -> Self {
+        let key = FlowKey::from_packet(packet.key, in_port);
+        let (eth_type, shape) = packet.key.innermost();
+        Walk {
+            program: world.program,
+            packet,
+            rec,
+            punts,
+            seen,
+            bridge,
+            bridge_ix,
+            own: key,
+            own_bridge: bridge_ix,
+            base: key,
+            key,
+            payload: Payload { eth_type, shape },
+            came_with: super::commit::stacked_bytes(&key),
+            table: 0,
+            depth: 0,
+            resubmits: 0,
+            rule: None,
+            stack_base: 0,
+            set: ActionSet::new(),
+            queue: None,
+            in_bucket: false,
+            in_set: false,
+            with_ct: false,
+            metered: false,
+            reason: Drop::NoOutput,
+            dry: false,
+            world,
+        }
     }
 }
 

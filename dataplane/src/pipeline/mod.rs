@@ -28,6 +28,7 @@ mod leave;
 mod mega;
 pub mod miss;
 mod normal;
+pub mod packet_out;
 pub mod program;
 pub mod punt;
 pub mod rule;
@@ -40,6 +41,7 @@ mod upkeep;
 mod verbs;
 
 pub use crate::counters::RuleStats;
+pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
 pub use rule::{Rule, RuleIds};
 pub use run::{Egress, Lane, LaneConfig};

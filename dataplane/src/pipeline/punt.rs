@@ -2,8 +2,9 @@
 //!
 //! A walk says what goes along ([`Punt`]); the packet itself is copied when the step is run, as it
 //! is edited by then. The copies wait in buffers that were made at the start ([`PacketIns`]):
-//! control takes a full one, and gives it back when it is done. If none is free the packet is lost
-//! and counted. Walks with a copy for a controller are not cached: such traffic is slow anyway.
+//! control takes a full one (`worker::mailbox`), and gives it back when it is done. If none is free
+//! the packet is lost and counted. Walks with a copy for a controller are not cached: such traffic
+//! is slow anyway.
 
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
@@ -107,7 +108,7 @@ impl Default for PacketIns {
 
 impl PacketIns {
     /// Keeps a copy of the packet; false if no buffer is free.
-    pub(super) fn keep(&mut self, punt: &Punt, packet: &[u8]) -> bool {
+    pub(crate) fn keep(&mut self, punt: &Punt, packet: &[u8]) -> bool {
         let Some(mut buffer) = self.free.pop() else { return false };
         buffer.fill(punt, packet);
         self.full.push_back(buffer);
@@ -117,6 +118,12 @@ impl PacketIns {
     /// The oldest packet that waits.
     pub fn take(&mut self) -> Option<PacketIn> {
         self.full.pop_front()
+    }
+
+    /// Whether every buffer is here and free.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        self.free.len() == PACKET_INS_MAX
     }
 
     /// Takes a buffer back. One that came from elsewhere is dropped.

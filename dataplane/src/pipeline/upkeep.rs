@@ -15,7 +15,7 @@ use crate::cache::microflow::NONE;
 use crate::cache::traversal::{Item, Traversals, WHOLE_GROUP};
 use crate::clock::Now;
 use crate::counters::{Drop, Stat};
-use crate::packet::key::{PacketKey, PortIx};
+use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::{self, Layers};
 
 impl Lane {
@@ -92,12 +92,16 @@ impl Lane {
         &mut self,
         bytes: &[u8],
         in_port: PortIx,
+        tunnel: Option<&FlowKey>,
         now: Now,
         seen: &mut dyn Observer,
     ) -> Result<Vec<Step>, Drop> {
         let (mut key, mut layers) = (PacketKey::default(), Layers::default());
         let limit = self.program.vlan_limit;
         parse::parse_limited(bytes, in_port, limit, &mut key, &mut layers)?;
+        if let Some(came_by) = tunnel {
+            key.came_by_tunnel(came_by);
+        }
         let mut world = World {
             program: &self.program,
             conntrack: &mut self.conntrack,

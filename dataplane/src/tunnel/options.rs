@@ -1,8 +1,9 @@
 //! Geneve options as fields: the map of a bridge, reading options and writing them.
 //!
-//! A bridge maps options (class, type, length) to the fields `tun_metadata0..63`. The data of
-//! mapped options lies in one area of the flow key, field after field in the order of their
-//! numbers, each as a number of its own length: so a field is an ordinary bit range, known when
+//! A bridge maps options (class, type, length) to the fields `tun_metadata0..63`; the map is for
+//! the packets of all its tunnel ports, and other bridges have their own. The data of mapped
+//! options lies in one area of the flow key, each as a number of its own length, and stays where it
+//! is when other options are mapped or unmapped: so a field is an ordinary bit range, known when
 //! flows are compiled, and matching, `move` and `set_field` need nothing of their own. A second
 //! range of one bit says that the option is there at all.
 //!
@@ -22,7 +23,7 @@
 
 use crate::counters::Drop;
 use crate::packet::field::Subfield;
-use crate::packet::key::{FlowKey, OPTIONS_IN_TUNNEL, PacketKey, TUN_METADATA_BYTES, shape};
+use crate::packet::key::{FlowKey, PacketKey, TUN_METADATA_BYTES};
 use crate::wire::geneve::GeneveOption;
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
@@ -46,8 +47,20 @@ pub struct TlvMapping {
     pub len: u8,
 }
 
+impl std::fmt::Display for TlvMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { index, class, option_type, len } = self;
+        write!(f, "{{class={class:#x},type={option_type:#x},len={len}}}->tun_metadata{index}")
+    }
+}
+
+fn listed(mappings: &[TlvMapping]) -> String {
+    let all: Vec<String> = mappings.iter().map(TlvMapping::to_string).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join(",") }
+}
+
 /// Why a map cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlvError {
     #[error("tun_metadata{0} does not exist; the last is tun_metadata63")]
     NoSuchField(u8),
@@ -65,22 +78,35 @@ pub enum TlvError {
          delete a mapping that is not needed"
     )]
     Full(usize),
+    #[error(
+        "there is room for an option of {0} bytes, but not in one piece; \
+         delete mappings and add them again"
+    )]
+    Fragmented(u8),
+    #[error("{mapping} is not mapped; what is: {there}", there = listed(.there))]
+    NotMapped { mapping: TlvMapping, there: Vec<TlvMapping> },
 }
 
 /// The options that a bridge knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlvMap {
-    /// By field number; with the first word of the area.
+    /// By field number; with the first of its words in the area.
     entries: Vec<(TlvMapping, u8)>,
 }
 
 impl TlvMap {
     /// Checks the mappings, and gives each its place.
     pub fn new(mappings: &[TlvMapping]) -> Result<Self, TlvError> {
+        Self::default().with(mappings)
+    }
+
+    /// The map with more mappings. What is there stays where it is.
+    pub fn with(&self, mappings: &[TlvMapping]) -> Result<Self, TlvError> {
         let mut sorted = mappings.to_vec();
         sorted.sort_unstable();
-        let mut map = Self::default();
-        let mut used = 0;
+        let mut map = self.clone();
+        let have: usize = self.mappings().map(|m| usize::from(m.len)).sum();
+        let mut used = have;
         for m in sorted {
             if m.index >= TLV_FIELDS_MAX {
                 return Err(TlvError::NoSuchField(m.index));
@@ -95,13 +121,40 @@ impl TlvMap {
             if map.find(class, option_type).is_some() {
                 return Err(TlvError::Duplicate { class, option_type });
             }
-            map.entries.push((m, (used / WORD_BYTES) as u8));
             used += usize::from(m.len);
+            if let Some(word) = map.room(m.len) {
+                map.entries.push((m, word));
+                map.entries.sort_unstable();
+            } else if used <= TUN_METADATA_BYTES {
+                return Err(TlvError::Fragmented(m.len));
+            }
         }
         if used > TUN_METADATA_BYTES {
             return Err(TlvError::Full(used));
         }
         Ok(map)
+    }
+
+    /// The map without these mappings, each of which must be there just so.
+    pub fn without(&self, mappings: &[TlvMapping]) -> Result<Self, TlvError> {
+        let mut map = self.clone();
+        for gone in mappings {
+            let Some(at) = map.entries.iter().position(|(m, _)| m == gone) else {
+                let there = self.mappings().collect();
+                return Err(TlvError::NotMapped { mapping: *gone, there });
+            };
+            map.entries.remove(at);
+        }
+        Ok(map)
+    }
+
+    /// The first words that are free, as many as an option needs.
+    fn room(&self, len: u8) -> Option<u8> {
+        let words_of = |len: u8| len / WORD_BYTES as u8;
+        let bits = |word: u8, len: u8| ((1_u32 << words_of(len)) - 1) << word;
+        let used = self.entries.iter().fold(0, |all, (m, word)| all | bits(*word, m.len));
+        let last = (TUN_METADATA_BYTES / WORD_BYTES) as u8 - words_of(len);
+        (0..=last).find(|word| used & bits(*word, len) == 0)
     }
 
     pub fn mappings(&self) -> impl Iterator<Item = TlvMapping> + '_ {
@@ -229,17 +282,7 @@ impl Metadata {
 
     /// Makes them part of the inner packet's key, after parsing and [`super::Popped::mark`].
     pub fn mark(&self, key: &mut PacketKey) {
-        let (first, rest) = self.area.split_at(OPTIONS_IN_TUNNEL);
-        key.tunnel.present = self.present;
-        key.tunnel.options.copy_from_slice(first);
-        if rest.iter().all(|b| *b == 0) {
-            return;
-        }
-        if !key.has_stack() {
-            key.stack = Default::default();
-            key.base.shape |= shape::STACK;
-        }
-        key.stack.options.as_flattened_mut().copy_from_slice(rest);
+        key.set_options(&self.area, self.present);
     }
 }
 

@@ -1,13 +1,22 @@
-//! Two bounded rings between control and one worker.
+//! Bounded rings between control and one worker: commands and replies; packets for controllers,
+//! and their buffers on the way back.
 //!
 //! Whatever a command carries comes back in its reply, so that control both makes and frees it:
 //! programs, ports, the lists that a worker fills. A reply that finds its ring full waits in the
 //! worker for the next round (`pending`), never lost, and no command is taken meanwhile.
+//!
+//! **Packets for controllers** wait in buffers that the lane made at its start (`pipeline::punt`).
+//! A round moves so many of them at most, and both rings have room for all there are, so the worker
+//! neither waits nor allocates. When control does not give buffers back, further packets are lost
+//! and counted (`packet_ins_lost`): nothing else of the switch notices.
 
 use crate::conntrack::ConnInfo;
+use crate::limits::PACKET_INS_MAX;
 use crate::packet::key::PortIx;
 use crate::pipeline::miss::Event;
+use crate::pipeline::packet_out::{PacketOut, PacketOutError};
 use crate::pipeline::program::Program;
+use crate::pipeline::punt::{PacketIn, PacketIns};
 use crate::port::{AnyPort, PortStats};
 use crate::sys::wait::Waker;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -15,6 +24,8 @@ use std::sync::Arc;
 
 /// Commands and replies that can be under way.
 const MAIL_MAX: usize = 256;
+/// Packets for controllers, and buffers, that one round of the worker moves.
+const PACKET_INS_A_ROUND: usize = 32;
 
 /// What control asks of a worker.
 pub enum Command {
@@ -34,6 +45,8 @@ pub enum Command {
     FlushConnections {
         zone: Option<u16>,
     },
+    /// Send a packet.
+    PacketOut(Box<PacketOut>),
     Stop,
 }
 
@@ -60,6 +73,7 @@ pub enum Reply {
         count: usize,
     },
     Flushed(usize),
+    PacketOut(Box<PacketOut>, Result<(), PacketOutError>),
     /// A port went up or down.
     PortsChanged,
     Event(Event),
@@ -78,6 +92,8 @@ pub struct PortReport {
 pub struct Mailbox {
     commands: Producer<Command>,
     replies: Consumer<Reply>,
+    packet_ins: Consumer<PacketIn>,
+    buffers: Producer<PacketIn>,
     waker: Waker,
 }
 
@@ -85,6 +101,8 @@ pub struct Mailbox {
 pub struct WorkerEnd {
     commands: Consumer<Command>,
     replies: Producer<Reply>,
+    packet_ins: Producer<PacketIn>,
+    buffers: Consumer<PacketIn>,
     pending: Option<Reply>,
     lost: u64,
 }
@@ -93,8 +111,17 @@ pub struct WorkerEnd {
 pub fn mailbox(waker: Waker) -> (Mailbox, WorkerEnd) {
     let (commands, take) = RingBuffer::new(MAIL_MAX);
     let (tell, replies) = RingBuffer::new(MAIL_MAX);
-    let worker = WorkerEnd { commands: take, replies: tell, pending: None, lost: 0 };
-    (Mailbox { commands, replies, waker }, worker)
+    let (full, packet_ins) = RingBuffer::new(PACKET_INS_MAX);
+    let (buffers, free) = RingBuffer::new(PACKET_INS_MAX);
+    let worker = WorkerEnd {
+        commands: take,
+        replies: tell,
+        packet_ins: full,
+        buffers: free,
+        pending: None,
+        lost: 0,
+    };
+    (Mailbox { commands, replies, packet_ins, buffers, waker }, worker)
 }
 
 impl Mailbox {
@@ -115,6 +142,17 @@ impl Mailbox {
         self.replies.pop().ok()
     }
 
+    /// Takes up to `max` packets for controllers and gives their buffers back.
+    pub fn packet_ins(&mut self, max: usize, mut hear: impl FnMut(&PacketIn)) {
+        for _ in 0..max {
+            let Ok(mut packet) = self.packet_ins.pop() else { return };
+            hear(&packet);
+            packet.clear();
+            // There is room for all that there are.
+            _ = self.buffers.push(packet);
+        }
+    }
+
     /// Whether the worker is gone.
     pub fn is_abandoned(&self) -> bool {
         self.commands.is_abandoned()
@@ -133,6 +171,29 @@ impl WorkerEnd {
         self.commands.pop().ok()
     }
 
+    /// Hands over packets for controllers and takes buffers back.
+    #[inline]
+    pub(super) fn exchange(&mut self, held: &mut PacketIns) {
+        if !held.is_at_rest() {
+            self.exchange_some(held);
+        }
+    }
+
+    #[cold]
+    fn exchange_some(&mut self, held: &mut PacketIns) {
+        for _ in 0..PACKET_INS_A_ROUND {
+            let Ok(buffer) = self.buffers.pop() else { break };
+            held.give_back(buffer);
+        }
+        for _ in 0..PACKET_INS_A_ROUND {
+            if self.packet_ins.is_full() {
+                break;
+            }
+            let Some(packet) = held.take() else { break };
+            _ = self.packet_ins.push(packet);
+        }
+    }
+
     /// Says something. News that can be had again are dropped when the ring is full; answers wait.
     pub(super) fn tell(&mut self, reply: Reply) {
         let Err(rtrb::PushError::Full(back)) = self.replies.push(reply) else { return };
@@ -141,5 +202,58 @@ impl WorkerEnd {
             // `next` takes no command while one answer waits, so there is never a second.
             answer => self.pending = Some(answer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::PacketInReason;
+    use crate::packet::key::FlowKey;
+    use crate::pipeline::punt::Punt;
+
+    fn punt() -> Punt {
+        Punt {
+            bridge: 0,
+            reason: PacketInReason::Action,
+            table: 3,
+            cookie: 7,
+            controller_id: 0,
+            max_len: u16::MAX,
+            userdata: Some([1, 2].into()),
+            pause: false,
+            meter: None,
+            key: FlowKey::ZERO,
+        }
+    }
+
+    /// Every buffer goes round, a round moves a bounded number, and who does not listen loses
+    /// packets and no more.
+    #[test]
+    fn packets_for_controllers_go_over_and_their_buffers_come_back() {
+        let (mut control, mut worker) = mailbox(Waker::new().unwrap());
+        let mut held = PacketIns::default();
+        assert!(held.is_at_rest());
+        for lap in 0..3 * PACKET_INS_MAX {
+            assert!(held.keep(&punt(), &[lap as u8; 60]), "lap {lap}");
+            worker.exchange(&mut held);
+            let mut seen = Vec::new();
+            control.packet_ins(8, |p| seen.push((p.bytes()[0], p.punt().cookie, p.total_len())));
+            assert_eq!(seen, [(lap as u8, 7, 60)]);
+        }
+        worker.exchange(&mut held);
+        assert!(held.is_at_rest());
+        let kept = (0..2 * PACKET_INS_MAX).filter(|_| held.keep(&punt(), &[0; 60])).count();
+        assert_eq!(kept, PACKET_INS_MAX);
+        worker.exchange(&mut held);
+        let mut first = 0;
+        control.packet_ins(usize::MAX, |_| first += 1);
+        assert_eq!(first, PACKET_INS_A_ROUND);
+        for _ in 0..PACKET_INS_MAX {
+            worker.exchange(&mut held);
+        }
+        let mut rest = 0;
+        control.packet_ins(usize::MAX, |_| rest += 1);
+        assert_eq!(first + rest, PACKET_INS_MAX);
     }
 }

@@ -100,6 +100,7 @@ impl Worker {
         let commands = self.take_commands();
         let now = self.now();
         let received = self.serve(now);
+        self.mail.exchange(self.lane.packet_ins());
         if now.ns >= self.next_housekeep_ns {
             self.housekeep(now);
         }
@@ -216,6 +217,11 @@ impl Worker {
                 let matches = |z: u16| zone.is_none_or(|want| want == z);
                 let gone = self.lane.conntrack().flush(now, |c| matches(c.zone));
                 self.mail.tell(Reply::Flushed(gone));
+            }
+            Command::PacketOut(out) => {
+                let (pool, ports) = (&mut self.pool, &mut self.ports);
+                let done = self.lane.packet_out(&out, now, pool, ports);
+                self.mail.tell(Reply::PacketOut(out, done));
             }
             Command::Stop => self.stop = true,
         }

@@ -399,7 +399,7 @@ fn a_trace_tells_what_the_verbs_did_and_changes_nothing() {
         .group(group(3, GroupKind::FastFailover, []));
     let mut s = Switch::new(&net);
     let (mut story, now) = (Story::default(), s.now);
-    s.plain.lane.explain(&udp(), PortIx(1), now, &mut story).unwrap();
+    s.plain.lane.explain(&udp(), PortIx(1), None, now, &mut story).unwrap();
     for said in [
         "group 1: all of 1 buckets",
         "group 2: bucket 8, by hash and weight",

@@ -178,11 +178,15 @@ fn udp(bytes: &[u8], frame_len: usize) -> Option<String> {
     let none = if header.get(6..8) == Some(&[0, 0]) { ",csum=none" } else { "" };
     let text = format!("/udp({}{none})", ports(bytes)?);
     if u16_at(bytes, 2) == Some(6081)
-        && let Some(([0, 0, 0x65, 0x58, a, b, c, 0], inner)) = rest.split_first_chunk::<8>()
+        && let Some(([words @ ..0x40, 0, 0x65, 0x58, a, b, c, 0], rest)) =
+            rest.split_first_chunk::<8>()
+        && let Some((options, inner)) = rest.split_at_checked(usize::from(*words) * 4)
         && let Some(inner) = frame(inner)
     {
         let vni = u32::from_be_bytes([0, *a, *b, *c]);
-        return Some(format!("{text}/geneve(vni={vni})/{inner}"));
+        let options =
+            if options.is_empty() { String::new() } else { format!(",opt={}", hex(options)) };
+        return Some(format!("{text}/geneve(vni={vni}{options})/{inner}"));
     }
     Some(text + &payload(rest, frame_len))
 }

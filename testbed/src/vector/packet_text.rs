@@ -13,8 +13,8 @@
 //!   `csum=none` or `csum=partial`
 //! - `icmp(type,code[,rest=HEX])`, `echo(id,seq)`, `echo_reply(id,seq)`,
 //!   `nd_solicit(target[,sll])`, `nd_advert(target[,tll])`
-//! - `geneve(vni)`: the layers after it are the inner frame; `icmp_error(type,code[,rest])`: the
-//!   layers after it are the frame that it is about
+//! - `geneve(vni[,opt=HEX])`: the layers after it are the inner frame;
+//!   `icmp_error(type,code[,rest])`: the layers after it are the frame that it is about
 //! - `"text"` with `\xNN`, `bytes:HEX`, `zeros(n)`, `frame(n)`: a payload that fills the frame to
 //!   n bytes
 //!
@@ -262,8 +262,12 @@ fn build(layers: &[&str]) -> Result<Vec<u8>, String> {
         let (name, mut args) = arguments(layer)?;
         if name == "geneve" {
             let vni = args.must("vni")?;
+            let options = args.or("opt", Hex(Vec::new()))?.0;
             args.done()?;
-            return Ok(packet.geneve(vni, &build(inner)?).build());
+            if options.len() > 252 || !options.len().is_multiple_of(4) {
+                return Err(format!("`{layer}`: `opt` is whole words of four bytes, at most 63"));
+            }
+            return Ok(packet.geneve_with(vni, &options, &build(inner)?).build());
         }
         if name == "icmp_error" {
             let (kind, code, rest) = (args.must("type")?, args.must("code")?, rest4(&mut args)?);

@@ -29,6 +29,9 @@ const CANONICAL: &[&str] = &[
     "ipv4(src=10.0.0.1,dst=10.0.0.2,df=1)/udp(src=50000,dst=6081,csum=none)/geneve(vni=7)/\
      eth(src=02:00:00:00:00:03,dst=02:00:00:00:00:04)/vlan(vid=2)/\
      ipv4(src=192.168.0.1,dst=192.168.0.2)/tcp(src=5,dst=6,flags=PA)/frame(200)",
+    "ipv4(src=10.0.0.1,dst=10.0.0.2)/udp(src=50000,dst=6081)/geneve(vni=7,opt=0102000101020304)/\
+     eth(src=02:00:00:00:00:03,dst=02:00:00:00:00:04)/ipv4(src=1.0.0.1,dst=1.0.0.2)/\
+     udp(src=5,dst=6)",
 ];
 
 #[test]

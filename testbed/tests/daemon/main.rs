@@ -7,6 +7,7 @@ mod containers;
 mod flows;
 mod kit;
 mod lifecycle;
+mod monitor;
 mod nat;
 mod overlay;
 mod ports;

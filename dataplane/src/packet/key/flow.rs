@@ -1,6 +1,8 @@
 //! The key that a walk works on: every field of the language.
 
-use super::{KeyStack, MPLS_LABELS_MAX, OPTIONS_IN_TUNNEL, PacketKey, TUN_METADATA_BYTES};
+use super::{
+    KeyStack, KeyTunnel, MPLS_LABELS_MAX, OPTIONS_IN_TUNNEL, PacketKey, TUN_METADATA_BYTES,
+};
 use super::{is_mpls, shape};
 use crate::wire::{ether, mpls};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -124,6 +126,43 @@ pub fn mac_number(b: [u8; 6]) -> u64 {
     be48(&b)
 }
 
+impl PacketKey {
+    /// Makes it the key of a packet that came by the tunnel that `k` describes.
+    pub fn came_by_tunnel(&mut self, k: &FlowKey) {
+        let is_v6 = k.tun_ipv6_src != 0 || k.tun_ipv6_dst != 0;
+        let (src, dst) = match is_v6 {
+            true => (k.tun_ipv6_src, k.tun_ipv6_dst),
+            false => (k.tun_src.into(), k.tun_dst.into()),
+        };
+        self.base.shape |= shape::TUNNEL | if is_v6 { shape::TUNNEL_V6 } else { 0 };
+        self.tunnel = KeyTunnel {
+            tun_id: k.tun_id.to_be_bytes(),
+            tun_src: src.to_be_bytes(),
+            tun_dst: dst.to_be_bytes(),
+            tun_flags: k.tun_flags,
+            tun_tos: k.tun_tos,
+            tun_ttl: k.tun_ttl,
+            ..KeyTunnel::default()
+        };
+        self.set_options(&k.tun_metadata, k.tun_present);
+    }
+
+    /// Tunnel options, whose later bytes make the fourth line part of the key.
+    pub fn set_options(&mut self, area: &[u8; TUN_METADATA_BYTES], present: u16) {
+        let (first, rest) = area.split_at(OPTIONS_IN_TUNNEL);
+        self.tunnel.present = present;
+        self.tunnel.options.copy_from_slice(first);
+        if rest.iter().all(|b| *b == 0) {
+            return;
+        }
+        if !self.has_stack() {
+            self.stack = KeyStack::default();
+            self.base.shape |= shape::STACK;
+        }
+        self.stack.options.as_flattened_mut().copy_from_slice(rest);
+    }
+}
+
 impl FlowKey {
     pub const ZERO: Self = Self {
         xxreg: [0; 4],
@@ -235,6 +274,17 @@ impl FlowKey {
             k.unstack(&p.stack);
         }
         k
+    }
+
+    /// Whether a tunnel that the packet came by is described.
+    pub fn has_tunnel(&self) -> bool {
+        self.tun_id != 0
+            || self.tun_src != 0
+            || self.tun_dst != 0
+            || self.tun_ipv6_src != 0
+            || self.tun_ipv6_dst != 0
+            || self.tun_flags != 0
+            || self.tun_present != 0
     }
 
     #[cold]

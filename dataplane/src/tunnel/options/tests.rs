@@ -1,6 +1,7 @@
 //! Maps that can and cannot be, and options there and back.
 
 use super::*;
+use crate::packet::key::shape;
 use proptest::prelude::*;
 
 fn map(lines: &[(u8, u16, u8, u8)]) -> Result<TlvMap, TlvError> {
@@ -30,6 +31,31 @@ fn what_cannot_be_mapped_is_named() {
     let words: Vec<_> = (0..16).map(|n| (n, 1, n, 4)).collect();
     let full = map(&words).unwrap();
     assert_eq!(full.present(15).map(|s| (s.shift, s.bits)), Some((7, 1)));
+}
+
+#[test]
+fn what_is_mapped_stays_where_it_is() {
+    let line = |index, len| TlvMapping { index, class: 1, option_type: index, len };
+    let first = TlvMap::new(&[line(5, 16), line(7, 4), line(9, 16)]).unwrap();
+    let more = first.with(&[line(0, 8)]).unwrap();
+    for n in [5, 7, 9] {
+        assert_eq!((more.field(n), more.present(n)), (first.field(n), first.present(n)));
+    }
+    assert_eq!(more.mappings().map(|m| m.index).collect::<Vec<_>>(), [0, 5, 7, 9]);
+    let less = more.without(&[line(7, 4)]).unwrap();
+    assert_eq!((less.field(7), less.field(9)), (None, first.field(9)));
+    // 24 bytes are free now: 4 of them behind 16 others.
+    assert_eq!(less.with(&[line(1, 16), line(2, 4)]).map(|m| m.mappings().count()), Ok(5));
+    assert_eq!(less.with(&[line(1, 4), line(2, 16)]).map(|m| m.mappings().count()), Ok(5));
+    let apart = TlvMap::new(&[line(1, 16), line(2, 16), line(3, 16), line(4, 16)]).unwrap();
+    let halves = apart.without(&[line(1, 16), line(3, 16)]).unwrap();
+    let torn = halves.with(&[line(6, 4), line(7, 4), line(9, 12)]).unwrap();
+    assert_eq!(torn.with(&[line(10, 12)]), Err(TlvError::Fragmented(12)), "{torn:?}");
+    assert_eq!(torn.with(&[line(10, 16)]), Err(TlvError::Full(68)));
+    let other = TlvMapping { class: 2, ..line(5, 16) };
+    let said = more.without(&[other]).unwrap_err().to_string();
+    assert!(said.starts_with("{class=0x2,type=0x5,len=16}->tun_metadata5 is not mapped"), "{said}");
+    assert!(said.contains("{class=0x1,type=0x9,len=16}->tun_metadata9"), "{said}");
 }
 
 #[test]

@@ -31,18 +31,16 @@
 //! against the sum of these headers makes every load a fixed offset. Everything else takes the
 //! walk, whose code stays out of the hot lines.
 
+mod lists;
+
 use super::key::{FRAG_ANY, FRAG_LATER, KeyBase, KeyL3, KeyStack, PacketKey, PortIx, payload};
 use super::key::{VLAN_PRESENT, is_mpls, shape};
 use crate::counters::Drop;
 use crate::wire::ether::{Ethernet, LlcSnap};
 use crate::wire::{arp, ether, icmp, ipv4, ipv6, mpls, proto, sctp, tcp, udp, vlan};
+pub use lists::{EXTENSIONS_MAX, ND_OPTIONS_MAX};
+use lists::{neighbour_discovery, skip_extensions};
 use zerocopy::FromBytes;
-
-/// IPv6 extension headers that are passed; a packet with more has no valid L3.
-pub const EXTENSIONS_MAX: usize = 16;
-
-/// Neighbour discovery options that are looked at; those behind are as if absent.
-pub const ND_OPTIONS_MAX: usize = 32;
 
 /// Tags that are taken unless the switch says otherwise (Open vSwitch: `vlan-limit`).
 pub const VLAN_LIMIT_DEFAULT: u8 = 1;
@@ -431,80 +429,6 @@ impl Walk<'_> {
         self.layers.l4 = at;
         self.layers.payload = header.map_or(0, |len| at + len as u16);
     }
-}
-
-/// What stands behind the extension headers.
-struct Extensions {
-    proto: u8,
-    ip_frag: u8,
-    /// Offset of what they precede, from the end of the IPv6 header.
-    at: usize,
-}
-
-/// Passes the extension headers. `None`: they are cut short, or too many.
-fn skip_extensions(data: &[u8], first: u8) -> Option<Extensions> {
-    let mut found = Extensions { proto: first, ip_frag: 0, at: 0 };
-    for _ in 0..EXTENSIONS_MAX {
-        let rest = data.get(found.at..)?;
-        let len = match found.proto {
-            proto::HOPOPTS | proto::ROUTING | proto::DSTOPTS => {
-                let (ext, _) = ipv6::Extension::ref_from_prefix(rest).ok()?;
-                found.proto = ext.next_header;
-                (usize::from(ext.len) + 1) * 8
-            }
-            proto::AH => {
-                let (ext, _) = ipv6::Extension::ref_from_prefix(rest).ok()?;
-                found.proto = ext.next_header;
-                (usize::from(ext.len) + 2) * 4
-            }
-            proto::FRAGMENT => {
-                let (frag, _) = ipv6::Fragment::ref_from_prefix(rest).ok()?;
-                found.proto = frag.next_header;
-                if frag.offset_more.get() != 0 {
-                    found.ip_frag = FRAG_ANY;
-                }
-                if frag.offset_more.get() & ipv6::FRAGMENT_OFFSET != 0 {
-                    let at = found.at + size_of::<ipv6::Fragment>();
-                    return Some(Extensions {
-                        proto: proto::FRAGMENT,
-                        ip_frag: FRAG_ANY | FRAG_LATER,
-                        at,
-                    });
-                }
-                size_of::<ipv6::Fragment>()
-            }
-            _ => return Some(found),
-        };
-        // Beyond the end, the next round finds nothing there.
-        found.at += len;
-    }
-    None
-}
-
-/// Target and link-layer addresses of a solicitation or advertisement.
-fn neighbour_discovery(body: &[u8], l3: &mut KeyL3) {
-    let Ok((nd, mut options)) = icmp::NdTarget::ref_from_prefix(body) else { return };
-    let (mut source, mut target) = ([0u8; 6], [0u8; 6]);
-    for _ in 0..ND_OPTIONS_MAX {
-        let Ok((option, _)) = icmp::NdOption::ref_from_prefix(options) else { break };
-        let len = usize::from(option.len) * 8;
-        let Some(behind) = options.get(len..).filter(|_| len > 0) else { break };
-        let mac = match option.option_type {
-            icmp::ND_OPT_SOURCE_LINK if len == 8 => Some(&mut source),
-            icmp::ND_OPT_TARGET_LINK if len == 8 => Some(&mut target),
-            _ => None,
-        };
-        if let Some(mac) = mac {
-            if *mac != [0; 6] {
-                return;
-            }
-            *mac = option.mac;
-        }
-        options = behind;
-    }
-    l3.nd_target = nd.target;
-    l3.arp_sha = source;
-    l3.arp_tha = target;
 }
 
 #[cfg(test)]

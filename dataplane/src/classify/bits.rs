@@ -10,17 +10,19 @@
 //! cache. Bits that all rules match alike are compared once, before.
 //!
 //! **Changes.** A set is expensive to change, so it is not: a rule that leaves loses its bit in
-//! the set of the living, and new ones wait in a short list beside. After some of either the
-//! whole is built again, from the tuple space.
+//! the set of the living, and new ones wait in a tuple space of their own. When either are a
+//! quarter of all the whole is built again, so that a change pays for the building of four rules.
 //!
 //! **Bits seen.** The answer depends on the winner's own mask, and on what rules out the better
 //! rules: bytes are taken, registers and addresses before ports and high bytes before low, until
 //! the intersection of their sets holds no better rule. Bytes that rule nobody out are not taken.
 
+use super::RuleMatch;
 use super::few::Few;
 use super::parts::Parts;
-use super::subtable::is_transport;
-use crate::packet::key::{FlowKey, Mask};
+use super::subtable::{is_transport, rank};
+use super::tuples::Tuples;
+use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,16 +30,17 @@ use std::sync::Arc;
 const BLOCK: usize = 8;
 const BLOCK_RULES: usize = BLOCK * 64;
 /// Rules that the form is given to, and those with which it is kept.
-pub(super) const BITS_RULES: usize = 8192;
-pub(super) const BITS_RULES_KEPT: usize = 9216;
+pub(super) const BITS_RULES: usize = 32_768;
+pub(super) const BITS_RULES_KEPT: usize = 36_864;
 /// Bytes and nibbles of the key, at most.
 const CHUNKS: usize = 48;
 /// A byte with more classes is halved.
 const CLASSES: usize = 32;
-/// Rules that wait, at most: so many, and one for each 128 that do not.
+/// Rules that wait, and dead ones, at most: so many, and one for each four.
 const WAITING: usize = 32;
 
 /// TSC cycles, measured, of a visit to a subtable, of a lookup here without its sets, and of a set.
+/// Of the sets half count, since most searches end before the last block.
 const SUBTABLE_CYCLES: usize = 40;
 const LOOKUP_CYCLES: usize = 60;
 const SET_CYCLES: usize = 2;
@@ -84,7 +87,7 @@ pub(super) struct Bits {
     always: Option<u64>,
     living: Arc<[Set]>,
     dead: usize,
-    waiting: Few,
+    waiting: Tuples,
 }
 
 impl Bits {
@@ -100,17 +103,24 @@ impl Bits {
         order.sort_unstable_by_key(|(rank, _)| u64::MAX - rank);
         let rules: Vec<&Rule<'_>> = order.iter().map(|(_, n)| &rules[*n as usize]).collect();
         let (common, value) = common(&rules);
-        let mut sets = Sets::new(&rules, &common);
         let mut used = Mask::ZERO;
         rules.iter().for_each(|r| used.or_assign(r.1));
-        for (word, used) in used.words().iter().enumerate() {
-            let rest = used & !common.words()[word];
-            let bytes = (0..64).step_by(8).rev();
-            bytes.filter(|s| (rest >> s) & 0xff != 0).for_each(|s| sets.add_byte(word, s));
+        let bytes: Vec<(usize, u32)> = (0..KEY_WORDS)
+            .flat_map(|word| (0..64).step_by(8).rev().map(move |shift| (word, shift)))
+            .filter(|(w, shift)| (used.words()[*w] & !common.words()[*w]) >> shift & 0xff != 0)
+            .collect();
+        // The sets are dear to make: first see whether so many bytes can be worth it.
+        let is_dear = |chunks: usize| {
+            let sets = chunks * rules.len().div_ceil(BLOCK_RULES);
+            let cycles = LOOKUP_CYCLES + SET_CYCLES * sets / 2;
+            chunks > CHUNKS || subtables.is_some_and(|n| n * SUBTABLE_CYCLES < cycles)
+        };
+        if is_dear(bytes.len()) {
+            return None;
         }
-        let all = sets.chunks.len() * rules.len().div_ceil(BLOCK_RULES);
-        let cycles = LOOKUP_CYCLES + SET_CYCLES * all;
-        if sets.chunks.len() > CHUNKS || subtables.is_some_and(|n| n * SUBTABLE_CYCLES < cycles) {
+        let mut sets = Sets::new(&rules, &common);
+        bytes.into_iter().for_each(|(word, shift)| sets.add_byte(word, shift));
+        if is_dear(sets.chunks.len()) {
             return None;
         }
         sets.chunks.sort_by_key(|c| is_transport(c.word, c.shift));
@@ -121,7 +131,7 @@ impl Bits {
             always: always.iter().map(|r| r.2).max(),
             living: living.into(),
             dead: 0,
-            waiting: Few::default(),
+            waiting: Tuples::default(),
             base: Arc::new(Base {
                 ranks: rules.iter().map(|r| r.2).collect(),
                 masks,
@@ -136,20 +146,21 @@ impl Bits {
 
     /// Adds a rule; false if the form has to be built again.
     #[must_use]
-    pub(super) fn insert(&mut self, value: &FlowKey, mask: &Mask, rank: u64) -> bool {
-        self.waiting.insert(value, mask, rank);
-        self.waiting.len() <= WAITING + self.base.ranks.len() / 128
+    pub(super) fn insert(&mut self, id: u32, m: &RuleMatch) -> bool {
+        self.waiting.insert(id, m);
+        self.waiting.len() <= WAITING + self.base.ranks.len() / 4
     }
 
     /// Takes a rule out; false if the form has to be built again.
     #[must_use]
-    pub(super) fn remove(&mut self, mask: &Mask, rank: u64) -> bool {
-        if self.waiting.remove(rank) {
+    pub(super) fn remove(&mut self, id: u32, m: &RuleMatch) -> bool {
+        if self.waiting.remove(id, m) {
             return true;
         }
-        if *mask == Mask::ZERO {
+        if m.mask == Mask::ZERO {
             return false;
         }
+        let rank = rank(m.priority, id);
         let Ok(at) = self.base.ranks.binary_search_by(|r| rank.cmp(r)) else { return false };
         let set = &mut Arc::make_mut(&mut self.living)[at / BLOCK_RULES];
         set[at % BLOCK_RULES / 64] &= !(1 << (at % 64));
@@ -160,14 +171,15 @@ impl Bits {
     /// Rank of the best rule that matches.
     #[inline]
     pub(super) fn lookup(&self, key: &FlowKey) -> Option<u64> {
-        self.base.lookup(key, &self.living).max(self.waiting.lookup(key)).max(self.always)
+        let best = self.base.lookup(key, &self.living).max(self.always);
+        self.waiting.lookup_above(key, best)
     }
 
     /// As `lookup`; adds to `seen` what the answer depended on.
     pub(super) fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u64> {
-        let found = self.lookup(key);
+        let best = self.base.lookup(key, &self.living).max(self.always);
+        let found = self.waiting.lookup_wild(key, best, seen);
         self.base.prove(key, &self.living, found, seen);
-        self.waiting.prove(key, found, seen);
         found
     }
 

@@ -19,9 +19,11 @@
 //!
 //! **Forms.** A visit of many subtables is slow, and so is any hash for three rules. Beside the
 //! tuple space a table may have a second index for plain lookups, the one that fits its rules
-//! (`table`): a list of a few rules (`few`), a trie of prefixes (`lpm`), bit vectors for many masks
-//! (`bits`), whose cost is bounded whatever rules and packets are. It follows changes where that
-//! is cheap, and is made anew after a share of the rules changed where it is not.
+//! (`table`): a list of a few rules (`few`), an array for one small number (`direct`), a trie of
+//! prefixes (`lpm`), bit vectors for many masks (`bits`), whose cost is bounded whatever rules and
+//! packets are. It follows changes where that is cheap, and is made anew after a share of the rules
+//! changed where it is not. The tuple space itself sifts its subtables before it visits them
+//! (`sieve`).
 //!
 //! **Versions.** Control clones a table, changes the clone and publishes it; workers read the
 //! version they have. Versions share what is equal, so a clone costs some reference counts and a
@@ -45,6 +47,7 @@
 mod bits;
 mod conjunction;
 mod counts;
+mod direct;
 mod few;
 mod lpm;
 mod pages;
@@ -52,6 +55,7 @@ mod parts;
 mod prefix;
 pub mod reference;
 mod rule;
+mod sieve;
 mod subtable;
 mod table;
 #[cfg(test)]

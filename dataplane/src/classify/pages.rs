@@ -127,11 +127,42 @@ impl Pages {
         Some(payload)
     }
 
+    /// As `find`, of records with a higher payload than this.
+    #[inline(always)]
+    pub(super) fn find_above(
+        &self,
+        hash: u64,
+        above: Option<u64>,
+        equals: impl Fn(&[u64]) -> bool,
+    ) -> Option<u64> {
+        let page = self.page(hash)?;
+        let (_, payload) = self.place_of(page, hash, |p| Some(p) > above, equals)?;
+        Some(payload)
+    }
+
+    /// Asks for the marks that a search for this hash looks at first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: u64) {
+        let Some(page) = self.page(hash) else { return };
+        page.get(home(hash, self.buckets) * self.bucket_words()).into_iter().for_each(prefetch);
+    }
+
     #[inline(always)]
     fn place(
         &self,
         page: &[u64],
         hash: u64,
+        equals: impl Fn(&[u64]) -> bool,
+    ) -> Option<(Place, u64)> {
+        self.place_of(page, hash, |_| true, equals)
+    }
+
+    #[inline(always)]
+    fn place_of(
+        &self,
+        page: &[u64],
+        hash: u64,
+        may_be: impl Fn(u64) -> bool,
         equals: impl Fn(&[u64]) -> bool,
     ) -> Option<(Place, u64)> {
         let tag = tag_of(hash);
@@ -150,8 +181,9 @@ impl Pages {
             while hits != 0 {
                 let lane = hits.trailing_zeros() as usize;
                 let value = values.get(lane * self.value..(lane + 1) * self.value)?;
-                if equals(value) {
-                    return Some((Place { bucket, lane }, marks.get(lane)? & PAYLOAD));
+                let payload = marks.get(lane)? & PAYLOAD;
+                if may_be(payload) && equals(value) {
+                    return Some((Place { bucket, lane }, payload));
                 }
                 hits &= hits - 1;
             }

@@ -12,7 +12,7 @@ use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
 
 /// A masked word of the key, and its place in a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
+pub(super) struct Part {
     bits: u64,
     seed: u64,
     word: u8,
@@ -36,6 +36,30 @@ pub(super) type Stored = [u64; KEY_WORDS];
 fn mix(word: u64, seed: u64) -> u64 {
     let p = u128::from(word ^ seed) * 0xd6e8_feb8_6659_fd93;
     (p as u64) ^ ((p >> 64) as u64)
+}
+
+/// A hash of a mask itself.
+pub(super) fn mask_hash(mask: &Mask) -> u64 {
+    mask.words().iter().fold(0, |h, w| {
+        let p = u128::from(h ^ w) * 0x9e37_79b9_7f4a_7c15;
+        (p as u64) ^ ((p >> 64) as u64)
+    })
+}
+
+impl Part {
+    /// Whether a mask has all its bits.
+    #[inline(always)]
+    pub(super) fn is_in(&self, mask: &Mask) -> bool {
+        let word = mask.words().get(usize::from(self.word)).copied().unwrap_or(0);
+        self.bits & !word == 0
+    }
+
+    /// What the word adds to the hash of a masked key.
+    #[inline(always)]
+    pub(super) fn hash(&self, key: &FlowKey) -> u64 {
+        let word = key.words().get(usize::from(self.word)).copied().unwrap_or(0);
+        mix(word & self.bits, self.seed)
+    }
 }
 
 impl Parts {
@@ -72,11 +96,12 @@ impl Parts {
     /// Carries the hash of other words on.
     #[inline(always)]
     pub(super) fn hash_on(&self, hash: u64, key: &FlowKey) -> u64 {
-        let k = key.words();
-        self.list.iter().fold(hash, |h, p| {
-            let word = k.get(usize::from(p.word)).copied().unwrap_or(0);
-            h.wrapping_add(mix(word & p.bits, p.seed))
-        })
+        self.list.iter().fold(hash, |h, p| h.wrapping_add(p.hash(key)))
+    }
+
+    /// The masked words, each with what it adds to the hash.
+    pub(super) fn list(&self) -> &[Part] {
+        &self.list
     }
 
     /// Whether the masked key is what is stored.

@@ -209,6 +209,14 @@ impl<'a> Limits<'a> {
         len > limit
     }
 
+    /// For each field, the length beyond which bits that were seen rule prefixes out.
+    pub(super) fn proved(&self, seen: &Mask) -> [u8; TRACKED] {
+        std::array::from_fn(|f| match self.known[f] {
+            Some(limit) if value(f, seen) & prefix_bits(f, limit) == prefix_bits(f, limit) => limit,
+            _ => u8::MAX,
+        })
+    }
+
     /// Whether bits that were seen already rule out so long a prefix.
     pub(super) fn is_ruled_out_by(&self, seen: &Mask, field: usize, len: u8) -> bool {
         let Some(limit) = self.known.get(field).copied().flatten() else { return false };

@@ -286,6 +286,28 @@ impl Subtable {
         self.best.find(self.parts.hash(key), |v| self.parts.equals(v, key))
     }
 
+    /// As `lookup`, of rules better than `best`, with the hash of the masked key at hand.
+    #[inline(always)]
+    pub(super) fn lookup_above(&self, best: Option<u64>, hash: u64, key: &FlowKey) -> Option<u64> {
+        self.best.find_above(hash, best, |v| self.parts.equals(v, key))
+    }
+
+    /// Asks for what `lookup_above` looks at first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: u64) {
+        self.best.prefetch(hash);
+    }
+
+    /// The hash of a match.
+    pub(super) fn hash(&self, value: &FlowKey) -> u64 {
+        self.parts.hash(value)
+    }
+
+    /// The hashes of all different matches.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.best.iter().map(|(_, v)| self.parts.hash_stored(v))
+    }
+
     /// As `lookup`; adds to `seen` what the answer depended on.
     pub(super) fn lookup_wild(
         &self,
@@ -302,7 +324,7 @@ impl Subtable {
     }
 
     /// Adds to `seen` what proves that no rule matches.
-    fn prove_miss(&self, key: &FlowKey, limits: &mut Limits<'_>, seen: &mut Mask) {
+    pub(super) fn prove_miss(&self, key: &FlowKey, limits: &mut Limits<'_>, seen: &mut Mask) {
         let lengths = || self.shape.lengths.iter().copied().enumerate();
         if lengths().any(|(f, len)| len > 0 && limits.is_ruled_out_by(seen, f, len)) {
             return;
@@ -319,6 +341,11 @@ impl Subtable {
                 return;
             }
         }
+        self.parts.or_into(seen);
+    }
+
+    /// Adds the whole mask to `seen`.
+    pub(super) fn see_all(&self, seen: &mut Mask) {
         self.parts.or_into(seen);
     }
 

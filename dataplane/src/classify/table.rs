@@ -3,6 +3,7 @@
 use super::RuleMatch;
 use super::bits::{BITS_RULES, BITS_RULES_KEPT, Bits};
 use super::conjunction::Soft;
+use super::direct::Direct;
 use super::few::{FEW, FEW_KEPT, Few};
 use super::lpm::Lpm;
 use super::subtable::{id_of, rank};
@@ -18,6 +19,8 @@ pub enum Template {
     Empty,
     /// A few rules, one after the other.
     Few,
+    /// One small number: an array.
+    Direct,
     /// One mask: a hash table.
     Hash,
     /// Longest prefix: a trie beside the tuple space.
@@ -33,6 +36,7 @@ impl fmt::Display for Template {
         f.write_str(match self {
             Self::Empty => "empty",
             Self::Few => "few rules",
+            Self::Direct => "direct",
             Self::Hash => "hash",
             Self::Lpm => "longest prefix",
             Self::Bits => "bit vectors",
@@ -48,6 +52,7 @@ enum Form {
     #[default]
     Tuples,
     Few(Few),
+    Direct(Direct),
     Lpm(Box<Lpm>),
     Bits(Box<Bits>),
 }
@@ -141,13 +146,15 @@ impl Table {
         let keeps = match (&mut self.form, change) {
             (Form::Few(_), _) => false,
             (_, _) if n <= FEW => false,
+            (Form::Direct(d), Change::Insert) => d.insert(&m.value, &m.mask, rank),
+            (Form::Direct(d), Change::Remove) => d.remove(&m.value, &m.mask, rank),
             (Form::Lpm(lpm), Change::Insert) => lpm.insert(&m.value, &m.mask, rank),
             (Form::Lpm(lpm), Change::Remove) => lpm.remove(&m.value, &m.mask, rank),
-            (Form::Bits(bits), Change::Insert) => bits.insert(&m.value, &m.mask, rank),
-            (Form::Bits(bits), Change::Remove) => bits.remove(&m.mask, rank),
+            (Form::Bits(bits), Change::Insert) => bits.insert(id, m),
+            (Form::Bits(bits), Change::Remove) => bits.remove(id, m),
             (Form::Tuples, _) => {
                 self.changes += 1;
-                self.changes < 16 + n / 16
+                self.changes < 16 + n / 4
             }
         };
         if !keeps {
@@ -170,6 +177,12 @@ impl Table {
         }
         if may(Template::Few) && rules <= few {
             self.form = Form::Few(Few::new(self.tuples.iter()));
+            return;
+        }
+        if may(Template::Direct)
+            && let Some(direct) = Direct::new(self.tuples.masks(), self.tuples.iter())
+        {
+            self.form = Form::Direct(direct);
             return;
         }
         if may(Template::Lpm)
@@ -205,6 +218,7 @@ impl Table {
         match &self.form {
             Form::Tuples => self.tuples.lookup(key),
             Form::Few(few) => few.lookup(key),
+            Form::Direct(direct) => direct.lookup(key),
             Form::Lpm(lpm) => lpm.lookup(key),
             Form::Bits(bits) => bits.lookup(key),
         }
@@ -233,7 +247,7 @@ impl Table {
     fn ordinary_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u64> {
         match &self.form {
             Form::Bits(bits) => bits.lookup_wild(key, seen),
-            _ => self.tuples.lookup_wild(key, seen),
+            _ => self.tuples.lookup_wild(key, None, seen),
         }
     }
 
@@ -256,6 +270,7 @@ impl Table {
         match (&self.form, self.tuples.masks().len()) {
             (_, 0) => Template::Empty,
             (Form::Few(_), _) => Template::Few,
+            (Form::Direct(_), _) => Template::Direct,
             (Form::Lpm(_), _) => Template::Lpm,
             (Form::Bits(_), _) => Template::Bits,
             (Form::Tuples, 1) => Template::Hash,
@@ -263,11 +278,17 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn sieve(&self) -> Option<&super::sieve::Sieve> {
+        self.tuples.sieve()
+    }
+
     /// Memory of the index, in bytes.
     pub fn bytes(&self) -> usize {
         let form = match &self.form {
             Form::Tuples => 0,
             Form::Few(few) => few.bytes(),
+            Form::Direct(direct) => direct.bytes(),
             Form::Lpm(lpm) => lpm.bytes(),
             Form::Bits(bits) => bits.bytes(),
         };

@@ -1,16 +1,28 @@
 //! Tuple space: subtables in falling order of the highest priority in them.
 
 use super::RuleMatch;
+use super::parts::mask_hash;
 use super::prefix::{Limits, Prefixes, TRACKED};
+use super::sieve::{Hashes, Sieve, TERMS_FEW, TERMS_MAX, Terms};
 use super::subtable::{Subtable, priority_of, rank};
 use crate::packet::key::{FlowKey, Mask};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// With so many masks a sieve pays; it stays down to the second.
+const MASKS_SIEVE: usize = 4;
+const MASKS_SIEVE_KEPT: usize = 2;
+/// Subtables that are looked up in the sieve at once; a bit of a word for each.
+const CHUNK: usize = 64;
+
 #[derive(Clone, Debug)]
 struct Entry {
     /// Of the subtable; here so that the end of a search needs no load.
     bound: u16,
+    /// How the hash of a key under its mask is put together.
+    terms: Terms,
+    /// Of the prefixes in its mask.
+    lengths: [u8; TRACKED],
     mask_hash: u64,
     subtable: Arc<Subtable>,
 }
@@ -18,21 +30,23 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tuples {
     order: Arc<[Entry]>,
+    /// There with some masks or more.
+    sieve: Option<Sieve>,
     prefixes: Prefixes,
     len: usize,
-}
-
-fn mask_hash(mask: &Mask) -> u64 {
-    mask.words().iter().fold(0, |h, w| {
-        let p = u128::from(h ^ w) * 0x9e37_79b9_7f4a_7c15;
-        (p as u64) ^ ((p >> 64) as u64)
-    })
 }
 
 impl Entry {
     fn new(subtable: Subtable) -> Self {
         let (bound, mask_hash) = (subtable.bound(), mask_hash(subtable.mask()));
-        Self { bound, mask_hash, subtable: Arc::new(subtable) }
+        let (terms, lengths) = (Terms::default(), *subtable.lengths());
+        Self { bound, terms, lengths, mask_hash, subtable: Arc::new(subtable) }
+    }
+
+    /// The hash of a key under the mask.
+    #[inline(always)]
+    fn hash<const N: usize>(&self, hashes: &Hashes<N>, key: &FlowKey) -> u64 {
+        hashes.of(self.terms).unwrap_or_else(|| self.subtable.hash(key))
     }
 }
 
@@ -64,7 +78,33 @@ impl Tuples {
         tuples.prefixes.fill(matches.into_iter());
         entries.sort_by_key(|e| u16::MAX - e.bound);
         tuples.order = entries.into();
+        tuples.fit_sieve();
         tuples
+    }
+
+    /// Makes a sieve if there are many masks and none is there, and drops it if there are few.
+    fn fit_sieve(&mut self) {
+        match &self.sieve {
+            None if self.order.len() >= MASKS_SIEVE => {}
+            Some(_) if self.order.len() < MASKS_SIEVE_KEPT => {
+                self.sieve = None;
+                return;
+            }
+            _ => return,
+        }
+        let mut sieve = Sieve::new();
+        for e in Arc::make_mut(&mut self.order) {
+            e.terms = sieve.terms_of(e.subtable.mask());
+        }
+        self.fill_sieve(sieve);
+    }
+
+    fn fill_sieve(&mut self, mut sieve: Sieve) {
+        sieve.clear(self.len);
+        for e in self.order.iter() {
+            e.subtable.hashes().for_each(|h| sieve.add(h, e.mask_hash));
+        }
+        self.sieve = Some(sieve);
     }
 
     fn position(&self, mask: &Mask) -> Option<usize> {
@@ -81,17 +121,29 @@ impl Tuples {
     /// Adds a rule.
     pub(super) fn insert(&mut self, id: u32, m: &RuleMatch) {
         let at = self.position(&m.mask).unwrap_or_else(|| {
-            let new = std::iter::once(Entry::new(Subtable::new(&m.mask)));
-            self.order = self.order.iter().cloned().chain(new).collect();
+            let mut new = Entry::new(Subtable::new(&m.mask));
+            new.terms = self.sieve.as_mut().map_or(Terms::default(), |s| s.terms_of(&m.mask));
+            self.order = self.order.iter().cloned().chain([new]).collect();
             self.order.len() - 1
         });
         let entry = &mut Arc::make_mut(&mut self.order)[at];
         let subtable = Arc::make_mut(&mut entry.subtable);
         if subtable.insert(&m.value, rank(m.priority, id)) {
             self.prefixes.add(&m.value, subtable.lengths());
+            let hash = subtable.hash(&m.value);
+            self.sieve.iter_mut().for_each(|s| s.add(hash, entry.mask_hash));
         }
         self.len += 1;
         self.settle(at);
+        self.follow();
+    }
+
+    /// Sees to the sieve after a change.
+    fn follow(&mut self) {
+        if let Some(worn) = self.sieve.take_if(|s| s.is_worn()) {
+            self.fill_sieve(worn);
+        }
+        self.fit_sieve();
     }
 
     /// Takes a rule out; false if it is not there.
@@ -105,14 +157,17 @@ impl Tuples {
         let Some(was_last) = subtable.remove(&m.value, rank) else { return false };
         if was_last {
             self.prefixes.sub(&m.value, subtable.lengths());
+            self.sieve.iter_mut().for_each(Sieve::sub);
         }
         self.len -= 1;
         if self.order[at].subtable.len() == 0 {
+            self.sieve.iter_mut().for_each(|s| s.release(self.order[at].terms));
             let keep = self.order.iter().enumerate().filter(|(n, _)| *n != at);
             self.order = keep.map(|(_, e)| e.clone()).collect();
         } else {
             self.settle(at);
         }
+        self.follow();
         true
     }
 
@@ -135,7 +190,59 @@ impl Tuples {
     /// Rank of the best rule that matches.
     #[inline]
     pub(super) fn lookup(&self, key: &FlowKey) -> Option<u64> {
-        let mut best: Option<u64> = None;
+        self.lookup_above(key, None)
+    }
+
+    /// The better one of `best`, found elsewhere, and the best rule here that matches.
+    #[inline]
+    pub(super) fn lookup_above(&self, key: &FlowKey, best: Option<u64>) -> Option<u64> {
+        match &self.sieve {
+            None => self.lookup_all(key, best),
+            Some(s) if s.has_few_terms() => self.sift(&s.hashes::<TERMS_FEW>(key), s, key, best),
+            Some(s) => self.sift(&s.hashes::<TERMS_MAX>(key), s, key, best),
+        }
+    }
+
+    /// As `lookup`, among the subtables that pass.
+    #[inline]
+    fn sift<const N: usize>(
+        &self,
+        hashes: &Hashes<N>,
+        sieve: &Sieve,
+        key: &FlowKey,
+        mut best: Option<u64>,
+    ) -> Option<u64> {
+        let is_over = |best: Option<u64>, e: &Entry| best.is_some_and(|b| priority_of(b) > e.bound);
+        for some in self.order.chunks(CHUNK) {
+            if some.first().is_some_and(|e| is_over(best, e)) {
+                break;
+            }
+            // All of some at once: whether one passes no branch foresees.
+            let mut pass = 0u64;
+            for (n, e) in some.iter().enumerate() {
+                let may = hashes.of(e.terms).is_none_or(|h| sieve.may_have(h, e.mask_hash));
+                pass |= u64::from(may) << n;
+            }
+            let each = |pass: u64| {
+                std::iter::successors(Some(pass), |p| Some(p & p.wrapping_sub(1)))
+                    .take_while(|p| *p != 0)
+                    .filter_map(|p| some.get(p.trailing_zeros() as usize))
+            };
+            if pass & pass.wrapping_sub(1) != 0 {
+                each(pass).for_each(|e| e.subtable.prefetch(e.hash(hashes, key)));
+            }
+            for e in each(pass) {
+                if is_over(best, e) {
+                    return best;
+                }
+                best = best.max(e.subtable.lookup_above(best, e.hash(hashes, key), key));
+            }
+        }
+        best
+    }
+
+    #[inline]
+    fn lookup_all(&self, key: &FlowKey, mut best: Option<u64>) -> Option<u64> {
         for e in self.order.iter() {
             if best.is_some_and(|b| priority_of(b) > e.bound) {
                 break;
@@ -145,10 +252,65 @@ impl Tuples {
         best
     }
 
-    /// As `lookup`; adds to `seen` what the answer depended on.
-    pub(super) fn lookup_wild(&self, key: &FlowKey, seen: &mut Mask) -> Option<u64> {
+    /// As `lookup_above`; adds to `seen` what the answer depended on.
+    pub(super) fn lookup_wild(
+        &self,
+        key: &FlowKey,
+        best: Option<u64>,
+        seen: &mut Mask,
+    ) -> Option<u64> {
+        match &self.sieve {
+            None => self.lookup_wild_all(key, best, seen),
+            Some(s) if s.has_few_terms() => self.sift_wild::<TERMS_FEW>(s, key, best, seen),
+            Some(s) => self.sift_wild::<TERMS_MAX>(s, key, best, seen),
+        }
+    }
+
+    /// As `lookup_wild`. Most subtables are answered by what earlier ones made known: a prefix
+    /// that rules them out, or all bits of their mask.
+    fn sift_wild<const N: usize>(
+        &self,
+        sieve: &Sieve,
+        key: &FlowKey,
+        best: Option<u64>,
+        seen: &mut Mask,
+    ) -> Option<u64> {
+        let hashes = sieve.hashes::<N>(key);
+        let best = self.sift(&hashes, sieve, key, best);
         let mut limits = Limits::new(&self.prefixes, key);
-        let mut best: Option<u64> = None;
+        let mut known = sieve.known::<N>(seen);
+        let mut proved = limits.proved(seen);
+        for e in self.order.iter() {
+            if best.is_some_and(|b| priority_of(b) > e.bound) {
+                break;
+            }
+            let is_ruled_out = e.lengths.iter().zip(&proved).any(|(len, limit)| len > limit);
+            if is_ruled_out || known.has_all(e.terms) {
+                continue;
+            }
+            let before = *seen;
+            let hash = hashes.of(e.terms);
+            let may = hash.is_none_or(|h| sieve.may_have(h, e.mask_hash));
+            if may && e.subtable.lookup_above(None, e.hash(&hashes, key), key).is_some() {
+                e.subtable.see_all(seen);
+            } else {
+                e.subtable.prove_miss(key, &mut limits, seen);
+            }
+            if *seen != before {
+                known = sieve.known(seen);
+                proved = limits.proved(seen);
+            }
+        }
+        best
+    }
+
+    fn lookup_wild_all(
+        &self,
+        key: &FlowKey,
+        mut best: Option<u64>,
+        seen: &mut Mask,
+    ) -> Option<u64> {
+        let mut limits = Limits::new(&self.prefixes, key);
         for e in self.order.iter() {
             if best.is_some_and(|b| priority_of(b) > e.bound) {
                 break;
@@ -210,9 +372,15 @@ impl Tuples {
         self.len
     }
 
+    #[cfg(test)]
+    pub(super) fn sieve(&self) -> Option<&Sieve> {
+        self.sieve.as_ref()
+    }
+
     /// Memory in bytes.
     pub(super) fn bytes(&self) -> usize {
         let subtables: usize = self.order.iter().map(|e| e.subtable.bytes()).sum();
-        subtables + self.order.len() * size_of::<Entry>() + self.prefixes.bytes()
+        let sieve = self.sieve.as_ref().map_or(0, Sieve::bytes);
+        subtables + self.order.len() * size_of::<Entry>() + self.prefixes.bytes() + sieve
     }
 }

@@ -150,7 +150,7 @@ impl RuleBook {
 }
 
 /// Gives numbers to rules.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RuleIds {
     next: u32,
     /// Numbers that are free, with the version from which on no walk meets them.

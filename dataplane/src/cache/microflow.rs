@@ -3,8 +3,8 @@
 //! **Where a key is.** Its hash names a group and one slot of it, its *home*. Nearly all entries
 //! are at home, so a lookup touches one line; the other three of the group are looked at when
 //! home is taken by another, and four of a second group that the hash names too when the first is
-//! full. A table has two slots for each entry that it may hold, and four while it can still grow:
-//! then one entry in eight is away from home, and hardly ever is a group full. In the fullest
+//! full. A table has two slots for each entry that it may hold, and eight while it can still grow:
+//! then one entry in sixteen is away from home, and hardly ever is a group full. In the fullest
 //! table one in four is: whoever looks for a batch of keys asks for all their homes, then for
 //! what is beside those that were not there (`is_at`, `ask_beside`, `find_in_group`).
 //!
@@ -161,7 +161,7 @@ const EMPTY: Slot = Slot {
 const WAYS: u32 = 4;
 /// Slots for an entry in the fullest table, and while there is room.
 const SLOTS_AN_ENTRY: u32 = 2;
-const ROOM: u32 = 4;
+const ROOM: u32 = 8;
 /// Bits of a hash: the group's below, two for the home above.
 const HASH_BITS: u32 = 24;
 const HOME_SHIFT: u32 = HASH_BITS - WAYS.trailing_zeros();

@@ -2,8 +2,9 @@
 //!
 //! Each edit reads the old words, writes the new ones and applies the difference to the checksums
 //! that cover them (RFC 1624, equation 3): the header's own, and that of the transport header,
-//! whose pseudo-header covers the addresses. Nothing here reads payload, except for SCTP, whose
-//! CRC cannot be updated in part.
+//! whose pseudo-header covers the addresses; SCTP's CRC is linear and follows in the same way
+//! ([`sctp::change_ports`]). Nothing here reads payload, and a checksum that was wrong before stays
+//! wrong: the receiver is to see that the packet was damaged.
 //!
 //! A step was made for packets with these very layers, so a missing layer is a bug of ours or a
 //! frame that lies about its length; either way the packet is dropped with a reason, not sent
@@ -296,8 +297,10 @@ fn set_ports(bytes: &mut [u8], layers: &Layers, src: u16, dst: u16, which: Which
         SCTP => {
             let end = (layers.end as usize).min(bytes.len());
             let packet = bytes.get_mut(l4..end).ok_or(Drop::EditFailed)?;
-            let crc = sctp::crc32c(packet);
-            *chunk(packet, sctp::CHECKSUM_AT)? = crc;
+            let len = packet.len();
+            let checksum: &mut [u8; 4] = chunk(packet, sctp::CHECKSUM_AT)?;
+            let flip = std::array::from_fn(|at| old[at] ^ new[at]);
+            *checksum = sctp::change_ports(*checksum, flip, len);
         }
         _ => return Err(Drop::EditFailed),
     }

@@ -59,3 +59,12 @@ pub fn crc32c(packet: &[u8]) -> [u8; 4] {
     }
     (!crc).to_le_bytes()
 }
+
+/// The checksum that follows `checksum` when the packet's first word (the ports) changes by `flip`
+/// (old xor new) in a packet of `len` bytes. A CRC is linear: what the change adds does not depend
+/// on the other bytes, so no payload is read, and a wrong checksum stays as wrong as it was.
+pub fn change_ports(checksum: [u8; 4], flip: [u8; 4], len: usize) -> [u8; 4] {
+    let changed = flip.iter().fold(0, |crc, byte| step(crc, *byte));
+    let difference = (flip.len()..len).fold(changed, |crc, _| step(crc, 0));
+    (u32::from_le_bytes(checksum) ^ difference).to_le_bytes()
+}

@@ -119,3 +119,19 @@ fn crc32c_of_known_inputs() {
     packet[12] ^= 1;
     assert_ne!(sctp::crc32c(&packet), before);
 }
+
+#[test]
+fn sctp_ports_change_the_checksum_without_the_rest_being_read() {
+    for len in [12usize, 13, 16, 60, 1500] {
+        let mut packet: Vec<u8> = (0..len).map(|n| (n * 37 + 5) as u8).collect();
+        let right = sctp::crc32c(&packet);
+        let flip = [0x12, 0x34, 0, 0xff];
+        packet.iter_mut().zip(flip).for_each(|(byte, flip)| *byte ^= flip);
+        assert_eq!(sctp::change_ports(right, flip, len), sctp::crc32c(&packet), "{len} bytes");
+        let mut wrong = right;
+        wrong[0] ^= 1;
+        let still_wrong = sctp::change_ports(wrong, flip, len)[0];
+        assert_eq!(still_wrong ^ 1, sctp::crc32c(&packet)[0], "damage stays to be seen");
+        assert_eq!(sctp::change_ports(right, [0; 4], len), right);
+    }
+}

@@ -106,14 +106,17 @@ fn complete_sctp(bytes: &mut [u8], layers: &Layers, base: &KeyBase) -> bool {
     true
 }
 
-/// `false` if the packet has a transport checksum that is wrong, or a UDP length that does not fit
-/// (conntrack's `+inv`). Nothing to check (another protocol, a fragment, UDP over IPv4 without a
-/// checksum) is `true`.
+/// `false` if the packet has a wrong transport checksum, a UDP length that does not fit, or a TCP
+/// header length that makes no sense (conntrack's `+inv`). Nothing to check (another protocol, a
+/// fragment, UDP over IPv4 without a checksum) is `true`.
 #[inline]
 pub fn verify_l4(bytes: &[u8], layers: &Layers, key: &PacketKey) -> bool {
     let base = &key.base;
-    if base.shape & shape::L4_VALID == 0 || base.ip_frag & FRAG_ANY != 0 {
+    if base.ip_frag & FRAG_ANY != 0 {
         return true;
+    }
+    if base.shape & shape::L4_VALID == 0 {
+        return layers.l4 == 0;
     }
     let Some((from, to)) = covered(bytes, layers, base) else { return false };
     let Some(l4) = bytes.get(from..to) else { return false };

@@ -13,6 +13,7 @@
 //! - A length instead of a type: SNAP's type if there is one, else 0x05ff.
 //! - IPv4 and IPv6: a wrong version, header length or total length leaves all L3 fields zero, as
 //!   if only the Ethernet header were there. (Open vSwitch does not look at the version.)
+//! - TCP with a header length below 20 or beyond the datagram: no ports, no flags.
 //! - Fragments: the first one is parsed on, later ones have no ports. A later IPv6 fragment has
 //!   protocol 44, as in Open vSwitch, since the fragment header is not passed.
 //! - IPv6 extension headers: hop-by-hop, routing, destination, authentication, fragment. At most
@@ -62,8 +63,8 @@ pub struct Layers {
     /// What `eth_type` names. Always set: with an unknown type, the first byte behind Ethernet;
     /// with MPLS, the outermost label. What follows is then of the payload behind the labels.
     pub l3: u16,
-    /// Transport header: TCP, UDP, SCTP, ICMP or ICMPv6, complete in its fixed part. Set exactly
-    /// when the innermost shape has `L4_VALID`.
+    /// Transport header: TCP, UDP, SCTP, ICMP or ICMPv6, complete in its fixed part. Set when the
+    /// innermost shape has `L4_VALID`, and for TCP whose header length is not sane.
     pub l4: u16,
     /// First byte behind the last header that was understood, TCP options included; 0 if L3 is not
     /// valid, or TCP's header length is not sane. Of a later fragment: its data.
@@ -395,17 +396,22 @@ impl Walk<'_> {
         let (src, dst, header) = match ip_proto {
             proto::TCP => {
                 let Ok((tcp, _)) = tcp::Tcp::ref_from_prefix(data) else { return };
+                if !(tcp::HEADER_MIN_BYTES..=data.len()).contains(&tcp.header_len()) {
+                    // No ports for flows; its checksum still covers the addresses.
+                    self.layers.l4 = at;
+                    self.layers.payload = 0;
+                    return;
+                }
                 self.base.tcp_flags = tcp.flags().to_be_bytes();
-                let sane = (tcp::HEADER_MIN_BYTES..=data.len()).contains(&tcp.header_len());
-                (tcp.src, tcp.dst, sane.then_some(tcp.header_len()))
+                (tcp.src, tcp.dst, tcp.header_len())
             }
             proto::UDP => {
                 let Ok((udp, _)) = udp::Udp::ref_from_prefix(data) else { return };
-                (udp.src, udp.dst, Some(udp::HEADER_BYTES))
+                (udp.src, udp.dst, udp::HEADER_BYTES)
             }
             proto::SCTP => {
                 let Ok((sctp, _)) = sctp::Sctp::ref_from_prefix(data) else { return };
-                (sctp.src, sctp.dst, Some(sctp::HEADER_BYTES))
+                (sctp.src, sctp.dst, sctp::HEADER_BYTES)
             }
             proto::ICMP | proto::ICMPV6 => {
                 let Ok((icmp, body)) = icmp::Icmp::ref_from_prefix(data) else { return };
@@ -419,7 +425,7 @@ impl Walk<'_> {
                     self.base.icmp_id = icmp.echo_id().to_be_bytes();
                 }
                 let [kind, code] = [icmp.icmp_type, icmp.code].map(|v| u16::from(v).into());
-                (kind, code, Some(icmp::HEADER_BYTES))
+                (kind, code, icmp::HEADER_BYTES)
             }
             _ => return,
         };
@@ -427,7 +433,7 @@ impl Walk<'_> {
         self.base.tp_src = src.to_bytes();
         self.base.tp_dst = dst.to_bytes();
         self.layers.l4 = at;
-        self.layers.payload = header.map_or(0, |len| at + len as u16);
+        self.layers.payload = at + header as u16;
     }
 }
 

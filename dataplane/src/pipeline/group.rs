@@ -2,9 +2,10 @@
 //!
 //! A bucket is a list in the order of an action set, run one level deeper, on the packet as it is;
 //! what it does to the packet is rolled back, what tables it resubmits to do to stack and action
-//! set is not (Open vSwitch `xlate_group_bucket`). Its `exit` ends the bucket alone, an error all
-//! of the packet. Each bucket counts as a resubmit, so that groups that run groups come to an end;
-//! a group that runs itself meets the bound of depth.
+//! set is not (Open vSwitch `xlate_group_bucket`). Its `exit` ends the bucket alone, and so does a
+//! label too many; every other error, being a limit, ends all of the packet. Each bucket counts as
+//! a resubmit, so that groups that run groups come to an end; a group that runs itself meets the
+//! bound of depth.
 //!
 //! **Select.** The same packet takes the same bucket as long as the group and the liveness of its
 //! ports stay as they are. Both change only with the program, and that makes cached walks stale.
@@ -76,6 +77,10 @@ impl<'w> Walk<'_, 'w> {
         (self.key, self.queue, self.table) = (key, queue, table);
         match end {
             Err(Stop::Exit) => Ok(()),
+            Err(Stop::Error(reason @ Drop::MplsTooMany)) => {
+                self.drop_copy(reason);
+                Ok(())
+            }
             end => end,
         }
     }

@@ -47,6 +47,21 @@ fn all_buckets_run_in_action_set_order_and_give_nothing_back() {
 }
 
 #[test]
+fn a_label_too_many_ends_its_bucket_alone() {
+    let label = || Action::PushMpls(0x8847);
+    let buckets = [bucket(1, [out(2)]), bucket(2, [resubmit(7)]), bucket(3, [out(2)])];
+    let mut rules = to_group(1);
+    rules.push(flow(7, 1).does([out(3), label(), label(), label(), label(), out(1)]));
+    let net = Net::of(rules).group(group(1, GroupKind::All, buckets));
+    let mut s = Switch::new(&net);
+    assert_eq!(s.twice(1, &udp()), [2, 3, 2, 4].map(|port| (port, udp())));
+    assert_eq!(s.dropped(Drop::MplsTooMany), 2);
+    // Without a group it voids all, also what left before.
+    let all = [out(2), label(), label(), label(), label(), out(3)];
+    assert_eq!(Switch::new(&Net::of([always(all)])).twice(1, &udp()), []);
+}
+
+#[test]
 fn what_a_bucket_resubmits_to_does_to_the_action_set_stays() {
     let mut rules = to_group(1);
     rules.push(flow(7, 1).does([Action::WriteActions([out(2)].into())]));

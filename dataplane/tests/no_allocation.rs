@@ -105,7 +105,8 @@ fn net() -> Net {
 /// The verbs that hold something: stacks, copies, lists, hints.
 fn verbs() -> Vec<Action> {
     let (reg, prereq) = (Field::Reg0.info().whole(), Field::Reg0.info().prereq);
-    let stack = [Action::Push(reg), Action::Clone([Action::Pop { dst: reg, prereq }].into())];
+    let pop = Action::Pop { dst: reg, prereq, skip: 0 };
+    let stack = [Action::Push { src: reg, zeros: 0 }, Action::Clone([pop].into())];
     let learn = Learn {
         table: 9,
         priority: 1,

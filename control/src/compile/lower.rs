@@ -94,15 +94,21 @@ fn action(a: &FlowAction) -> Option<Action> {
 /// The lowest bits of the TOS byte are ECN's, a field of its own.
 const ECN_BITS: u8 = 2;
 
-/// A `move`: what it copies, then what it zeroes. `nw_tos` is its six upper bits alone: in a range
-/// of it, as Open vSwitch has it, ECN's bits read as zero and are not written.
+/// How many of a range's lowest bits are ECN's. `nw_tos` is its six upper bits alone: in a range of
+/// it, as Open vSwitch has it, ECN's bits read as zero and are not written.
+pub(super) fn ecn_bits(f: SubField) -> u8 {
+    let has = f.field == Field::IpTos;
+    if has { ECN_BITS.saturating_sub(f.lo).min(f.bits) } else { 0 }
+}
+
+/// The bits `from` to below `to` of a range.
+pub(super) fn part(f: SubField, from: u8, to: u8) -> SubField {
+    SubField { lo: f.lo + from, bits: to - from, ..f }
+}
+
+/// A `move`: what it copies, then what it zeroes.
 fn moves(src: SubField, dst: SubField) -> [Option<Action>; 2] {
-    let ecn = |f: SubField| {
-        let has = f.field == Field::IpTos;
-        if has { ECN_BITS.saturating_sub(f.lo).min(f.bits) } else { 0 }
-    };
-    let part = |f: SubField, from: u8, to: u8| SubField { lo: f.lo + from, bits: to - from, ..f };
-    let (unread, unwritten) = (ecn(src), ecn(dst));
+    let (unread, unwritten) = (ecn_bits(src), ecn_bits(dst));
     let (from, bits) = (unread.max(unwritten), dst.bits);
     let copied = (from < bits).then(|| move_(part(src, from, bits), part(dst, from, bits)));
     let zeroed = (unwritten < unread).then(|| zero(part(dst, unwritten, unread)));
@@ -298,6 +304,21 @@ mod tests {
             shape("move:NXM_OF_IP_TOS[0..3]->NXM_OF_IP_TOS[1..4]"),
             [(true, 0x18), (false, 4)]
         );
+    }
+
+    #[test]
+    fn a_stack_has_the_bits_of_a_tos_byte_without_ecn() {
+        let of = |text: &str| match &lower(text)[..] {
+            [Action::Push { src, zeros }] => (src.bits, src.shift, *zeros),
+            [Action::Pop { dst, skip, .. }] => (dst.bits, dst.shift, *skip),
+            other => panic!("{text}: {other:?}"),
+        };
+        for word in ["push", "pop"] {
+            assert_eq!(of(&format!("{word}:NXM_OF_IP_TOS[]")), (6, 2, 2));
+            assert_eq!(of(&format!("{word}:NXM_OF_IP_TOS[1..4]")), (3, 2, 1));
+            assert_eq!(of(&format!("{word}:NXM_OF_IP_TOS[0..1]")).0, 0);
+            assert_eq!(of(&format!("{word}:NXM_NX_REG0[0..7]")), (8, 0, 0));
+        }
     }
 
     #[test]

@@ -1,16 +1,25 @@
 //! The verbs that are no plain changes of a field, lowered: where a packet goes, the stack,
 //! instructions, MPLS, `learn`.
 
-use super::lower::prereq;
+use super::lower::{ecn_bits, part, prereq};
 use crate::flow::{self, FlowAction, SubField};
 use sluice_dataplane::action::learn::{Learn, LearnField, LearnSource, LearnSpec, LearnTarget};
 use sluice_dataplane::action::{Action, Bundle, Controller, Multipath, Sample};
+use sluice_dataplane::packet::field::Subfield;
 
 /// An action of this kind; `None`: it does nothing.
 pub fn verb(a: &FlowAction) -> Option<Action> {
     Some(match a {
-        FlowAction::Push(range) => Action::Push(range.lower()?),
-        FlowAction::Pop(dst) => Action::Pop { dst: dst.lower()?, prereq: prereq(dst.field) },
+        FlowAction::Push(range) => {
+            let zeros = ecn_bits(*range);
+            let src = part(*range, zeros, range.bits).lower();
+            Action::Push { src: src.unwrap_or(Subfield::EMPTY), zeros }
+        }
+        FlowAction::Pop(range) => {
+            let skip = ecn_bits(*range);
+            let dst = part(*range, skip, range.bits).lower().unwrap_or(Subfield::EMPTY);
+            Action::Pop { dst, prereq: prereq(range.field), skip }
+        }
         FlowAction::Learn(l) => Action::Learn(Box::new(learn(l))),
         FlowAction::Meter(id) => Action::Meter(*id),
         FlowAction::ClearActions => Action::ClearActions,

@@ -93,12 +93,16 @@ pub enum Action {
     SetQueue(u32),
     /// Later outputs leave by the queue that was set when the packet arrived.
     PopQueue,
-    /// Put the range on the packet's stack.
-    Push(Subfield),
-    /// Take the range from the stack.
+    /// Put the range on the packet's stack, with `zeros` bits below it that nobody can read.
+    Push {
+        src: Subfield,
+        zeros: u8,
+    },
+    /// Take the range from the stack; `skip` bits below it cannot be written and are lost.
     Pop {
         dst: Subfield,
         prereq: Prereq,
+        skip: u8,
     },
     /// Run a group of this bridge.
     Group(u32),

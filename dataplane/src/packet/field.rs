@@ -375,6 +375,9 @@ pub struct Subfield {
 }
 
 impl Subfield {
+    /// No bits at all: reads as zero.
+    pub const EMPTY: Self = Self { offset: 0, shift: 0, bits: 0 };
+
     /// Reads the range. 128-bit ranges start at a byte, so 16 bytes hold any range.
     #[inline]
     pub fn get(self, key: &FlowKey) -> u128 {

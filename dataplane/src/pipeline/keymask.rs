@@ -170,8 +170,8 @@ fn of_action(a: &Action, mask: &mut Mask) {
         | Action::DecMplsTtl
         | Action::DeleteField(_) => {}
         Action::FinTimeout { .. } => whole(Field::TcpFlags, mask),
-        Action::OutputField(s) | Action::Push(s) => of_range(*s, mask),
-        Action::Pop { dst, prereq } => {
+        Action::OutputField(src) | Action::Push { src, .. } => of_range(*src, mask),
+        Action::Pop { dst, prereq, .. } => {
             of_write(*dst, mask);
             of_prereq(*prereq, mask);
         }

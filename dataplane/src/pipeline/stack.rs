@@ -100,23 +100,24 @@ impl Walk<'_, '_> {
         self.metered = scope.metered;
     }
 
+    /// Puts the range on the stack, with `zeros` more bits below it.
     #[inline(never)]
-    pub(super) fn push(&mut self, src: Subfield) -> Flow {
-        let bytes = usize::from(src.bits).div_ceil(8);
+    pub(super) fn push(&mut self, src: Subfield, zeros: u8) -> Flow {
+        let bytes = usize::from(src.bits + zeros).div_ceil(8);
         let stack = &mut self.rec.stack;
         if stack.len() + bytes + 1 > STACK_MAX_BYTES {
             return Err(Stop::Error(Drop::StackFull));
         }
-        let value = src.get(&self.key).to_le_bytes();
+        let value = (src.get(&self.key) << zeros).to_le_bytes();
         stack.extend_from_slice(value.get(..bytes).unwrap_or(&value));
         stack.push(bytes as u8);
         Ok(())
     }
 
-    /// Takes the value on top, cut or filled up with zeros to the width of `dst`; from an empty
-    /// stack nothing.
+    /// Takes the value on top without its lowest `skip` bits, cut or filled up with zeros to the
+    /// width of `dst`; from an empty stack nothing.
     #[inline(never)]
-    pub(super) fn pop(&mut self, dst: Subfield, prereq: Prereq) {
+    pub(super) fn pop(&mut self, (dst, prereq): (Subfield, Prereq), skip: u8) {
         let stack = &mut self.rec.stack;
         if stack.len() <= self.stack_base {
             self.seen.note("pop from an empty stack: nothing is written");
@@ -129,7 +130,7 @@ impl Walk<'_, '_> {
             *to = byte;
         }
         if prereq_met(prereq, &self.key) {
-            dst.set(&mut self.key, u128::from_le_bytes(value));
+            dst.set(&mut self.key, u128::from_le_bytes(value) >> skip);
         }
     }
 }

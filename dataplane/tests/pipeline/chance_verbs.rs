@@ -40,8 +40,8 @@ pub fn verb(c: &mut Chance, tables: u8, deep: bool) -> Action {
     let (field, some) = range(c);
     let table = c.below(tables.into()) as u8;
     match c.below(24) {
-        0 | 1 => Action::Push(some),
-        2 | 3 => Action::Pop { dst: some, prereq: field.info().prereq },
+        0 | 1 => Action::Push { src: some, zeros: c.of(&[0, 0, 0, 2]) },
+        2 | 3 => Action::Pop { dst: some, prereq: field.info().prereq, skip: c.of(&[0, 0, 0, 2]) },
         4 => Action::OutputField(c.of(&[Field::Reg0.info().whole(), some])),
         5 => {
             Action::OutputTruncated { port: c.of(&[1, 2, 3, 5, 9]), max_len: c.of(&[14, 60, 1000]) }

@@ -110,7 +110,9 @@ fn produce(reason: Drop) -> Option<Case> {
 
 fn produce_by_verbs(reason: Drop) -> Option<Case> {
     Some(match reason {
-        Drop::StackFull => acts((0..4000).map(|_| Action::Push(Field::Xxreg0.info().whole()))),
+        Drop::StackFull => {
+            acts((0..4000).map(|_| Action::Push { src: Field::Xxreg0.info().whole(), zeros: 0 }))
+        }
         Drop::ActionSetFull => acts((0..65).map(|_| Action::WriteActions([out(2)].into()))),
         Drop::NoSuchGroup => acts([Action::Group(1)]),
         Drop::NoLiveBucket => {

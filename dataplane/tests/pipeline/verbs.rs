@@ -26,11 +26,11 @@ fn whole(f: Field) -> Subfield {
 }
 
 fn push(f: Field) -> Action {
-    Action::Push(whole(f))
+    Action::Push { src: whole(f), zeros: 0 }
 }
 
 fn pop(f: Field) -> Action {
-    Action::Pop { dst: whole(f), prereq: f.info().prereq }
+    Action::Pop { dst: whole(f), prereq: f.info().prereq, skip: 0 }
 }
 
 fn write(list: impl IntoIterator<Item = Action>) -> Action {
@@ -58,7 +58,7 @@ fn a_stack_gives_back_what_was_put_last_cut_or_filled_up() {
     let mut acts = vec![set(Field::Reg0, 7), push(Field::Reg0), set(Field::Reg0, 0x105)];
     acts.extend([
         push(Field::Reg0),
-        Action::Pop { dst: range(Field::Reg1, 0, 7), prereq: Field::Reg1.info().prereq },
+        Action::Pop { dst: range(Field::Reg1, 0, 7), prereq: Field::Reg1.info().prereq, skip: 0 },
     ]);
     acts.extend(show_reg1(2));
     acts.push(pop(Field::Reg1));
@@ -76,11 +76,32 @@ fn a_wide_value_is_cut_and_a_narrow_one_filled_up() {
     let mut acts = vec![set(Field::Xxreg0, 3 << 64 | 0x0b), push(Field::Xxreg0), pop(Field::Reg5)];
     acts.extend([mv(Field::Reg5, Field::Reg1)]);
     acts.extend(show_reg1(2));
-    acts.extend([set(Field::Reg0, 0xff), Action::Push(range(Field::Reg0, 0, 2))]);
+    acts.extend([set(Field::Reg0, 0xff), Action::Push { src: range(Field::Reg0, 0, 2), zeros: 0 }]);
     acts.extend([set(Field::Reg1, u128::MAX), pop(Field::Reg1)]);
     acts.extend(show_reg1(3));
     let sent = switch([always(acts)]).twice(1, &udp());
     assert_eq!(sent, [(2, udp_with(0x0b << 2, 64)), (3, udp_with(7 << 2, 64))]);
+}
+
+#[test]
+fn bits_below_a_range_count_and_are_neither_read_nor_written() {
+    let dscp = range(Field::IpTos, 2, 7);
+    let prereq = Field::IpTos.info().prereq;
+    let mut acts = vec![Action::Push { src: dscp, zeros: 2 }, pop(Field::Reg1)];
+    acts.extend([
+        Action::Move {
+            src: range(Field::Reg1, 0, 3),
+            src_prereq: Field::Reg1.info().prereq,
+            dst: range(Field::IpTtl, 0, 3),
+            dst_prereq: Field::IpTtl.info().prereq,
+        },
+        set(Field::Reg1, 0x1b7),
+        push(Field::Reg1),
+        Action::Pop { dst: dscp, prereq, skip: 2 },
+        out(2),
+    ]);
+    let sent = switch([always(acts)]).twice(1, &udp_with(0x0d << 2 | 1, 64));
+    assert_eq!(sent, [(2, udp_with(0xb4 | 1, 64 | 4))]);
 }
 
 #[test]

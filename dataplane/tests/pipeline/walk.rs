@@ -102,6 +102,24 @@ fn normal_keeps_vlans_apart_and_reserved_addresses_to_itself() {
 }
 
 #[test]
+fn a_frame_without_a_tag_is_in_vlan_0_whatever_bits_are_left() {
+    let mut net = only_devices();
+    // The bit that says "there is a tag" is taken, VLAN 10 stays.
+    let untagged = set_masked(Field::VlanTci, 0, 0x1000);
+    net.flows[0] = vec![
+        flow(0, 2).is(Field::InPort, 2).does([untagged, Action::Normal]),
+        always([Action::Normal]),
+    ];
+    let mut s = Switch::new(&net);
+    let tagged = PacketBuilder::eth(B, A).vlan(10, 0).ipv4(IP_A, IP_B).build();
+    let plain = PacketBuilder::eth(B, A).ipv4(IP_A, IP_B).build();
+    assert_eq!(s.twice(2, &tagged), [(1, plain.clone()), (3, plain.clone()), (4, plain)]);
+    let fdb = s.see().fdbs[0].clone();
+    assert_eq!(fdb.iter().map(|e| e.vlan).collect::<Vec<_>>(), [0]);
+    assert_eq!(s.ports(1, &PacketBuilder::eth(A, B).ipv4(IP_A, IP_B).build()), [2]);
+}
+
+#[test]
 fn a_packet_of_no_port_floods_and_teaches_nothing() {
     let none = set(Field::InPort, PORT_NONE.into());
     let mut net = only_devices();

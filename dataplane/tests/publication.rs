@@ -10,9 +10,9 @@
 //! > another rule than the one that the entry was recorded for.
 //!
 //! This is a model in the sense of Holzmann: each state of control, rings and workers is visited
-//! once, and from each every step of each of them is tried, up to a number of changes. The numbers come
-//! from the real `RuleIds`. The rings are queues that hold few, since what `rtrb` promises (what
-//! was pushed comes out whole, once, in order) is proved there. Protocols that are broken on
+//! once, and from each every step of each of them is tried, up to a number of changes. The numbers
+//! come from the real `RuleIds`. The rings are queues that hold few, since what `rtrb` promises
+//! (what was pushed comes out whole, once, in order) is proved there. Protocols that are broken on
 //! purpose must be caught.
 
 use sluice_dataplane::pipeline::RuleIds;

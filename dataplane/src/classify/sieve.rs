@@ -6,9 +6,11 @@
 //! matches, and only subtables that pass are visited.
 //!
 //! **Terms.** The hash of a masked key is a sum over its words (`parts`), and masks have words in
-//! common: a thousand masks of two addresses and two ports are made of some twenty prefixes of each.
-//! Each mask has three *terms*, source address, destination address and the rest; the terms of all
-//! masks are hashed once for a key, and then a subtable costs two additions and one load.
+//! common: a thousand masks of addresses and ports are made of some twenty prefixes of each. Each
+//! mask has three *terms*, source address, destination address and the rest; the terms of all masks
+//! are hashed once for a key, and then a subtable costs two additions and one load. (To rule
+//! subtables out by the counts of `prefix` first was tried: lookups among twenty masks took 1.8
+//! times as long, among a thousand no less.)
 //!
 //! **Blocks.** The bits of a match lie in one word (Putze, Sanders, Singler, WEA 2007). With 16 or
 //! more bits for a match some 1 % of the subtables pass that should not; such a visit finds nothing

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// With so many masks a sieve pays; it stays down to the second.
 const MASKS_SIEVE: usize = 4;
-const MASKS_SIEVE_KEPT: usize = 2;
+const MASKS_SIEVE_KEPT: usize = 3;
 /// Subtables that are looked up in the sieve at once; a bit of a word for each.
 const CHUNK: usize = 64;
 
@@ -32,6 +32,9 @@ pub(super) struct Tuples {
     order: Arc<[Entry]>,
     /// There with some masks or more.
     sieve: Option<Sieve>,
+    /// More than half of all rules are in the first subtable: it mostly answers, and is asked
+    /// before the sieve.
+    leads: bool,
     prefixes: Prefixes,
     len: usize,
 }
@@ -84,6 +87,8 @@ impl Tuples {
 
     /// Makes a sieve if there are many masks and none is there, and drops it if there are few.
     fn fit_sieve(&mut self) {
+        let leads = |e: &Entry| e.subtable.len() * 2 > self.len;
+        self.leads = self.order.first().is_some_and(leads);
         match &self.sieve {
             None if self.order.len() >= MASKS_SIEVE => {}
             Some(_) if self.order.len() < MASKS_SIEVE_KEPT => {
@@ -196,6 +201,16 @@ impl Tuples {
     /// The better one of `best`, found elsewhere, and the best rule here that matches.
     #[inline]
     pub(super) fn lookup_above(&self, key: &FlowKey, best: Option<u64>) -> Option<u64> {
+        let mut best = best;
+        if self.leads
+            && self.sieve.is_some()
+            && let [first, second, ..] = &*self.order
+        {
+            best = best.max(first.subtable.lookup(key));
+            if best.is_some_and(|b| priority_of(b) > second.bound) {
+                return best;
+            }
+        }
         match &self.sieve {
             None => self.lookup_all(key, best),
             Some(s) if s.has_few_terms() => self.sift(&s.hashes::<TERMS_FEW>(key), s, key, best),

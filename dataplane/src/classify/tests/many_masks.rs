@@ -96,6 +96,29 @@ proptest! {
     }
 }
 
+/// Most rules are in one subtable, which is asked first; of equal priority another may be better.
+#[test]
+fn a_subtable_that_leads_does_not_answer_for_others() {
+    let rule = |ip_src: u32, mask: Mask, priority| {
+        let value = FlowKey { ip_src, metadata: 6, tun_id: 6, ..FlowKey::ZERO };
+        RuleMatch::new(value, mask, priority)
+    };
+    let whole = Mask { ip_src: u32::MAX, ..Mask::ZERO };
+    let mut rules: Vec<RuleMatch> = (1..60).map(|n| rule(n, whole, 10)).collect();
+    for (n, priority) in [(1, 10), (2, 9), (3, 10), (4, 0)] {
+        let (metadata, tun_id) = (n & 1, n & 6);
+        rules.push(rule(n as u32, Mask { metadata, tun_id, ..Mask::ZERO }, priority));
+    }
+    // Of a lower number, so better, than all that lead.
+    let model = Model((0..).zip(rules.into_iter().rev()).collect());
+    let table = tuples(model.iter());
+    assert!(table.sieve().is_some());
+    for (src, metadata, tun_id) in (0..64).flat_map(|s| [(s, 0, 0), (s, 6, 6), (s, 7, 2)]) {
+        let key = FlowKey { ip_src: src, metadata, tun_id, ..FlowKey::ZERO };
+        assert_eq!(table.lookup(&key), model.lookup(&key));
+    }
+}
+
 /// A limit that is known has not been shown to the cache by that alone.
 #[test]
 fn a_prefix_that_rules_out_is_seen() {

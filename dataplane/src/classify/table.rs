@@ -52,7 +52,7 @@ enum Form {
     #[default]
     Tuples,
     Few(Few),
-    Direct(Direct),
+    Direct(Box<Direct>),
     Lpm(Box<Lpm>),
     Bits(Box<Bits>),
 }
@@ -182,7 +182,7 @@ impl Table {
         if may(Template::Direct)
             && let Some(direct) = Direct::new(self.tuples.masks(), self.tuples.iter())
         {
-            self.form = Form::Direct(direct);
+            self.form = Form::Direct(Box::new(direct));
             return;
         }
         if may(Template::Lpm)

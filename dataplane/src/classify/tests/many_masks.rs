@@ -154,7 +154,7 @@ fn masks_beyond_the_terms_are_found_too() {
     let mut table = tuples(model.iter());
     assert_eq!(table.subtables(), masks as usize);
     let keys: Vec<FlowKey> = (0..40)
-        .map(|n| FlowKey { metadata: n / 5 << 9 | 1, ip_src: n as u32 % 6, ..FlowKey::ZERO })
+        .map(|n| FlowKey { metadata: ((n / 5) << 9) | 1, ip_src: n as u32 % 6, ..FlowKey::ZERO })
         .collect();
     while !model.0.is_empty() {
         for k in &keys {

@@ -4,7 +4,7 @@
 //! in a row, joined by patch ports, each with devices and its LOCAL port. What changes from case to
 //! case are the flows and the packets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::vector::parse_packet;
@@ -105,6 +105,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// Whether a bridge has a `select` group that chooses by itself how to hash.
+    pub fn chooses_by_default(&self, bridge: usize) -> bool {
+        let is = |text: &str| text.contains("type=select") && !text.contains("selection_method");
+        self.refs.iter().any(|r| r.bridge == bridge && is(&r.text))
+    }
+
     /// The flows as `sluice replay --flows` takes them.
     pub fn flow_file(&self) -> String {
         let mut text = String::new();
@@ -132,6 +138,8 @@ pub struct Outcome {
     pub out: Vec<Output>,
     /// Packets per flow, by bridge and cookie.
     pub hits: BTreeMap<(usize, u64), u64>,
+    /// The packets that met a bound on resubmits or outputs; only sluice says so.
+    pub limited: BTreeSet<usize>,
 }
 
 /// Reads what [`Case::flow_file`] and the report of a difference say: flows, `group add` and `meter

@@ -18,14 +18,32 @@
 //! - **Neighbour messages cut before the target that a flow writes.** Dropped here by name
 //!   (`edit_failed`); Open vSwitch sends them unchanged.
 //! - **Frames cut inside the first MPLS label.** Open vSwitch counts only the first of equal ones.
+//! - **Types of labels put on copies.** Open vSwitch compares the labels of a copy with those that
+//!   left before, but not their type (0x8847, 0x8848), which then is that of the copy before.
+//! - **Frames with a length for a type, where copies get labels.** When the label comes off again
+//!   for the next copy, Open vSwitch writes 0x05ff, its number for "no type".
+//! - **NAT of SCTP's ports.** Open vSwitch's userspace translates the addresses alone.
+//! - **What sees a translation.** Actions behind a `ct(nat)`, and tables that are looked up in the
+//!   same pass, work here on the packet as translated; in Open vSwitch with the addresses of
+//!   before, until the packet comes to a `table=`.
+//! - **A label that cannot be taken off, in a bucket.** Both end the bucket alone; Open vSwitch
+//!   also throws away what left before it.
+//! - **A `select` group that chooses by itself, inside a `clone`.** To compute its hash, Open
+//!   vSwitch runs the packet through its datapath anew, and takes the end of the clone's list for
+//!   the end of all lists around it: what follows the clone gets lost.
+//! - **Flows with the match of a conjunction's clause.** Open vSwitch does not find one of lower
+//!   priority when it looks for what the conjunction, met or not, leaves to others.
 //! - **`push_mpls` of frames with two tags, where a controller is told.** Both put the label behind
 //!   the one tag that they read, and so cut the second in two; but what tells a controller, Open
 //!   vSwitch runs over the packet parsed anew, and there puts it behind both.
 //! - **Counts behind `check_pkt_larger`.** Open vSwitch translates both outcomes and counts both.
 //! - **Writes of `check_pkt_larger` and behind it, after the end of its list.** Open vSwitch
 //!   forgets them there: `resubmit(,3),resubmit(,4)` does not see in 4 what 3 found.
-//! - **Endless `resubmit` loops with `clone` or `ct`.** These deepen here, so that the stack is
-//!   bounded: the limit comes some rounds earlier.
+//! - **Endless loops with `clone`, `ct`, cables, or a `select` group that chooses by itself.** The
+//!   first two deepen here, so that the stack is bounded: the limit comes some rounds earlier.
+//!   Behind a `ct` and such a group Open vSwitch begins to count anew, but allows six of them; what
+//!   left before them has left, where here the error voids it; and its actions are bounded in
+//!   bytes.
 //! - **Packets that leave thousands of times.** `OUTPUTS_MAX` copies of one packet leave sluice;
 //!   Open vSwitch knows only the limit of resubmits.
 //! - **The order among the copies of a flood.** Open vSwitch's is that of a hash table.
@@ -35,7 +53,13 @@
 //! over OpenFlow 1.0 (they get lost; the run uses later versions), writes to `in_port_oxm` (cannot
 //! be shown again). Fragments do not meet programs with `ct`: Open vSwitch holds them until it has
 //! the whole packet, sluice does not yet. `max_len` does not meet changes of tags: Open vSwitch
-//! counts the bytes to cut before it writes them.
+//! counts the bytes to cut before it writes them. `learn` does not meet what makes Open vSwitch run
+//! a packet through its datapath anew (`ct`, `pop_mpls`, groups that choose by themselves) or look
+//! at the tables anew (cables): behind those the packet sees what it taught itself. NAT is to one
+//! address and port.
+//!
+//! An ovs-vswitchd that ends over a program (3.1 does, over some groups) is started anew and the
+//! program named.
 
 pub mod case;
 mod chance;
@@ -103,6 +127,10 @@ pub struct Summary {
     pub left: u64,
     /// Flows that some packet met.
     pub flows_hit: u64,
+    /// Programs that were not compared, by the reason (`normal`).
+    pub left_out: BTreeMap<&'static str, u64>,
+    /// Programs that ended ovs-vswitchd.
+    pub crashes: Vec<String>,
     /// Flows that only Open vSwitch takes, by sluice's message; and the other way round.
     pub refused: BTreeMap<String, (u64, String)>,
     /// Cases that differ, as text.
@@ -118,7 +146,6 @@ pub fn main(options: &Options) -> ExitCode {
     let start = Instant::now();
     match run(options) {
         Ok(summary) => {
-            summary.failures.iter().for_each(|text| println!("{text}"));
             println!("{}", summary.text());
             println!("{:.1} s", start.elapsed().as_secs_f64());
             if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -156,6 +183,9 @@ pub fn run(options: &Options) -> crate::Result<Summary> {
         let name = format!("--seed {seed} --case {n}");
         pair.one(&case, &name, options)
             .map_err(|e| crate::Error::Unexpected(format!("{name}: {e}")))?;
+        if (n + 1) % 100 == 0 {
+            eprintln!("{} programs, {} differ", n + 1, pair.summary.failures.len());
+        }
         if pair.summary.failures.len() as u64 >= options.stop_after {
             break;
         }
@@ -177,7 +207,11 @@ struct Pair {
 impl Pair {
     /// Plays a case and notes a difference.
     fn one(&mut self, drawn: &Case, name: &str, options: &Options) -> crate::Result<()> {
-        let (case, theirs) = self.agree_on_flows(drawn)?;
+        let Some((case, theirs)) = self.agree_on_flows(drawn)? else {
+            println!("{name}: ovs-vswitchd has ended; it was started anew");
+            self.summary.crashes.push(name.to_owned());
+            return Ok(());
+        };
         let found = differences(&case, &theirs);
         self.count(&case, &theirs);
         if options.case.is_some() || options.file.is_some() {
@@ -186,20 +220,26 @@ impl Pair {
                 println!("packet {}: {}", at + 1, compare::show(out));
             }
         }
-        let Some(difference) = found else { return Ok(()) };
+        let difference = match found {
+            Verdict::Same => return Ok(()),
+            Verdict::LeftOut(why) => {
+                *self.summary.left_out.entry(why).or_default() += 1;
+                return Ok(());
+            }
+            Verdict::Differs(difference) => difference,
+        };
         let (small, difference) =
             if options.no_reduce { (case, difference) } else { self.reduce(&case, difference) };
-        self.summary.failures.push(format!(
-            "--- {name} ({})\n{}\n{}\n",
-            difference.side,
-            show_case(&small),
-            difference.lines.join("\n"),
-        ));
+        let (side, lines) = (difference.side, difference.lines.join("\n"));
+        let text = format!("--- {name} ({side})\n{}\n{lines}\n", show_case(&small));
+        println!("{text}");
+        self.summary.failures.push(text);
         Ok(())
     }
 
-    /// Leaves out what one of the two refuses, and plays the rest on Open vSwitch.
-    fn agree_on_flows(&mut self, drawn: &Case) -> crate::Result<(Case, Outcome)> {
+    /// Leaves out what one of the two refuses, and plays the rest on Open vSwitch; `None` if that
+    /// does not survive it.
+    fn agree_on_flows(&mut self, drawn: &Case) -> crate::Result<Option<(Case, Outcome)>> {
         let mut case = drawn.clone();
         let refused = &mut self.summary.refused;
         case.flows.retain(|f| match ours::takes(&f.text) {
@@ -211,7 +251,8 @@ impl Pair {
         });
         loop {
             match self.ovs.play(&case) {
-                Ok(outcome) => return Ok((case, outcome)),
+                Ok(outcome) => return Ok(Some((case, outcome))),
+                Err(Trouble::Died) => return Ok(None),
                 Err(Trouble::Broken(error)) => return Err(error),
                 Err(Trouble::Refused { bridge, cookie, why }) => {
                     let gone =
@@ -233,9 +274,11 @@ impl Pair {
                 return false;
             }
             let Ok(theirs) = ovs.play(candidate) else { return false };
-            let found = differences(candidate, &theirs);
-            last = found.clone().unwrap_or_else(|| last.clone());
-            found.is_some()
+            match differences(candidate, &theirs) {
+                Verdict::Differs(found) => last = found,
+                _ => return false,
+            }
+            true
         });
         (small, last)
     }
@@ -250,21 +293,39 @@ impl Pair {
     }
 }
 
+/// How a case came out.
+enum Verdict {
+    Same,
+    /// Nothing was compared.
+    LeftOut(&'static str),
+    Differs(Difference),
+}
+
 /// Plays a case on sluice, with caches and without, and compares both with Open vSwitch.
-fn differences(case: &Case, theirs: &Outcome) -> Option<Difference> {
+fn differences(case: &Case, theirs: &Outcome) -> Verdict {
     let sides = [
         ("sluice without caches", Some(0), Some(0)),
         ("sluice with megaflows alone", Some(0), None),
         ("sluice", None, None),
     ];
-    sides.into_iter().find_map(|(side, microflows, megaflows)| {
-        match ours::play(case, Caches { microflows, megaflows, ..Caches::default() }) {
-            Ok(own) => compare(case, theirs, &own, side),
+    for (at, (side, microflows, megaflows)) in sides.into_iter().enumerate() {
+        let own = match ours::play(case, Caches { microflows, megaflows, ..Caches::default() }) {
+            Ok(own) => own,
             Err(why) => {
-                Some(Difference { side, lines: vec![format!("it refuses the case: {why}")] })
+                let lines = vec![format!("it refuses the case: {why}")];
+                return Verdict::Differs(Difference { side, lines });
             }
+        };
+        if at == 0
+            && let Some(why) = normal::left_out(case, theirs, &own)
+        {
+            return Verdict::LeftOut(why);
         }
-    })
+        if let Some(difference) = compare(case, theirs, &own, side) {
+            return Verdict::Differs(difference);
+        }
+    }
+    Verdict::Same
 }
 
 /// The line of ovs-ofctl's words that says why.
@@ -290,6 +351,12 @@ impl Summary {
         let mut text = String::new();
         for (why, (n, example)) in &self.refused {
             text += &format!("{n} refused by {why}: {example}\n");
+        }
+        for (why, n) in &self.left_out {
+            text += &format!("{n} programs not compared: {why}\n");
+        }
+        for name in &self.crashes {
+            text += &format!("{name} ended ovs-vswitchd\n");
         }
         text + &format!(
             "{programs} programs, {flows} flows ({flows_hit} met, {refused} more refused by one \

@@ -10,12 +10,17 @@ use sluice_control::flow::parse_flow;
 use sluice_control::model::Model;
 use sluice_control::netlink::underlay::Underlay;
 use sluice_control::replay::{Caches, Engine, Packet, Sent};
+use sluice_dataplane::counters::Drop;
 use sluice_dataplane::packet::build::PacketBuilder;
+use sluice_dataplane::packet::key::FlowKey;
 
 use super::case::{BRIDGES, Case, CaseFlow, CasePacket, Outcome, Output, Reference};
 
 /// Time between two packets: short against every timeout.
 const STEP_NS: u64 = 10_000;
+
+/// Drops of packets that meet a bound of walks.
+const BOUNDS: &[Drop] = &[Drop::ResubmitDepth, Drop::ResubmitCount, Drop::OutputCount];
 
 /// The scene as a configuration.
 pub fn switch_toml() -> String {
@@ -40,6 +45,13 @@ pub fn takes(text: &str) -> Result<(), String> {
     let flow = parse_flow(text, &sluice_control::flow::NoNames).map_err(|e| e.to_string())?;
     drop(flow);
     Ok(())
+}
+
+/// Table, value and mask of a flow's match.
+pub fn place_of(text: &str) -> Option<(u8, FlowKey, FlowKey)> {
+    let flow = parse_flow(text, &sluice_control::flow::NoNames).ok()?;
+    let (value, mask) = (flow.match_.key, flow.match_.mask);
+    Some((flow.table, value.and(&mask), mask))
 }
 
 /// Whether sluice takes a flow and plays packets through it.
@@ -80,6 +92,7 @@ pub fn play(case: &Case, caches: Caches) -> Result<Outcome, String> {
     let names: BTreeMap<u16, &str> = ports.iter().map(|(n, ix)| (ix.0, n.as_str())).collect();
     let mut engine = Engine::new(&config, model.program(), caches).map_err(|e| e.to_string())?;
     let mut outcome = Outcome::default();
+    let mut bounds_met = 0;
     for (at, p) in case.packets.iter().enumerate() {
         let port = *ports.get(p.port).ok_or_else(|| format!("no port {}", p.port))?;
         let packet = Packet { ts_ns: at as u64 * STEP_NS, port, bytes: p.bytes.clone() };
@@ -89,6 +102,12 @@ pub fn play(case: &Case, caches: Caches) -> Result<Outcome, String> {
             out.entry(name.to_owned()).or_default().push(sent.bytes.to_vec());
         };
         engine.play(&packet, &mut take).map_err(|e| e.to_string())?;
+        engine.follow(&mut model);
+        let counters = engine.lane.counters();
+        let met: u64 = BOUNDS.iter().map(|bound| counters.dropped(*bound)).sum();
+        if std::mem::replace(&mut bounds_met, met) < met {
+            outcome.limited.insert(at);
+        }
         outcome.out.push(out);
     }
     engine.finish();

@@ -9,7 +9,7 @@
 //! Before each packet the datapath's flows are purged, which also credits their statistics: every
 //! packet meets the tables as they are, not a cached flow that a revalidator has yet to change.
 //! That makes a run repeatable, and the reference the slow and right one. A second copy of a packet
-//! that follows at once is sent without a purge.
+//! that follows at once is sent without a purge, unless the first may have taught a flow.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,6 +31,8 @@ const FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 const PROTOCOLS: &str = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15";
 /// How long a packet may take.
 const PACKET_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a daemon that does not answer may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a case could not be played.
@@ -38,6 +40,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Trouble {
     /// Open vSwitch refuses this flow.
     Refused { bridge: usize, cookie: u64, why: String },
+    /// It ended, and is there again.
+    Died,
     /// It does not work at all.
     Broken(Error),
 }
@@ -95,7 +99,7 @@ pub struct Ovs {
     used: [bool; BRIDGES.len()],
     /// Bridges that hold groups or meters of it.
     referred: [bool; BRIDGES.len()],
-    _daemons: [Daemon; 2],
+    daemons: [Daemon; 2],
     folder: Scratch,
 }
 
@@ -134,13 +138,29 @@ impl Ovs {
             sent: BTreeMap::new(),
             used: [true; BRIDGES.len()],
             referred: [true; BRIDGES.len()],
-            _daemons: [switch, server],
+            daemons: [switch, server],
             folder,
         })
     }
 
-    /// Plays a case from a clean state.
+    /// Plays a case from a clean state. A daemon that ends over it is started anew.
     pub fn play(&mut self, case: &Case) -> Result<Outcome, Trouble> {
+        let played = self.play_once(case);
+        if matches!(played, Err(Trouble::Broken(_))) && self.has_ended() {
+            *self = Self::start()?;
+            return Err(Trouble::Died);
+        }
+        played
+    }
+
+    /// Whether ovs-vswitchd is no more. One that ends closes its sockets before it is gone.
+    fn has_ended(&mut self) -> bool {
+        let switch = &mut self.daemons[0].child;
+        let ended = || matches!(switch.try_wait(), Ok(Some(_))).then_some(());
+        wait_until("the end of ovs-vswitchd", END_PATIENCE, ended).is_ok()
+    }
+
+    fn play_once(&mut self, case: &Case) -> Result<Outcome, Trouble> {
         self.control.call("fdb/flush", &[])?;
         self.control.call("dpctl/flush-conntrack", &[])?;
         for bridge in 0..BRIDGES.len() {
@@ -150,8 +170,9 @@ impl Ovs {
         let mut outcome = Outcome::default();
         let mut last: Option<&CasePacket> = None;
         self.collect()?;
+        let learns = case.flows.iter().any(|f| f.text.contains("learn("));
         for packet in &case.packets {
-            if last != Some(packet) {
+            if learns || last != Some(packet) {
                 self.control.call("revalidator/purge", &[])?;
             }
             last = Some(packet);
@@ -180,8 +201,16 @@ impl Ovs {
             ofctl("del-groups", None)?;
             ofctl("del-meters", None)?;
         }
-        for what in mine.iter() {
-            ofctl(if what.what == "group" { "add-group" } else { "add-meter" }, Some(&what.text))?;
+        let of = |what: &str| {
+            let all = mine.iter().filter(|r| r.what == what);
+            all.map(|r| format!("{}\n", r.text)).collect::<String>()
+        };
+        if !mine.is_empty() {
+            let groups = self.folder.write("groups.txt", &of("group"))?;
+            ofctl("add-groups", groups.to_str())?;
+        }
+        for meter in mine.iter().filter(|r| r.what == "meter") {
+            ofctl("add-meter", Some(&meter.text))?;
         }
         self.referred[bridge] = !mine.is_empty();
         Ok(())
@@ -440,6 +469,9 @@ fn received(shown: &str, port: &str) -> Option<u64> {
     let at = shown.find(&format!(": {port} ("))?;
     number_after(&shown[at..], "RX packets:")
 }
+
+#[cfg(test)]
+mod shown;
 
 #[cfg(test)]
 mod tests {

@@ -11,8 +11,13 @@ use super::values;
 use sluice_dataplane::packet::field::{Field, ones};
 
 /// Draws the groups 1 to `count`, and meter 1, of a bridge.
-pub fn draw(bridge: usize, count: u64, tables: u8, ports: u64, c: &mut Chance) -> Vec<Reference> {
-    let site = Site { tables, ports };
+pub fn draw(
+    bridge: usize,
+    count: u64,
+    (tables, ports, clones): (u8, u64, bool),
+    c: &mut Chance,
+) -> Vec<Reference> {
+    let site = Site { tables, ports, clones };
     let mut all: Vec<Reference> = (1..=count)
         .map(|id| Reference { bridge, what: "group", text: site.group(id, c) })
         .collect();
@@ -25,6 +30,8 @@ pub fn draw(bridge: usize, count: u64, tables: u8, ports: u64, c: &mut Chance) -
 struct Site {
     tables: u8,
     ports: u64,
+    /// Groups that choose by themselves do not meet clones (`normal`) and what is learned.
+    clones: bool,
 }
 
 impl Site {
@@ -37,7 +44,7 @@ impl Site {
                 let same = self.bucket(id, c);
                 let method = "select,selection_method=hash,fields(eth_src,eth_dst)";
                 let many = c.within(1, 3) as usize;
-                (if kind == 4 { "select" } else { method }, vec![same; many])
+                (if kind == 4 && !self.clones { "select" } else { method }, vec![same; many])
             }
         };
         let buckets: Vec<String> = buckets.iter().map(|b| format!("bucket={b}")).collect();

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use super::case::{BRIDGES, Case, CaseFlow};
 use super::chance::Chance;
-use super::normal::frag_of;
+use super::normal::{self, frag_of, is_sctp};
 use super::ovs::needs_later;
 use packets::Target;
 use verbs::{Spot, Verbs};
@@ -37,6 +37,8 @@ pub fn case(verbs: &Verbs, size: Size, c: &mut Chance) -> Case {
     let mut case = Case::default();
     let mut targets = Vec::new();
     let used = match c.below(10) {
+        // Behind a cable Open vSwitch sees what a packet taught on the way there.
+        _ if verbs.draws("learn") || verbs.translates => 1,
         0..=4 => 1,
         5..=7 => 2,
         _ => BRIDGES.len(),
@@ -44,11 +46,12 @@ pub fn case(verbs: &Verbs, size: Size, c: &mut Chance) -> Case {
     for bridge in 0..used {
         program(bridge, &verbs, size, c, &mut case, &mut targets);
     }
+    leave_hidden_out(&mut case);
     // Open vSwitch holds fragments back in `ct` until it can put them together.
     let tracks = case.flows.iter().any(|f| f.text.contains("ct("));
     for _ in 0..size.packets {
         let packet = packets::draw(&targets, c);
-        if tracks && frag_of(&packet.bytes) != 0 {
+        if tracks && frag_of(&packet.bytes) != 0 || verbs.translates && is_sctp(&packet.bytes) {
             continue;
         }
         // Twice, so that what a cache answers is compared too.
@@ -60,6 +63,13 @@ pub fn case(verbs: &Verbs, size: Size, c: &mut Chance) -> Case {
         case.packets.push(again);
     }
     case
+}
+
+/// Takes the flows away that Open vSwitch does not find behind a conjunction (`normal`).
+fn leave_hidden_out(case: &mut Case) {
+    for cookie in normal::hidden_flows(case) {
+        case.flows.retain(|f| f.cookie != cookie);
+    }
 }
 
 fn program(
@@ -75,7 +85,8 @@ fn program(
     let flows = c.within(2, size.flows_max / (1 + bridge as u64));
     let groups = if verbs.has("group") && c.percent(35) { c.within(1, 4) } else { 0 };
     if groups > 0 {
-        case.refs.extend(groups::draw(bridge, groups, tables, ports, c));
+        let site = (tables, ports, verbs.draws("clone") || verbs.draws("learn"));
+        case.refs.extend(groups::draw(bridge, groups, site, c));
     }
     let mut taken = BTreeSet::new();
     let kind = &matches::KINDS[0];

@@ -119,6 +119,8 @@ fn stacks() -> bool {
 pub struct Verbs {
     active: Vec<&'static Verb>,
     weights: Vec<u64>,
+    /// `ct` comes with NAT, too.
+    pub translates: bool,
 }
 
 impl Verbs {
@@ -131,11 +133,16 @@ impl Verbs {
 
     fn of(active: Vec<&'static Verb>) -> Self {
         let weights = active.iter().map(|v| v.weight).collect();
-        Self { active, weights }
+        Self { active, weights, translates: false }
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.active.iter().any(|v| v.name == name)
+    }
+
+    /// Whether lists get this verb.
+    pub fn draws(&self, name: &str) -> bool {
+        self.active.iter().zip(&self.weights).any(|(verb, weight)| verb.name == name && *weight > 0)
     }
 
     /// The same with other weights: some programs are mostly about one thing.
@@ -145,6 +152,10 @@ impl Verbs {
             let factor = match verb.name {
                 "ct" if c.percent(15) => {
                     *weight = 12;
+                    1
+                }
+                "learn" if c.percent(10) => {
+                    *weight = 6;
                     1
                 }
                 // Flows are not counted behind it, see `normal`.
@@ -158,8 +169,8 @@ impl Verbs {
         own
     }
 
-    /// Truncation and changes of length do not meet: Open vSwitch cuts as many bytes as the frame
-    /// had too many before the tags that are due were written.
+    /// Keeps apart what is not to meet. Truncation and changes of length: Open vSwitch cuts as many
+    /// bytes as the frame had too many before the tags that are due were written.
     fn part(&mut self, c: &mut Chance) {
         let truncates = c.percent(15);
         for (weight, verb) in self.weights.iter_mut().zip(&self.active) {
@@ -168,6 +179,22 @@ impl Verbs {
             let resizes = is_tag || verb.name == "NORMAL";
             let leaves = if truncates { resizes } else { verb.name == "output_trunc" };
             *weight = if leaves { 0 } else { *weight };
+        }
+        // A packet does not see what it taught, here; in Open vSwitch it does when it runs through
+        // the datapath anew.
+        if self.draws("learn") {
+            self.forgo(&["ct", "pop_mpls"]);
+        }
+        // What sees a translation, see `normal`.
+        self.translates = self.draws("ct") && c.percent(50);
+        if self.translates {
+            self.forgo(&["resubmit", "clone", "group", "write_actions", "output_reg"]);
+        }
+    }
+
+    fn forgo(&mut self, names: &[&str]) {
+        for (weight, verb) in self.weights.iter_mut().zip(&self.active) {
+            *weight = if names.contains(&verb.name) { 0 } else { *weight };
         }
     }
 
@@ -197,6 +224,9 @@ impl Verbs {
             list.push(text);
             if ends {
                 return list.join(",");
+            }
+            if list.last().is_some_and(|text| text.contains("nat")) {
+                break;
             }
         }
         if spot.depth == 0 && c.percent(60) {
@@ -292,14 +322,8 @@ fn set_field(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     Some(format!("set_field:{text}->{}", info.name))
 }
 
-/// A range of a field, as `load`, `push` and `pop` name it, and its width.
+/// A range of a field, as `load`, `move`, `push` and `pop` name it, and its width.
 fn range(s: &Spot, c: &mut Chance, written: bool) -> Option<(String, u8, Field)> {
-    // Its ECN bits are another field's; of these verbs only `move` knows.
-    moved(s, c, written).filter(|r| r.2 != Field::IpTos)
-}
-
-/// A range of a field, as `move` names it.
-fn moved(s: &Spot, c: &mut Chance, written: bool) -> Option<(String, u8, Field)> {
     let fields = fields(s, c, written);
     let field = *c.pick(&fields);
     let info = field.info();
@@ -324,7 +348,7 @@ fn load(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
 
 fn move_(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     for _ in 0..20 {
-        let (src, dst) = (moved(s, c, false)?, moved(s, c, true)?);
+        let (src, dst) = (range(s, c, false)?, range(s, c, true)?);
         if src.1 == dst.1 && src.0 != dst.0 {
             return Some(format!("move:{}->{}", src.0, dst.0));
         }
@@ -386,7 +410,7 @@ fn register(c: &mut Chance) -> &'static str {
     FEW[c.below(3) as usize]
 }
 
-fn ct(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
+fn ct(v: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     if !is_ip(s) {
         return None;
     }
@@ -405,12 +429,29 @@ fn ct(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
         let table = c.within(u64::from(s.table) + 1, u64::from(s.tables) - 1);
         words.push(format!("table={table}"));
     }
+    if v.translates && c.percent(60) {
+        words.push(nat(commit, s, c)?);
+    }
     if commit && c.percent(40) {
         let value = c.below(4);
         let field = c.pick(&["ct_mark", "ct_label"]);
         words.push(format!("exec(set_field:{value}->{field})"));
     }
     Some(format!("ct({})", words.join(",")))
+}
+
+/// A translation to one address, and mostly one port, or that of the connection. Which of several
+/// ports one gets is each switch's own business.
+fn nat(commit: bool, s: &Spot, c: &mut Chance) -> Option<String> {
+    if !commit || c.percent(20) {
+        return Some("nat".into());
+    }
+    let side = c.pick(&["src", "dst"]);
+    let v4 = s.kind.eth_type == 0x0800;
+    let field = if v4 { Field::IpSrc } else { Field::Ipv6Src };
+    let address = values::write(field.info(), values::draw(field, c), ones(field.info().bits))?.0;
+    let address = if v4 { address } else { format!("[{address}]") };
+    Some(format!("nat({side}={address}:{})", values::draw(Field::TcpSrc, c).max(1)))
 }
 
 fn write_actions(v: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
@@ -436,9 +477,24 @@ fn bundle(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
     Some(format!("bundle(symmetric_l4,60,active_backup,ofport,slaves:{a},{b})"))
 }
 
+/// Few actions teach flows of the same priority: which of two such a packet meets is open.
 fn learn(_: &Verbs, s: &Spot, c: &mut Chance) -> Option<String> {
-    let table = c.within(u64::from(s.table), u64::from(s.tables) - 1);
-    let priority = 60000 + c.below(3);
-    let specs = "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]";
-    Some(format!("learn(table={table},priority={priority},{specs})"))
+    let table = c.within(0, u64::from(s.tables) - 1);
+    let priority = 1 + c.below(65535);
+    let mut words = vec![match c.below(4) {
+        0 => "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[]".to_owned(),
+        1 => "NXM_OF_ETH_SRC[]".to_owned(),
+        2 => "NXM_OF_VLAN_TCI[0..11],NXM_OF_ETH_DST[]".to_owned(),
+        _ if s.kind.eth_type == 0x0800 => "eth_type=0x800,NXM_OF_IP_DST[]=NXM_OF_IP_SRC[]".into(),
+        _ => format!("NXM_OF_IN_PORT[],NXM_NX_REG0[0..3]={}", c.below(4)),
+    }];
+    words.extend(match c.below(4) {
+        0 => None,
+        1 => Some(format!("load:{}->{}[0..3]", c.below(4), register(c))),
+        2 => Some(format!("load:NXM_OF_IN_PORT[]->{}[0..15]", register(c))),
+        _ => Some("load:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]".into()),
+    });
+    words.push("output:NXM_OF_IN_PORT[]".into());
+    let limit = if c.percent(20) { format!(",limit={}", c.within(1, 3)) } else { String::new() };
+    Some(format!("learn(table={table},priority={priority}{limit},{})", words.join(",")))
 }

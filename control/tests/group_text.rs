@@ -142,7 +142,8 @@ fn wrong_groups_get_their_message() {
     }
 }
 
-/// What `ovs-ofctl -O OpenFlow13 dump-meters` of 3.1 showed for these on a bridge.
+/// In the words of `dump-meters`, a line for the meter and one for each band. What Open vSwitch
+/// shows of meters needs a bridge, so the tests of the differential run compare with it.
 #[test]
 fn meters_print_as_the_stock_tool_prints_them() {
     for (text, want) in [

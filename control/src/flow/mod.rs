@@ -47,6 +47,8 @@ pub mod value;
 #[cfg(test)]
 mod arb;
 #[cfg(test)]
+mod peer;
+#[cfg(test)]
 mod roundtrip;
 #[cfg(test)]
 mod tests;

@@ -262,6 +262,30 @@ fn arb_flow() -> impl Strategy<Value = Flow> {
         )
 }
 
+pub(super) fn arb_group() -> impl Strategy<Value = Group> {
+    let method = select(vec![None, Some(Method::Hash), Some(Method::DpHash)]);
+    let buckets = vec((any::<u16>(), prop::option::of(0..0xff00u32)), 0..5);
+    let parts = (0..=0xffff_ff00u32, method, any::<u64>(), buckets, arb_actions(true, true));
+    parts.prop_map(|(id, method, param, weights, actions)| {
+        // What a bucket takes: no instructions, no conjunctions.
+        let fits: Vec<FlowAction> = actions.into_iter().filter(action_set::takes).collect();
+        let bucket = |(i, (weight, watch_port)): (usize, (u16, Option<u32>))| Bucket {
+            id: Some(i as u32 * 3),
+            weight,
+            watch_port,
+            watch_group: watch_port.filter(|p| p % 2 == 0),
+            actions: fits.clone(),
+        };
+        let param = if method.is_some() { param } else { 0 };
+        Group {
+            id,
+            kind: GroupKind::Select,
+            selection: Selection { method, param, fields: Vec::new() },
+            buckets: weights.into_iter().enumerate().map(bucket).collect(),
+        }
+    })
+}
+
 const GOLDEN: &str = include_str!("../../tests/flows_golden.txt");
 const WRONG: &str = include_str!("../../tests/wrong_flows.txt");
 
@@ -441,29 +465,7 @@ proptest! {
     }
 
     #[test]
-    fn a_group_prints_and_reads_back_equal(
-        id in 0..=0xffff_ff00u32,
-        method in select(vec![None, Some(Method::Hash), Some(Method::DpHash)]),
-        param: u64,
-        weights in vec((any::<u16>(), prop::option::of(0..0xff00u32)), 0..5),
-        actions in arb_actions(true, true),
-    ) {
-        // What a bucket takes: no instructions, no conjunctions.
-        let fits: Vec<FlowAction> = actions.into_iter().filter(action_set::takes).collect();
-        let bucket = |(i, (weight, watch_port)): (usize, (u16, Option<u32>))| Bucket {
-            id: Some(i as u32 * 3),
-            weight,
-            watch_port,
-            watch_group: watch_port.filter(|p| p % 2 == 0),
-            actions: fits.clone(),
-        };
-        let param = if method.is_some() { param } else { 0 };
-        let group = Group {
-            id,
-            kind: GroupKind::Select,
-            selection: Selection { method, param, fields: Vec::new() },
-            buckets: weights.into_iter().enumerate().map(bucket).collect(),
-        };
+    fn a_group_prints_and_reads_back_equal(group in arb_group()) {
         let text = print_group(&group, &NoNames);
         let m = parse_group_mod(&text, None, &NoNames);
         let again = m.map(|m| Group {

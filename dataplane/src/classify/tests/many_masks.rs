@@ -104,14 +104,15 @@ fn a_subtable_that_leads_does_not_answer_for_others() {
         RuleMatch::new(value, mask, priority)
     };
     let whole = Mask { ip_src: u32::MAX, ..Mask::ZERO };
-    let mut rules: Vec<RuleMatch> = (1..60).map(|n| rule(n, whole, 10)).collect();
+    let mut model = Model((100..).zip((1..60).map(|n| rule(n, whole, 10))).collect());
+    let mut table = tuples(model.iter());
+    // Of lower numbers, so better, than all that lead.
     for (n, priority) in [(1, 10), (2, 9), (3, 10), (4, 0)] {
         let (metadata, tun_id) = (n & 1, n & 6);
-        rules.push(rule(n as u32, Mask { metadata, tun_id, ..Mask::ZERO }, priority));
+        let other = rule(n as u32, Mask { metadata, tun_id, ..Mask::ZERO }, priority);
+        table.insert(n as u32, &other);
+        model.0.insert(n as u32, other);
     }
-    // Of a lower number, so better, than all that lead.
-    let model = Model((0..).zip(rules.into_iter().rev()).collect());
-    let table = tuples(model.iter());
     assert!(table.sieve().is_some());
     for (src, metadata, tun_id) in (0..64).flat_map(|s| [(s, 0, 0), (s, 6, 6), (s, 7, 2)]) {
         let key = FlowKey { ip_src: src, metadata, tun_id, ..FlowKey::ZERO };

@@ -48,11 +48,11 @@ pub fn rule(table: u8, priority: u16, fields: &[(Field, u128)], actions: Vec<Act
     Arc::new(Rule {
         bridge: 0,
         table,
+        priority,
         cookie: 0,
         matching: (&RuleMatch { value, mask, priority, clauses: None }).into(),
         actions: actions.into(),
         stats: Arc::new(RuleStats::default()),
-        text: "".into(),
     })
 }
 

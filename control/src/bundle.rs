@@ -4,9 +4,9 @@
 //! The copies take their places when nothing can be refused any more, so a bundle that is refused
 //! leaves no trace, and one that is taken reaches the workers in one program.
 
-use crate::flow::{BundleText, Flow};
-use crate::model::{Model, ModelError};
-use crate::store::{Changed, RemovedReason};
+use crate::flow::{BundleText, refers_to};
+use crate::model::{Model, ModelError, check_refs};
+use crate::store::{Changed, RemovedReason, Stored};
 
 impl Model {
     /// Makes all changes of a bundle or none. The program must follow.
@@ -20,18 +20,11 @@ impl Model {
         let (mut groups, mut meters) = (b.groups.clone(), b.meters.clone());
         let gone_groups = groups.apply(&bundle.groups, now_ns)?;
         let gone_meters = meters.apply(&bundle.meters, now_ns)?;
-        for m in bundle.flows.iter().filter(|m| m.command.has_actions()) {
-            let (named_groups, named_meters) = m.flow.refers_to();
-            if let Some(id) = named_groups.into_iter().find(|id| groups.get(*id).is_none()) {
-                return Err(ModelError::NoGroup(id));
-            }
-            if let Some(id) = named_meters.into_iter().find(|id| meters.get(*id).is_none()) {
-                return Err(ModelError::NoMeter(id));
-            }
-        }
-        let by_group = |f: &Flow| gone_groups.iter().any(|id| f.uses_group(*id));
-        let by_meter = |f: &Flow| gone_meters.iter().any(|id| f.uses_meter(*id));
-        let users = |gone: &[u32], uses: &dyn Fn(&Flow) -> bool| match gone {
+        let new = bundle.flows.iter().filter(|m| m.command.has_actions());
+        check_refs(&groups, &meters, new.map(|m| refers_to(&m.flow.actions)))?;
+        let by_group = |f: &Stored| gone_groups.iter().any(|id| f.uses_group(*id));
+        let by_meter = |f: &Stored| gone_meters.iter().any(|id| f.uses_meter(*id));
+        let users = |gone: &[u32], uses: &dyn Fn(&Stored) -> bool| match gone {
             [] => Vec::new(),
             _ => b.flows.numbers(uses),
         };

@@ -3,16 +3,17 @@
 //! `Model::program` compiles it; whoever owns the model (the daemon, `replay`) hands the result
 //! to the workers. A port keeps its `PortIx` as long as it exists.
 
+mod load;
+
 use crate::compile::{Device, PortState, compile_port, compile_underlay};
 use crate::config::{self, Config, PORT_LOCAL};
-use crate::flow::{
-    FileItem, FileLine, Flow, FlowAction, FlowErrors, GroupMod, MeterMod, PortNames, meter_name,
-    parse_file, with_options,
-};
+use crate::flow::{FlowAction, FlowErrors, GroupMod, MeterMod, PortNames, meter_name};
 use crate::groups::{GroupError, Groups, StoredGroup};
 use crate::meters::{MeterError, Meters};
 use crate::netlink::underlay as net;
-use crate::store::{Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Wish};
+use crate::store::{
+    Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Stored, Wish,
+};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::field::{FIELDS, Field};
@@ -74,7 +75,9 @@ impl BridgeState {
         let field = FIELDS.iter().map(|f| f.id).find(is);
         let (Some(field), Some(present)) = (field, self.tlv.present(index)) else { return 0 };
         let acts = |a: &FlowAction| a.any(&|a| a.names_option(field));
-        let uses = |f: &Flow| present.get(&f.match_.mask) != 0 || f.actions.iter().any(acts);
+        let uses = |s: &Stored| {
+            present.get(s.rule.matching.mask()) != 0 || s.manner().actions.iter().any(acts)
+        };
         let in_group =
             |g: &&StoredGroup| g.group.buckets.iter().any(|b| b.actions.iter().any(acts));
         self.flows.numbers(&uses).len() + self.groups.iter().filter(in_group).count()
@@ -98,6 +101,22 @@ impl PortNames for BridgeState {
     fn options(&self) -> Option<&TlvMap> {
         Some(&self.tlv)
     }
+}
+
+pub(crate) fn check_refs(
+    have_groups: &Groups,
+    have_meters: &Meters,
+    mut refers: impl Iterator<Item = (Vec<u32>, Vec<u32>)>,
+) -> Result<(), ModelError> {
+    refers.try_for_each(|(groups, meters)| {
+        if let Some(id) = groups.into_iter().find(|id| have_groups.get(*id).is_none()) {
+            return Err(ModelError::NoGroup(id));
+        }
+        match meters.into_iter().find(|id| have_meters.get(*id).is_none()) {
+            Some(id) => Err(ModelError::NoMeter(id)),
+            None => Ok(()),
+        }
+    })
 }
 
 /// The switch.
@@ -206,61 +225,14 @@ impl Model {
         self.bridges.iter_mut().flat_map(|b| b.ports.iter_mut()).find(|p| p.ix == ix)
     }
 
-    /// Reads a text of flows into the bridges; all of it or nothing.
-    pub fn load_flows(
-        &mut self,
-        file: PathBuf,
-        text: &str,
-        first_bridge: &str,
-        now_ns: u64,
-    ) -> Result<(), ModelError> {
-        let names = |n: &str| self.bridge(n).map(|b| b as &dyn PortNames);
-        let parsed = parse_file(text, first_bridge, &names)
-            .map_err(|error| ModelError::Flow { file, error })?;
-        self.take_flows(&parsed, now_ns)
-    }
-
-    /// Adds what was read from files: groups and meters, then the flows that name them.
-    pub fn take_flows(&mut self, list: &[FileLine], now_ns: u64) -> Result<(), ModelError> {
-        for b in 0..self.bridges.len() {
-            let name = self.bridges[b].config.name.clone();
-            let (mut flows, mut groups, mut meters) = (Vec::new(), Vec::new(), Vec::new());
-            let mut options = Vec::new();
-            for l in list.iter().filter(|l| l.bridge == name) {
-                match &l.item {
-                    FileItem::Flow(flow) => flows.push(Flow::clone(flow)),
-                    FileItem::Group(m) => groups.push(m.clone()),
-                    FileItem::Meter(m) => meters.push(m.clone()),
-                    FileItem::TlvMap(m) => options.extend(m.iter().copied()),
-                }
-            }
-            let map = with_options(&self.bridges[b].tlv, &options)?;
-            self.set_options(b, map);
-            self.change_groups(b, &groups, now_ns)?;
-            self.change_meters(b, &meters, now_ns)?;
-            self.check_refs(b, flows.iter())?;
-            self.change_flows(b, now_ns, |f, site| f.add_all(&flows, site))?;
-        }
-        Ok(())
-    }
-
-    /// Whether the groups and meters are there that flows name.
-    pub fn check_refs<'f>(
+    /// Whether the groups and meters are there that flows name: those that each of `refers` says.
+    pub fn check_refs(
         &self,
         bridge: usize,
-        flows: impl Iterator<Item = &'f Flow>,
+        refers: impl Iterator<Item = (Vec<u32>, Vec<u32>)>,
     ) -> Result<(), ModelError> {
         let Some(b) = self.bridges.get(bridge) else { return Ok(()) };
-        for flow in flows {
-            let (groups, meters) = flow.refers_to();
-            if let Some(id) = groups.into_iter().find(|id| b.groups.get(*id).is_none()) {
-                return Err(ModelError::NoGroup(id));
-            }
-            if let Some(id) = meters.into_iter().find(|id| b.meters.get(*id).is_none()) {
-                return Err(ModelError::NoMeter(id));
-            }
-        }
-        Ok(())
+        check_refs(&b.groups, &b.meters, refers)
     }
 
     /// Makes a change of a bridge's groups, whole or not at all. Flows that use a group which is
@@ -276,7 +248,7 @@ impl Model {
         };
         let gone = b.groups.apply(mods, now_ns)?;
         let compiled = b.groups.compiled();
-        let uses = |f: &Flow| gone.iter().any(|id| f.uses_group(*id));
+        let uses = |f: &Stored| gone.iter().any(|id| f.uses_group(*id));
         let doomed = if gone.is_empty() { Vec::new() } else { b.flows.numbers(&uses) };
         if let Some(b) = self.draft.bridges.get_mut(bridge) {
             b.groups = compiled;
@@ -297,7 +269,7 @@ impl Model {
         };
         let gone = b.meters.apply(mods, now_ns)?;
         let compiled = b.meters.compiled();
-        let uses = |f: &Flow| gone.iter().any(|id| f.uses_meter(*id));
+        let uses = |f: &Stored| gone.iter().any(|id| f.uses_meter(*id));
         let doomed = if gone.is_empty() { Vec::new() } else { b.flows.numbers(&uses) };
         if let Some(b) = self.draft.bridges.get_mut(bridge) {
             b.meters = compiled;

@@ -26,7 +26,7 @@ fn model() -> Model {
 /// All of the bridge, as text, and the version of the next program.
 fn state(model: &Model) -> (Vec<String>, String, String) {
     let b = &model.bridges[0];
-    let flows: Vec<Flow> = b.flows.sorted().iter().map(|s| Flow::clone(&s.flow)).collect();
+    let flows: Vec<Flow> = b.flows.sorted().iter().map(|s| s.flow()).collect();
     let groups: Vec<_> = b.groups.iter().map(|g| g.group.clone()).collect();
     let meters: Vec<_> = b.meters.iter().map(|m| m.meter.clone()).collect();
     let texts = flows.iter().map(|f| print_flow(f, b)).collect();

@@ -4,7 +4,7 @@
 //! one worker, which alone writes it; readers on other threads add the workers up. That is
 //! why the cells are relaxed atomics written by load and store: no locked instruction.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 macro_rules! named_list {
     ($(#[$doc:meta])* $name:ident {
@@ -194,10 +194,12 @@ pub struct RuleStats {
     bytes: AtomicU64,
     used_ns: AtomicU64,
     learned_ns: AtomicU64,
-    idle_max_s: AtomicU32,
-    hard_max_s: AtomicU32,
+    idle_max_s: AtomicU16,
+    hard_max_s: AtomicU16,
     learn_full: AtomicBool,
 }
+
+const _: () = assert!(size_of::<RuleStats>() == 40, "there is one for each of a million rules");
 
 impl RuleStats {
     pub fn add(&self, packets: u64, bytes: u64, now_ns: u64) {
@@ -248,14 +250,14 @@ impl RuleStats {
     /// From now on the timeouts are these at most; 0 leaves one as it is (`fin_timeout`).
     pub fn reduce_timeouts(&self, idle_s: u16, hard_s: u16) {
         for (cell, new) in [(&self.idle_max_s, idle_s), (&self.hard_max_s, hard_s)] {
-            let reduce = |old| (new != 0 && (old == 0 || u32::from(new) < old)).then(|| new.into());
+            let reduce = |old| (new != 0 && (old == 0 || new < old)).then_some(new);
             let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reduce);
         }
     }
 
     /// A flow's timeouts, seconds, 0 for none, after what `fin_timeout` made of them.
     pub fn timeouts_s(&self, idle_s: u16, hard_s: u16) -> (u16, u16) {
-        let least = |cell: &AtomicU32, own: u16| match cell.load(Ordering::Relaxed) as u16 {
+        let least = |cell: &AtomicU16, own: u16| match cell.load(Ordering::Relaxed) {
             0 => own,
             max if own == 0 => max,
             max => own.min(max),

@@ -311,7 +311,7 @@ fn check(file: &Path, global: &Global, out: &mut String) -> Result<bool, Failure
     let (flows, config) = checked?;
     for bridge in &config.bridges {
         let (name, ports) = (&bridge.name, bridge.ports.len());
-        let flows = flows.iter().filter(|flow| flow.bridge == *name).count();
+        let flows = flows.flows_of(name);
         let file = file.display();
         out.push_str(&format!("{file}: bridge {name}, {ports} ports, {flows} flows: good\n"));
     }

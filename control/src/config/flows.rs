@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Bridge, Config, ConfigError, ConfigErrors, PORT_LOCAL};
 use crate::flow::{
-    FileLine, FlowError, PortMap, PortNames, WithOptions, mapped_options, parse_file, ports::LOCAL,
+    FlowError, PortMap, PortNames, WithOptions, mapped_options, ports::LOCAL, read_file,
     with_options,
 };
+use crate::store::Batch;
 use sluice_dataplane::tunnel::{TlvMap, TlvMapping};
 
 impl Bridge {
@@ -20,7 +21,7 @@ impl Bridge {
 impl Config {
     /// Reads the flow files of all bridges. A file may hold flows of several bridges, below
     /// `[bridge NAME]` lines; they come in the order in which they stand.
-    pub fn read_flows(&self) -> Result<Vec<FileLine>, ConfigErrors> {
+    pub fn read_flows(&self) -> Result<Batch, ConfigErrors> {
         let (mut texts, mut errors) = (Vec::new(), Vec::new());
         for bridge in &self.bridges {
             let Some(file) = &bridge.flow_file else { continue };
@@ -41,13 +42,11 @@ impl Config {
         let find = |name: &str| {
             names.iter().find(|(n, _)| *n == name).map(|(_, names)| names as &dyn PortNames)
         };
-        let mut flows = Vec::new();
+        let mut flows = Batch::default();
         for (bridge, file, text) in &texts {
-            match parse_file(text, bridge, &find) {
-                Ok(found) => flows.extend(found),
-                Err(wrong) => {
-                    errors.extend(wrong.list.iter().map(|e| flow_error(file, text, e)));
-                }
+            let take = &mut |line| flows.take(line);
+            if let Err(wrong) = read_file(text, bridge, &find, take) {
+                errors.extend(wrong.list.iter().map(|e| flow_error(file, text, e)));
             }
         }
         if errors.is_empty() { Ok(flows) } else { Err(ConfigErrors(errors)) }
@@ -90,7 +89,7 @@ mod tests {
         let config = Config::load(&file).unwrap();
         let read = config.read_flows().unwrap();
         assert_eq!(read.len(), 2);
-        assert_eq!((read[1].bridge.as_str(), read[1].line), ("br1", 3));
+        assert_eq!((read.bridges[0].0.as_str(), read.bridges[0].1.flows.len()), ("br1", 2));
         std::fs::write(&flows, "in_port=p1 actions=LOCAL\ntcp,nw_scr=1.2.3.4 actions=drop\n")
             .unwrap();
         let errors = config.read_flows().unwrap_err();

@@ -28,6 +28,10 @@
 //! fail_mode = "secure"          # no flow file: drop all; or "standalone": a NORMAL switch
 //! tlv_map = ["{class=0x102,type=0x80,len=4}->tun_metadata0"]   # options as fields
 //! local = false                 # an internal port with the bridge's name, number 65534
+//! [[bridge.table]]              # of tables with limits of their own
+//! number = 0
+//! flows_max = 1048576
+//! overflow_policy = "refuse"    # a flow too many; "evict": the least important one goes
 //! [[bridge.port]]
 //! name = "ns1"
 //! number = 1                    # else the lowest free one

@@ -17,7 +17,7 @@ mod tests;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use crate::api::{ControlSocket, Switch, serve};
 use crate::config::{Config, PortType};
 use crate::doctor::{self, Level, Wish};
-use crate::flow::FileLine;
 use crate::netlink::{ReservedPorts, UnderlayWatch};
+use crate::store::Batch;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -55,8 +55,8 @@ struct Args {
 #[derive(Debug)]
 pub struct Ground {
     pub config: Config,
-    /// Of all bridges, checked.
-    pub flows: Vec<FileLine>,
+    /// What the flow files of all bridges say, checked; the switch takes it.
+    pub flows: Mutex<Batch>,
     pub underlay: UnderlayWatch,
 }
 
@@ -101,7 +101,7 @@ pub fn run(
 
 fn run_switch(
     config: Config,
-    flows: Vec<FileLine>,
+    flows: Batch,
     start: impl FnOnce(Arc<Ground>) -> Result<Arc<dyn Switch>, Failure>,
 ) -> Result<(), Failure> {
     let socket = ControlSocket::bind(&config.daemon.control_socket)?;
@@ -118,7 +118,7 @@ fn run_switch(
     let (stop, _) = watch::channel(false);
     // Handlers first: a signal that comes during the start is not lost.
     runtime.block_on(async { stop_on_signals(&stop) })?;
-    let ground = Arc::new(Ground { config, flows, underlay });
+    let ground = Arc::new(Ground { config, flows: Mutex::new(flows), underlay });
     let switch = start(Arc::clone(&ground))?;
     tracing::info!("ready");
     let served = runtime.block_on(serve(&socket, Arc::clone(&switch), stop));

@@ -5,7 +5,7 @@ use sluice_dataplane::action::{BundleAlgorithm, HashFields, MultipathAlgorithm, 
 use sluice_dataplane::packet::field::{Field, ones};
 
 /// One action, with what is needed to print it as it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FlowAction {
     /// To an ordinary port.
     Output(u32),
@@ -134,7 +134,7 @@ pub enum FlowAction {
 }
 
 /// `ct(...)`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ct {
     pub commit: bool,
     pub force: bool,
@@ -147,7 +147,7 @@ pub struct Ct {
     pub alg: Option<Alg>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Zone {
     Number(u16),
     /// The low 16 bits of the range at that moment.
@@ -160,14 +160,14 @@ impl Default for Zone {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alg {
     Ftp,
     Tftp,
 }
 
 /// `nat`, `nat(src=...)`, `nat(dst=...)`. Without `side`: translate known connections only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nat {
     pub side: Option<NatSide>,
     /// First and last address, equal for a single one.
@@ -179,14 +179,14 @@ pub struct Nat {
     pub random: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NatSide {
     Src,
     Dst,
 }
 
 /// `bundle(...)`, and `bundle_load(...)` if there is a `dst`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bundle {
     pub fields: HashFields,
     pub basis: u16,
@@ -196,7 +196,7 @@ pub struct Bundle {
 }
 
 /// `multipath(...)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Multipath {
     pub fields: HashFields,
     pub basis: u16,
@@ -208,7 +208,7 @@ pub struct Multipath {
 }
 
 /// `controller(...)`, also in its short forms.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Controller {
     pub reason: PacketInReason,
     pub max_len: u16,
@@ -240,7 +240,7 @@ impl Controller {
 }
 
 /// `sample(...)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     /// Of 65535; at least 1.
     pub probability: u16,
@@ -252,14 +252,14 @@ pub struct Sample {
     pub direction: Option<SampleDirection>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SampleDirection {
     Ingress,
     Egress,
 }
 
 /// `learn(...)`. Timeouts and `limit`: 0 is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Learn {
     pub table: u8,
     pub priority: u16,
@@ -277,19 +277,19 @@ pub struct Learn {
 }
 
 /// One part of the flow that is learned. Source and target are equally wide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LearnSpec {
     pub source: LearnSource,
     pub target: LearnTarget,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LearnSource {
     Field(SubField),
     Value(u128),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LearnTarget {
     Match(SubField),
     Load(SubField),
@@ -297,7 +297,7 @@ pub enum LearnTarget {
 }
 
 /// The field, bits and mask that an action writes, for those that write a constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     pub field: Field,
     pub value: u128,

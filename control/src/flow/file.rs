@@ -116,6 +116,19 @@ pub fn parse_file<'p>(
     first_bridge: &str,
     ports: &dyn Fn(&str) -> Option<&'p dyn PortNames>,
 ) -> Result<Vec<FileLine>, FlowErrors> {
+    let mut out = Vec::new();
+    read_file(text, first_bridge, ports, &mut |line| out.push(line))?;
+    Ok(out)
+}
+
+/// As [`parse_file`], a line at a time: so the parsed form of a large file need not be there all
+/// at once. What was taken before a mistake came is of no use.
+pub fn read_file<'p>(
+    text: &str,
+    first_bridge: &str,
+    ports: &dyn Fn(&str) -> Option<&'p dyn PortNames>,
+    take: &mut dyn FnMut(FileLine),
+) -> Result<(), FlowErrors> {
     let maps = maps_of(text, first_bridge, ports);
     let no_options = TlvMap::default();
     let with_map = |bridge: &str| {
@@ -126,7 +139,6 @@ pub fn parse_file<'p>(
     };
     let mut bridge = first_bridge.to_string();
     let mut names = with_map(&bridge);
-    let mut out = Vec::new();
     let mut errors = FlowErrors { list: Vec::new(), more: 0 };
     let mut told_bridge = false;
     let mut refuse = |e: FlowError, line| match errors.list.len() < ERRORS_MAX {
@@ -164,11 +176,11 @@ pub fn parse_file<'p>(
             Ok(FileItem::TlvMap(_)) if let Some(Err(e)) = maps.get(&bridge) => {
                 refuse(content.err(Problem::Options(e.clone())), line);
             }
-            Ok(item) => out.push(FileLine { bridge: bridge.clone(), line, item }),
+            Ok(item) => take(FileLine { bridge: bridge.clone(), line, item }),
             Err(e) => refuse(e, line),
         }
     }
-    if errors.list.is_empty() { Ok(out) } else { Err(errors) }
+    if errors.list.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 fn item(content: Span<'_>, names: &dyn PortNames) -> Result<FileItem, FlowError> {

@@ -128,54 +128,61 @@ impl FlowFilter {
     }
 
     pub fn selects(&self, flow: &Flow) -> bool {
-        let by_match = match self.strict_priority {
-            Some(p) => p == flow.priority && self.match_ == flow.match_,
-            None => flow.match_.is_within(&self.match_),
-        };
-        by_match
-            && self.table.is_none_or(|t| t == flow.table)
-            && self.cookie.is_none_or(|(value, mask)| (flow.cookie ^ value) & mask == 0)
-            && self.out_port.is_none_or(|p| flow.outputs_to(p))
-            && self.out_group.is_none_or(|g| flow.uses_group(g))
+        self.selects_but_match(flow.table, flow.cookie, &flow.actions)
+            && self.selects_match(flow.priority, &flow.match_)
+    }
+
+    /// Whether nothing but the match and the priority can keep a flow from being selected.
+    pub fn selects_but_match(&self, table: u8, cookie: u64, actions: &[FlowAction]) -> bool {
+        self.table.is_none_or(|t| t == table)
+            && self.cookie.is_none_or(|(value, mask)| (cookie ^ value) & mask == 0)
+            && self.out_port.is_none_or(|p| outputs_to(actions, p))
+            && self.out_group.is_none_or(|g| uses_group(actions, g))
+    }
+
+    pub fn selects_match(&self, priority: u16, match_: &Match) -> bool {
+        match self.strict_priority {
+            Some(p) => p == priority && self.match_ == *match_,
+            None => match_.is_within(&self.match_),
+        }
     }
 }
 
-impl Flow {
-    /// Whether the flow names `port` (also NORMAL, LOCAL ...) as an output, in nested actions
-    /// too.
-    pub fn outputs_to(&self, port: u32) -> bool {
-        self.actions.iter().any(|a| a.any(&|a| output_of(a) == Some(port)))
-    }
+/// Whether actions name `port` (also NORMAL, LOCAL ...) as an output, in nested ones too.
+pub fn outputs_to(actions: &[FlowAction], port: u32) -> bool {
+    actions.iter().any(|a| a.any(&|a| output_of(a) == Some(port)))
+}
 
-    /// The groups and meters that the flow cannot be without.
-    pub fn refers_to(&self) -> (Vec<u32>, Vec<u32>) {
-        let (mut groups, mut meters) = (Vec::new(), Vec::new());
-        let mut left: Vec<&FlowAction> = self.actions.iter().collect();
-        while let Some(action) = left.pop() {
-            match action {
-                FlowAction::Group(id) => groups.push(*id),
-                FlowAction::Meter(id) => meters.push(*id),
-                other => left.extend(other.nested()),
-            }
+/// The groups and meters that actions cannot be without.
+pub fn refers_to(actions: &[FlowAction]) -> (Vec<u32>, Vec<u32>) {
+    let (mut groups, mut meters) = (Vec::new(), Vec::new());
+    let mut left: Vec<&FlowAction> = actions.iter().collect();
+    while let Some(action) = left.pop() {
+        match action {
+            FlowAction::Group(id) => groups.push(*id),
+            FlowAction::Meter(id) => meters.push(*id),
+            other => left.extend(other.nested()),
         }
-        (groups, meters)
     }
+    (groups, meters)
+}
 
-    /// Whether the flow names the group.
-    pub fn uses_group(&self, id: u32) -> bool {
-        self.actions.iter().any(|a| a.any(&|a| *a == FlowAction::Group(id)))
-    }
+/// Whether actions name the group.
+pub fn uses_group(actions: &[FlowAction], id: u32) -> bool {
+    actions.iter().any(|a| a.any(&|a| *a == FlowAction::Group(id)))
+}
 
-    /// Whether the flow names the meter, also as that of a `controller`.
-    pub fn uses_meter(&self, id: u32) -> bool {
-        let names = |a: &FlowAction| match a {
-            FlowAction::Meter(n) => *n == id,
-            FlowAction::Controller(c) => c.meter == Some(id),
-            _ => false,
-        };
-        self.actions.iter().any(|a| a.any(&names))
-    }
+/// Whether actions name the meter, also as that of a `controller`.
+pub fn uses_meter(actions: &[FlowAction], id: u32) -> bool {
+    let names = |a: &FlowAction| match a {
+        FlowAction::Meter(n) => *n == id,
+        FlowAction::Controller(c) => c.meter == Some(id),
+        _ => false,
+    };
+    actions.iter().any(|a| a.any(&names))
+}
 
+impl Flow {
     /// The rule that an `add` replaces: same table, priority and match.
     pub fn is_same_rule(&self, other: &Flow) -> bool {
         self.table == other.table && self.priority == other.priority && self.match_ == other.match_

@@ -60,9 +60,11 @@ pub use action::{
 pub use bundle::{BundleText, parse_bundle_text};
 pub use error::{FlowError, Problem};
 pub use file::{
-    ERRORS_MAX, FileItem, FileLine, FlowErrors, mapped_options, parse_file, with_options,
+    ERRORS_MAX, FileItem, FileLine, FlowErrors, mapped_options, parse_file, read_file, with_options,
 };
-pub use flow_mod::{Command, FlowFilter, FlowMod, parse_flow_mod};
+pub use flow_mod::{
+    Command, FlowFilter, FlowMod, outputs_to, parse_flow_mod, refers_to, uses_group, uses_meter,
+};
 pub use group::{
     Bucket, BucketPlace, Group, GroupCommand, GroupMod, Method, Selection, parse_group_mod,
 };
@@ -126,7 +128,7 @@ impl Default for Flow {
 }
 
 /// Flags of a flow (OpenFlow 1.5.1 section 7.3.4.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowFlags {
     pub send_flow_rem: bool,
     pub check_overlap: bool,

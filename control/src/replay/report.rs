@@ -147,11 +147,11 @@ pub(super) fn report(
 ) -> Report {
     let c = engine.lane.counters();
     let flows = model.bridges.iter().flat_map(|b| {
-        b.flows.sorted().into_iter().map(|s| FlowReport {
+        b.flows.sorted().into_iter().map(move |s| FlowReport {
             bridge: b.config.name.clone(),
             n_packets: s.rule.stats.packets(),
             n_bytes: s.rule.stats.bytes(),
-            flow: s.rule.text.to_string(),
+            flow: s.text(b),
         })
     });
     Report {

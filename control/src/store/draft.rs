@@ -1,14 +1,17 @@
 //! A change under way: made in place, with a journal to take it back by.
 
-use super::{Flows, Outcome, Removed, RemovedReason, Site, StoreError, Stored, can_time_out};
+use super::{
+    Flows, Manner, Outcome, Packed, Removed, RemovedReason, Site, StoreError, Stored, manner_of,
+};
 use crate::compile::lower;
-use crate::flow::{Command, Flow, FlowMod, print_flow};
+use crate::flow::{Command, Flow, FlowMod};
 use sluice_dataplane::action::Action;
-use sluice_dataplane::pipeline::{Rule, RuleChange, RuleStats};
-use std::collections::HashSet;
+use sluice_dataplane::pipeline::{Actions, Rule, RuleChange, RuleIds, RuleStats};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What to do to take a change back, the last first.
+#[derive(Debug)]
 enum Undo {
     Added(u32),
     Gone(Box<Stored>),
@@ -16,69 +19,107 @@ enum Undo {
     Rewritten(Box<Stored>),
 }
 
+/// A change that is made and can be taken back.
+#[derive(Debug)]
+#[must_use = "settle it or take it back"]
+pub(crate) struct Pending {
+    journal: Vec<Undo>,
+    /// Counters to start anew once the change is made.
+    resets: Vec<Arc<RuleStats>>,
+    out: Outcome,
+    version: u64,
+}
+
+impl Pending {
+    /// Numbers of flows that went are free from the next program on.
+    pub fn settle(self, flows: &mut Flows, ids: &mut RuleIds) -> Outcome {
+        self.resets.iter().for_each(|s| s.reset());
+        for undo in &self.journal {
+            if let Undo::Gone(s) = undo {
+                ids.give_back(s.number, self.version);
+            }
+        }
+        drop(self.journal);
+        flows.tidy();
+        self.out
+    }
+
+    pub fn take_back(self, flows: &mut Flows, ids: &mut RuleIds) {
+        drop(self.out);
+        for undo in self.journal.into_iter().rev() {
+            match undo {
+                Undo::Added(number) => {
+                    flows.unlink(number);
+                    ids.give_back(number, 0);
+                }
+                Undo::Gone(s) => flows.link(*s),
+                Undo::Rewritten(s) => {
+                    flows.unlink(s.number);
+                    flows.link(*s);
+                }
+            }
+        }
+        flows.tidy();
+    }
+}
+
 /// A change under way.
 pub(super) struct Draft<'a> {
     pub(super) flows: &'a mut Flows,
     site: Site<'a>,
     journal: Vec<Undo>,
-    /// Counters to start anew once the change is made.
     resets: Vec<Arc<RuleStats>>,
     out: Outcome,
+    /// Table and cookie of flows whose last learner may have gone.
+    pub(super) orphans: Vec<(u8, u64)>,
+    /// Flows by table and cookie, from the first time on that orphans are looked for.
+    pub(super) by_cookie: Option<HashMap<(u8, u64), Vec<u32>>>,
 }
 
 impl<'a> Draft<'a> {
     /// Makes a change, all of it or nothing.
     pub fn run(
+        flows: &mut Flows,
+        mut site: Site<'_>,
+        make: impl FnOnce(&mut Draft<'_>) -> Result<(), StoreError>,
+    ) -> Result<Outcome, StoreError> {
+        let pending = Draft::prepare(flows, site.again(), make)?;
+        Ok(pending.settle(flows, site.ids))
+    }
+
+    /// Makes a change that can be taken back; if it is refused, nothing has changed.
+    pub fn prepare(
         flows: &'a mut Flows,
         site: Site<'a>,
         make: impl FnOnce(&mut Draft<'_>) -> Result<(), StoreError>,
-    ) -> Result<Outcome, StoreError> {
+    ) -> Result<Pending, StoreError> {
         let (journal, resets, out) = (Vec::new(), Vec::new(), Outcome::default());
-        let mut draft = Draft { flows, site, journal, resets, out };
-        match make(&mut draft) {
-            Ok(()) => Ok(draft.commit()),
+        let (orphans, by_cookie) = (Vec::new(), None);
+        let mut draft = Draft { flows, site, journal, resets, out, orphans, by_cookie };
+        let done = make(&mut draft);
+        let Draft { flows, site, journal, resets, out, .. } = draft;
+        let pending = Pending { journal, resets, out, version: site.version };
+        match done {
+            Ok(()) => Ok(pending),
             Err(error) => {
-                draft.take_back();
+                pending.take_back(flows, site.ids);
                 Err(error)
-            }
-        }
-    }
-
-    /// Numbers of flows that went are free from the next program on.
-    fn commit(self) -> Outcome {
-        self.resets.iter().for_each(|s| s.reset());
-        for undo in &self.journal {
-            if let Undo::Gone(s) = undo {
-                self.site.ids.give_back(s.number, self.site.version);
-            }
-        }
-        self.out
-    }
-
-    fn take_back(self) {
-        for undo in self.journal.into_iter().rev() {
-            match undo {
-                Undo::Added(number) => {
-                    self.flows.unlink(number);
-                    self.site.ids.give_back(number, 0);
-                }
-                Undo::Gone(s) => self.flows.link(*s),
-                Undo::Rewritten(s) => {
-                    self.flows.unlink(s.number);
-                    self.flows.link(*s);
-                }
             }
         }
     }
 
     pub fn apply(&mut self, m: &FlowMod) -> Result<(), StoreError> {
         match m.command {
-            Command::Add => self.add(&m.flow),
+            Command::Add => {
+                let flow = self.flows.pool.pack(m.flow.clone());
+                self.add(flow)
+            }
             Command::Modify | Command::ModifyStrict => self.modify(m),
             Command::Delete | Command::DeleteStrict => {
                 for number in self.selected(m) {
-                    self.take(number, RemovedReason::Delete);
-                    self.out.changed.deleted += 1;
+                    if self.take(number, RemovedReason::Delete) {
+                        self.out.changed.deleted += 1;
+                    }
                 }
                 Ok(())
             }
@@ -91,41 +132,54 @@ impl<'a> Draft<'a> {
         let f = &m.filter;
         if let (Some(priority), Some(table)) = (f.strict_priority, f.table) {
             let named = Flow { table, priority, match_: f.match_, ..Flow::default() };
-            let found = self.flows.find(&named).filter(|s| f.selects(&s.flow));
+            let found = self.flows.find(&named).filter(|s| s.is_selected(f));
             return found.map(|s| s.number).into_iter().collect();
         }
-        let all = self.flows.by_number.values().filter(|s| f.selects(&s.flow));
-        let mut list: Vec<(u64, u32)> = all.map(|s| (s.order, s.number)).collect();
+        let all = self.flows.all.iter().filter(|s| s.is_selected(f));
+        let mut list: Vec<(u64, u32)> = all.map(|s| (s.created_ns, s.number)).collect();
         list.sort_unstable();
         list.into_iter().map(|(_, number)| number).collect()
     }
 
-    pub fn add(&mut self, flow: &Flow) -> Result<(), StoreError> {
-        if flow.flags.check_overlap
-            && let Some(other) = self.overlapping(flow)
+    pub fn add(&mut self, mut flow: Packed) -> Result<(), StoreError> {
+        self.flows.pool.adopt(&mut flow);
+        if flow.manner().flags.check_overlap
+            && let Some(other) = self.overlapping(&flow)
         {
-            let with = print_flow(&other.flow, self.site.names);
+            let with = other.text(self.site.names);
             return Err(StoreError::Overlap { with });
         }
-        if let Some(number) = self.flows.find(flow).map(|s| s.number) {
+        let there = self.flows.find_at(flow.table, flow.priority, &flow.matching);
+        if let Some(number) = there.map(|s| s.number) {
             self.drop_flow(number);
+            self.forget_orphans();
         }
-        self.add_as(flow.clone(), None)
+        self.add_new(flow)
     }
 
-    /// Adds a flow that is not there; with these actions instead of what its own come to.
-    pub fn add_as(&mut self, flow: Flow, as_: Option<Box<[Action]>>) -> Result<(), StoreError> {
+    /// Adds a flow that is not there.
+    pub fn add_new(&mut self, flow: Packed) -> Result<(), StoreError> {
         self.make_room(flow.table)?;
-        self.put(flow, as_);
+        self.put(flow);
         Ok(())
     }
 
-    fn overlapping(&self, flow: &Flow) -> Option<&Stored> {
-        self.flows.by_number.values().find(|s| {
-            let (a, b) = (&s.flow.match_, &flow.match_);
-            s.flow.table == flow.table
-                && s.flow.priority == flow.priority
-                && a.key.matches(&b.key, &a.mask.and(&b.mask))
+    /// The list for flows of this kind ([`super::Pool::list`]).
+    pub fn list(&mut self, manner: Manner, learned: Option<Box<[Action]>>) -> Actions {
+        self.flows.pool.list(manner, learned)
+    }
+
+    pub fn pack(&mut self, flow: Flow) -> Packed {
+        self.flows.pool.pack(flow)
+    }
+
+    fn overlapping(&self, flow: &Packed) -> Option<&Stored> {
+        let (key, mask) = (flow.matching.value(), flow.matching.mask());
+        self.flows.all.iter().find(|s| {
+            let r = &s.rule;
+            r.table == flow.table
+                && r.priority == flow.priority
+                && r.matching.value().matches(&key, &r.matching.mask().and(mask))
         })
     }
 
@@ -145,52 +199,61 @@ impl<'a> Draft<'a> {
     /// Of the flows that can time out the least important one, and of several the one that will
     /// be gone first anyway. Others are never evicted (Open vSwitch: `eviction_group_add_rule`).
     fn least_important(&self, table: u8) -> Option<u32> {
-        let all = self.flows.by_number.values();
-        all.filter(|s| s.flow.table == table && can_time_out(&s.flow))
-            .min_by_key(|s| (s.flow.importance, due_ns(s), s.order))
+        let all = self.flows.all.iter();
+        all.filter(|s| s.rule.table == table && s.manner().can_time_out())
+            .min_by_key(|s| (s.manner().importance, due_ns(s), s.created_ns))
             .map(|s| s.number)
     }
 
     fn modify(&mut self, m: &FlowMod) -> Result<(), StoreError> {
         let numbers = self.selected(m);
         if numbers.is_empty() {
-            return if m.filter.cookie.is_none() { self.add(&m.flow) } else { Ok(()) };
+            return match m.filter.cookie {
+                None => {
+                    let flow = self.pack(m.flow.clone());
+                    self.add(flow)
+                }
+                Some(_) => Ok(()),
+            };
         }
         for number in numbers {
             let Some(have) = self.flows.by_number(number) else { continue };
-            let mut flow = Flow::clone(&have.flow);
-            flow.actions.clone_from(&m.flow.actions);
-            if m.sets_cookie {
-                flow.cookie = m.flow.cookie;
+            let actions = m.flow.actions.clone().into();
+            let manner = Manner { actions, ..have.manner().clone() };
+            let cookie = if m.sets_cookie { m.flow.cookie } else { have.rule.cookie };
+            if m.flow.flags.reset_counts {
+                self.resets.push(have.rule.stats.clone());
             }
-            self.rewrite(number, flow, m.flow.flags.reset_counts);
+            let list = self.list(manner, None);
+            self.rewrite(number, cookie, list);
         }
         Ok(())
     }
 
     /// Makes the flows those of the list.
-    pub fn replace(&mut self, flows: &[Flow]) -> Result<(), StoreError> {
-        let mut stays = HashSet::new();
-        for flow in flows {
-            let have = self.flows.find(flow).map(|s| (s.number, *s.flow == *flow));
-            match have {
-                Some((number, is_equal)) => {
+    pub fn replace(&mut self, flows: Vec<Packed>) -> Result<(), StoreError> {
+        let mut stays = HashSet::with_capacity(flows.len());
+        for mut flow in flows {
+            self.flows.pool.adopt(&mut flow);
+            let there = self.flows.find_at(flow.table, flow.priority, &flow.matching);
+            match there.map(|s| (s.number, s.rule.cookie, s.rule.actions.clone())) {
+                Some((number, cookie, actions)) => {
                     stays.insert(number);
-                    if !is_equal {
-                        self.rewrite(number, flow.clone(), false);
+                    let is_equal =
+                        actions.is_same(&flow.actions) || *manner_of(&actions) == *flow.manner();
+                    if !is_equal || cookie != flow.cookie {
+                        self.rewrite(number, flow.cookie, flow.actions);
                     }
                 }
-                None => {
-                    self.put(flow.clone(), None);
-                    stays.insert(self.flows.find(flow).map_or(0, |s| s.number));
-                }
+                None => _ = stays.insert(self.put(flow)),
             }
         }
-        let all = self.flows.by_number.keys().copied();
+        let all = self.flows.all.iter().map(|s| s.number);
         let gone: Vec<u32> = all.filter(|n| !stays.contains(n)).collect();
         for number in gone {
-            self.take(number, RemovedReason::Delete);
-            self.out.changed.deleted += 1;
+            if self.take(number, RemovedReason::Delete) {
+                self.out.changed.deleted += 1;
+            }
         }
         let over = |t: &u8| self.flows.count(*t) > self.flows.limit(*t).flows_max;
         match self.flows.counts.keys().copied().find(over) {
@@ -214,78 +277,76 @@ impl<'a> Draft<'a> {
             let used_ns = s.rule.stats.used_ns().max(young_ns(s));
             over(used_ns, idle_s).then_some((s.number, RemovedReason::IdleTimeout))
         };
-        let gone: Vec<_> = self.flows.by_number.values().filter_map(why).collect();
+        let gone: Vec<_> = self.flows.all.iter().filter_map(why).collect();
         for (number, why) in gone {
-            self.take(number, why);
-            self.out.changed.deleted += 1;
+            if self.take(number, why) {
+                self.out.changed.deleted += 1;
+            }
         }
         Ok(())
     }
 
-    /// A flow that was not there.
-    fn put(&mut self, flow: Flow, as_: Option<Box<[Action]>>) {
-        let order = self.flows.next_order;
-        self.flows.next_order += 1;
+    /// A flow that was not there; gives its number.
+    fn put(&mut self, flow: Packed) -> u32 {
         self.out.changed.added += 1;
         let number = self.site.ids.take();
-        let rule = self.compile(&flow, Arc::default(), as_);
+        let created_ns = self.site.now_ns.max(self.flows.last_ns + 1);
+        self.flows.last_ns = created_ns;
+        let Packed { table, priority, cookie, matching, actions } = flow;
+        let (bridge, stats) = (self.site.bridge, Arc::default());
+        let rule = Rule { bridge, table, priority, cookie, matching, actions, stats };
+        let rule = Arc::new(rule);
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
-        self.flows.link(Stored {
-            flow: Arc::new(flow),
-            rule,
-            number,
-            created_ns: self.site.now_ns,
-            modified_ns: self.site.now_ns,
-            order,
-            next: None,
-        });
+        if let Some(index) = &mut self.by_cookie {
+            index.entry((table, cookie)).or_default().push(number);
+        }
+        let modified_ns = self.site.now_ns;
+        self.flows.link(Stored { rule, created_ns, modified_ns, number });
         self.journal.push(Undo::Added(number));
+        number
     }
 
     /// A flow that stays and does something else from now on.
-    fn rewrite(&mut self, number: u32, flow: Flow, resets: bool) {
-        if let Some(s) = self.flows.by_number(number).filter(|_| resets) {
-            self.resets.push(s.rule.stats.clone());
-        }
-        self.rewrite_as(number, flow, None);
-    }
-
-    /// The same, with these actions instead of what the flow's own come to.
-    pub fn rewrite_as(&mut self, number: u32, flow: Flow, as_: Option<Box<[Action]>>) {
+    pub fn rewrite(&mut self, number: u32, cookie: u64, actions: Actions) {
         let Some(before) = self.flows.unlink(number) else { return };
         self.out.changed.modified += 1;
-        let rule = self.compile(&flow, before.rule.stats.clone(), as_);
-        if before.rule.matching.full() != rule.matching.full() {
-            // Other clauses: in its table it is another rule.
-            self.out.changes.push(RuleChange::Remove { number });
-        }
+        let was = &before.rule;
+        // Clauses of a conjunction come and go with the actions.
+        let clauses = lower::clauses(&manner_of(&actions).actions);
+        let rule = Arc::new(Rule {
+            bridge: was.bridge,
+            table: was.table,
+            priority: was.priority,
+            cookie,
+            matching: was.matching.with_clauses(clauses),
+            actions,
+            stats: was.stats.clone(),
+        });
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
-        let flow = Arc::new(flow);
-        let after = Stored { flow, rule, modified_ns: self.site.now_ns, ..before.clone() };
+        if let Some(index) = &mut self.by_cookie {
+            index.entry((rule.table, cookie)).or_default().push(number);
+        }
+        let after = Stored { rule, modified_ns: self.site.now_ns, ..before.clone() };
         self.flows.link(after);
-        let was = before.flow.clone();
+        self.note_orphans(&before.rule.actions);
         self.journal.push(Undo::Rewritten(Box::new(before)));
-        self.forget_learned(&was);
+        self.forget_orphans();
     }
 
-    fn compile(&self, flow: &Flow, stats: Arc<RuleStats>, as_: Option<Box<[Action]>>) -> Arc<Rule> {
-        Arc::new(Rule {
-            bridge: self.site.bridge,
-            table: flow.table,
-            cookie: flow.cookie,
-            matching: (&lower::matching(flow)).into(),
-            actions: as_.unwrap_or_else(|| lower::actions(&flow.actions)),
-            stats,
-            text: print_flow(flow, self.site.names).into(),
-        })
+    /// Takes a flow away, with those that go with it, and says so to whom it may concern. False:
+    /// it went with another one already.
+    pub fn take(&mut self, number: u32, reason: RemovedReason) -> bool {
+        let taken = self.take_one(number, reason);
+        self.forget_orphans();
+        taken
     }
 
-    /// Takes a flow away and says so to whom it may concern.
-    pub fn take(&mut self, number: u32, reason: RemovedReason) {
-        let Some(s) = self.drop_flow(number) else { return };
-        if s.flow.flags.send_flow_rem {
+    pub(super) fn take_one(&mut self, number: u32, reason: RemovedReason) -> bool {
+        let Some(s) = self.drop_flow(number) else { return false };
+        if s.manner().flags.send_flow_rem {
             self.out.removed.push(Removed { stored: s, reason });
         }
+        true
     }
 
     /// Takes away those that are still there.
@@ -301,7 +362,7 @@ impl<'a> Draft<'a> {
         let s = self.flows.unlink(number)?;
         self.out.changes.push(RuleChange::Remove { number });
         self.journal.push(Undo::Gone(Box::new(s.clone())));
-        self.forget_learned(&s.flow);
+        self.note_orphans(&s.rule.actions);
         Some(s)
     }
 }
@@ -318,7 +379,8 @@ fn due_ns(s: &Stored) -> u64 {
 
 /// Idle and hard timeout, after what `fin_timeout` made of them.
 fn timeouts(s: &Stored) -> (u16, u16) {
-    s.rule.stats.timeouts_s(s.flow.idle_timeout_s, s.flow.hard_timeout_s)
+    let manner = s.manner();
+    s.rule.stats.timeouts_s(manner.idle_timeout_s, manner.hard_timeout_s)
 }
 
 /// When the flow was made, modified or learned again.

@@ -11,13 +11,14 @@
 //! for this table and cookie.
 
 use super::draft::Draft;
-use super::{Flows, Outcome, RemovedReason, Site, StoreError};
+use super::{Flows, Outcome, RemovedReason, Site, StoreError, Stored, manner_of};
 use crate::flow::{self, Flow, FlowAction, Match, SubField};
 use sluice_dataplane::action::learn::{Learn, LearnTarget, learned, nth};
 use sluice_dataplane::action::{Action, PORT_LOCAL};
 use sluice_dataplane::packet::field::{Field, ones};
 use sluice_dataplane::packet::key::FlowKey;
-use sluice_dataplane::pipeline::Rule;
+use sluice_dataplane::pipeline::{Actions, Rule};
+use std::collections::HashMap;
 
 /// What a packet asks for.
 #[derive(Clone, Debug)]
@@ -58,24 +59,29 @@ impl Flows {
         let now_ns = site.now_ns;
         if let Some(have) = self.find(&flow) {
             have.rule.stats.learn_again(now_ns);
-            if have.flow.actions == flow.actions && have.flow.cookie == flow.cookie {
+            let (number, cookie) = (have.number, flow.cookie);
+            if *have.manner().actions == *flow.actions && have.rule.cookie == cookie {
                 return Ok(Outcome::default());
             }
-            let number = have.number;
             return Draft::run(self, site, |draft| {
-                draft.rewrite_as(number, flow, Some(made.actions.into()));
+                let list = draft.pack(flow).manner().clone();
+                let list = draft.list(list, Some(made.actions.into()));
+                draft.rewrite(number, cookie, list);
                 Ok(())
             });
         }
         if learn.limit > 0 {
-            let same = |f: &Flow| f.table == flow.table && f.cookie == flow.cookie;
-            let there = self.by_number.values().filter(|s| same(&s.flow)).count();
-            if there >= learn.limit as usize {
+            let same = |s: &&Stored| (s.rule.table, s.rule.cookie) == (flow.table, flow.cookie);
+            if self.all.iter().filter(same).count() >= learn.limit as usize {
                 wish.rule.stats.set_learn_full(true);
                 return Ok(Outcome::default());
             }
         }
-        Draft::run(self, site, |draft| draft.add_as(flow, Some(made.actions.into())))
+        Draft::run(self, site, |draft| {
+            let mut flow = draft.pack(flow);
+            flow.actions = draft.list(flow.manner().clone(), Some(made.actions.into()));
+            draft.add_new(flow)
+        })
     }
 }
 
@@ -150,24 +156,37 @@ fn loads(field: Field, lo: u8, bits: u8, value: u128, list: &mut Vec<FlowAction>
 }
 
 impl Draft<'_> {
-    /// A flow went or changed: so do flows that were learned by its like, if it was the last.
-    pub(super) fn forget_learned(&mut self, gone: &Flow) {
-        let mut pairs = Vec::new();
-        each_learn(&gone.actions, &mut |l| {
+    /// A flow with these actions went or changed: so may flows go that were learned by its like.
+    pub(super) fn note_orphans(&mut self, gone: &Actions) {
+        each_learn(&manner_of(gone).actions, &mut |l| {
             if l.delete_learned {
-                pairs.push((l.table, l.cookie));
+                self.orphans.push((l.table, l.cookie));
             }
         });
-        for pair in pairs {
+    }
+
+    /// Takes away what was learned by flows of which none is left. What goes may have learned
+    /// others in turn: they are taken from a list, for a chain of them may be long.
+    pub(super) fn forget_orphans(&mut self) {
+        while let Some(pair) = self.orphans.pop() {
             if self.flows.learners.contains_key(&pair) {
                 continue;
             }
-            let orphans = self.flows.by_number.values();
-            let orphans: Vec<u32> = orphans
-                .filter(|s| (s.flow.table, s.flow.cookie) == pair)
-                .map(|s| s.number)
-                .collect();
-            orphans.into_iter().for_each(|n| self.take(n, RemovedReason::Delete));
+            let all = &self.flows.all;
+            let index = self.by_cookie.get_or_insert_with(|| {
+                let mut index: HashMap<(u8, u64), Vec<u32>> = HashMap::new();
+                for s in all.iter() {
+                    index.entry((s.rule.table, s.rule.cookie)).or_default().push(s.number);
+                }
+                index
+            });
+            // Numbers of flows that went or changed are still in the index.
+            let there =
+                |n: &u32| all.get(*n).is_some_and(|s| (s.rule.table, s.rule.cookie) == pair);
+            let list = index.remove(&pair).unwrap_or_default();
+            for number in list.into_iter().filter(there).collect::<Vec<u32>>() {
+                self.take_one(number, RemovedReason::Delete);
+            }
         }
     }
 }
@@ -203,7 +222,8 @@ mod tests {
 
         /// A packet from this MAC meets the first flow of table 0 that learns.
         fn packet(&mut self, mac: u64, now_ns: u64) {
-            let learner = self.flows.sorted().into_iter().find(|s| s.rule.text.contains("learn("));
+            let learner =
+                self.flows.sorted().into_iter().find(|s| s.text(&NoNames).contains("learn("));
             let rule = learner.unwrap().rule.clone();
             let key = FlowKey { eth_src: mac, in_port: 3, ..FlowKey::ZERO };
             let (flows, site) = self.site(now_ns);
@@ -211,7 +231,7 @@ mod tests {
         }
 
         fn texts(&self) -> Vec<String> {
-            self.flows.sorted().iter().map(|s| s.rule.text.to_string()).collect()
+            self.flows.sorted().iter().map(|s| s.text(&NoNames)).collect()
         }
     }
 

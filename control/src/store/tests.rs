@@ -6,8 +6,8 @@ use crate::flow::{Command, NoNames, parse_flow, parse_flow_mod};
 fn change<T>(flows: &mut Flows, now_ns: u64, f: impl FnOnce(&mut Flows, Site<'_>) -> T) -> T {
     let mut ids = RuleIds::default();
     // Numbers that no flow has.
-    (0..1000).for_each(|_| _ = ids.take());
-    (0..flows.next_order).for_each(|_| _ = ids.take());
+    let used = flows.all.iter().map(|s| s.number + 1).max().unwrap_or(0);
+    (0..used).for_each(|_| _ = ids.take());
     f(flows, Site { bridge: 0, names: &NoNames, ids: &mut ids, version: 1, now_ns })
 }
 
@@ -17,7 +17,7 @@ fn run(flows: &mut Flows, command: Command, text: &str) -> Result<Changed, Store
 }
 
 fn texts(flows: &Flows) -> Vec<String> {
-    flows.sorted().iter().map(|s| s.rule.text.to_string()).collect()
+    flows.sorted().iter().map(|s| s.text(&NoNames)).collect()
 }
 
 #[test]
@@ -63,8 +63,10 @@ fn replacing_keeps_what_is_equal() {
     run(&mut f, Command::Add, "priority=6,arp,actions=output:1").unwrap();
     f.sorted().iter().for_each(|s| s.rule.stats.add(1, 60, 9));
     let flow = |t: &str| parse_flow(t, &NoNames).unwrap();
-    let new = [flow("priority=5,ip,actions=output:1"), flow("udp,actions=drop")];
-    let done = change(&mut f, 7, |f, site| f.replace(&new, site)).unwrap().changed;
+    let mut pool = Pool::default();
+    let new = ["priority=5,ip,actions=output:1", "udp,actions=drop"];
+    let new = new.map(|t| pool.pack(flow(t))).into();
+    let done = change(&mut f, 7, |f, site| f.replace(new, site)).unwrap().changed;
     assert_eq!((done.added, done.modified, done.deleted), (1, 0, 1));
     let kept: u64 = f.sorted().iter().map(|s| s.rule.stats.packets()).sum();
     assert_eq!(kept, 1);
@@ -92,7 +94,7 @@ fn a_refused_change_leaves_no_trace() {
         run(&mut f, Command::Add, t).unwrap();
     }
     let before: Vec<(u32, String)> =
-        f.sorted().iter().map(|s| (s.number, s.rule.text.to_string())).collect();
+        f.sorted().iter().map(|s| (s.number, s.text(&NoNames))).collect();
     let m = |c, t: &str| parse_flow_mod(t, Some(c), &NoNames).unwrap();
     let mods = [
         m(Command::Modify, "ip,actions=output:9"),
@@ -102,7 +104,7 @@ fn a_refused_change_leaves_no_trace() {
     ];
     assert!(change(&mut f, 6, |f, site| f.apply(&mods, site)).is_err());
     let after: Vec<(u32, String)> =
-        f.sorted().iter().map(|s| (s.number, s.rule.text.to_string())).collect();
+        f.sorted().iter().map(|s| (s.number, s.text(&NoNames))).collect();
     assert_eq!(before, after);
     let flow = parse_flow_mod("priority=5,arp", Some(Command::DeleteStrict), &NoNames).unwrap();
     assert!(f.find(&flow.flow).is_some(), "still found by its match");
@@ -137,4 +139,56 @@ fn who_asked_hears_of_removal_and_why() {
     let out = change(&mut f, 5, |f, site| f.apply(&[all], site)).unwrap();
     assert_eq!((out.changed.deleted, out.removed.len()), (2, 1));
     assert_eq!(out.removed[0].reason, RemovedReason::Delete);
+}
+
+#[test]
+fn other_clauses_are_one_change_of_the_rule() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=conjunction(3,1/2)").unwrap();
+    let m = parse_flow_mod("ip,actions=conjunction(3,2/2)", Some(Command::Modify), &NoNames);
+    let out = change(&mut f, 6, |f, site| f.apply(&[m.unwrap()], site)).unwrap();
+    let [RuleChange::Put { number, rule }] = &out.changes[..] else { panic!("{:?}", out.changes) };
+    assert_eq!(f.by_number(*number).map(|s| s.rule.cookie), Some(0));
+    assert_eq!(rule.matching.clauses().map(|c| c[0].clause), Some(1));
+    assert!(f.find(&parse_flow("priority=5,ip,actions=drop", &NoNames).unwrap()).is_some());
+}
+
+#[test]
+fn a_chain_of_learners_goes_with_its_first_link() {
+    let mut f = Flows::default();
+    let n = 100_000;
+    let link = |k: u32| {
+        let next = k + 1;
+        let text = format!(
+            "table=1,cookie={k:#x},reg0={k},actions=learn(table=1,cookie={next:#x},delete_learned)"
+        );
+        parse_flow(&text, &NoNames).unwrap()
+    };
+    let mut pool = Pool::default();
+    let flows: Vec<Packed> = (0..n).map(|k| pool.pack(link(k))).collect();
+    let steps = flows.into_iter().map(Step::Add).collect();
+    change(&mut f, 5, |f, site| f.run(steps, site)).unwrap();
+    assert_eq!(f.len(), n as usize);
+    run(&mut f, Command::Delete, "cookie=0/-1").unwrap();
+    assert!(f.is_empty());
+}
+
+/// Adds and deletes in one change, refused at its end: what went is there again, by match too.
+#[test]
+fn places_are_found_again_after_a_refusal_among_many() {
+    let mut f = Flows::default();
+    let text = |k: u32| format!("priority={},ip,nw_dst=10.0.0.{},actions=1", k % 3, k % 250);
+    let add = |t: &str| parse_flow_mod(t, Some(Command::Add), &NoNames).unwrap();
+    let mods: Vec<FlowMod> = (0..500).map(|k| add(&text(k))).collect();
+    change(&mut f, 5, |f, site| f.apply(&mods, site)).unwrap();
+    let before = texts(&f);
+    let all = parse_flow_mod("", Some(Command::Delete), &NoNames).unwrap();
+    let mut mods = vec![all];
+    mods.extend((100..300).map(|k| add(&text(k).replace("actions=1", "actions=2"))));
+    mods.push(add("priority=1,ip,check_overlap,actions=3"));
+    assert!(change(&mut f, 6, |f, site| f.apply(&mods, site)).is_err());
+    assert_eq!(texts(&f), before);
+    for k in 0..500 {
+        assert!(f.find(&add(&text(k)).flow).is_some());
+    }
 }

@@ -117,17 +117,18 @@ pub fn flow(b: &BridgeState, s: &Stored, now_ns: u64) -> FlowInfo {
         idle_age_s: Some(idle_age_s.min(u64::from(u32::MAX)) as u32),
         hard_age_s: None,
     };
+    let flow = s.flow();
     FlowInfo {
-        table: s.flow.table,
-        priority: s.flow.priority,
-        cookie: s.flow.cookie,
+        table: flow.table,
+        priority: flow.priority,
+        cookie: flow.cookie,
         n_packets: shown.packets,
         n_bytes: shown.bytes,
         duration_s: duration.as_secs_f64(),
         idle_age_s: Some(idle_age_s),
-        matches: print_match(&s.flow.match_, s.flow.priority, b),
-        actions: print_actions(&s.flow.actions, b),
-        text: print_flow_stats(&s.flow, &shown, b),
+        matches: print_match(&flow.match_, flow.priority, b),
+        actions: print_actions(&flow.actions, b),
+        text: print_flow_stats(&flow, &shown, b),
     }
 }
 

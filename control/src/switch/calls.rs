@@ -11,12 +11,13 @@ use crate::api::{ApiResult, Switch};
 use crate::config::{MacAddr, Port};
 use crate::doctor::{self, Report, Wish};
 use crate::flow::{
-    Command, ERRORS_MAX, FileItem, FileLine, Flow, FlowError, FlowFilter, FlowMod, PortNames,
-    parse_bundle_text, parse_file, parse_flow_mod,
+    Command, ERRORS_MAX, FileItem, FileLine, FlowError, FlowFilter, PortNames, parse_bundle_text,
+    parse_flow_mod, read_file, refers_to,
 };
 use crate::model::BridgeState;
-use crate::store::{Changed, StoreError};
+use crate::store::{Additions, Changed, Pool, Step, StoreError};
 use sluice_dataplane::counters::Stat;
+use std::cell::RefCell;
 use tokio::sync::mpsc::Receiver;
 
 impl Core {
@@ -59,9 +60,9 @@ impl Core {
         let bridge = &self.model.bridges[b];
         let done = match change.op {
             FlowOp::Replace => {
-                let list = whole_file(&change.text, bridge)?;
-                self.model.check_refs(b, list.iter()).map_err(|e| model_error(&e))?;
-                self.model.change_flows(b, now_ns, |f, site| f.replace(&list, site))
+                let Additions { pool, flows, .. } = whole_file(&change.text, bridge)?;
+                self.model.check_refs(b, pool.refers_to()).map_err(|e| model_error(&e))?;
+                self.model.change_flows(b, now_ns, |f, site| f.replace(flows, site))
             }
             FlowOp::Bundle => {
                 let bundle = parse_bundle_text(&change.text, bridge).map_err(|e| refusals(&e))?;
@@ -69,10 +70,14 @@ impl Core {
                 Ok(done.map_err(|e| model_error(&e))?)
             }
             op => {
-                let mods = commands(op, change, bridge)?;
-                let new = mods.iter().filter(|m| m.command.has_actions()).map(|m| &m.flow);
-                self.model.check_refs(b, new).map_err(|e| model_error(&e))?;
-                self.model.change_flows(b, now_ns, |f, site| f.apply(&mods, site))
+                let (pool, steps) = commands(op, change, bridge)?;
+                let others = steps.iter().filter_map(|s| match s {
+                    Step::Other(m) if m.command.has_actions() => Some(refers_to(&m.flow.actions)),
+                    _ => None,
+                });
+                let refers = pool.refers_to().chain(others);
+                self.model.check_refs(b, refers).map_err(|e| model_error(&e))?;
+                self.model.change_flows(b, now_ns, |f, site| f.run(steps, site))
             }
         };
         let Changed { added, modified, deleted } = done.map_err(store_error)?;
@@ -163,7 +168,11 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// The commands of a change, one a line. Lines to add may begin with another command, as in
 /// files for `ovs-ofctl add-flows`. An empty deletion deletes everything.
-fn commands(op: FlowOp, change: &FlowChange, names: &dyn PortNames) -> ApiResult<Vec<FlowMod>> {
+fn commands(
+    op: FlowOp,
+    change: &FlowChange,
+    names: &dyn PortNames,
+) -> ApiResult<(Pool, Vec<Step>)> {
     let command = match (op, change.strict) {
         (FlowOp::Add | FlowOp::Replace | FlowOp::Bundle, _) => None,
         (FlowOp::Modify, false) => Some(Command::Modify),
@@ -171,12 +180,14 @@ fn commands(op: FlowOp, change: &FlowChange, names: &dyn PortNames) -> ApiResult
         (FlowOp::Delete, false) => Some(Command::Delete),
         (FlowOp::Delete, true) => Some(Command::DeleteStrict),
     };
-    let parse = |text: &str| parse_flow_mod(text, command, names);
-    let mods = with_lines(&change.text, parse)?;
-    match mods.is_empty() && op == FlowOp::Delete {
-        true => Ok(vec![parse("").map_err(|e| refusals(&[e]))?]),
-        false => Ok(mods),
+    let pool = RefCell::new(Pool::default());
+    let parse =
+        |text: &str| parse_flow_mod(text, command, names).map(|m| pool.borrow_mut().step(m));
+    let mut steps = with_lines(&change.text, parse)?;
+    if steps.is_empty() && op == FlowOp::Delete {
+        steps.push(parse("").map_err(|e| refusals(&[e]))?);
     }
+    Ok((pool.into_inner(), steps))
 }
 
 /// Reads each line; all that are wrong are told, up to a bound.
@@ -198,19 +209,23 @@ pub(super) fn with_lines<T>(
 }
 
 /// All flows of a text for one bridge.
-fn whole_file(text: &str, bridge: &BridgeState) -> ApiResult<Vec<Flow>> {
+fn whole_file(text: &str, bridge: &BridgeState) -> ApiResult<Additions> {
     let name = bridge.config.name.as_str();
     let names = |n: &str| (n == name).then_some(bridge as &dyn PortNames);
-    let list = parse_file(text, name, &names).map_err(|e| refusals(&e.list))?;
-    let only_flows = |l: FileLine| match l.item {
-        FileItem::Flow(flow) => Ok(*flow),
-        _ => {
-            let message = format!("line {}: only flows can be replaced", l.line);
+    let (mut all, mut other) = (Additions::default(), None);
+    let take = &mut |l: FileLine| match l.item {
+        FileItem::Flow(flow) => all.flows.push(all.pool.pack(*flow)),
+        _ => _ = other.get_or_insert(l.line),
+    };
+    read_file(text, name, &names, take).map_err(|e| refusals(&e.list))?;
+    match other {
+        None => Ok(all),
+        Some(line) => {
+            let message = format!("line {line}: only flows can be replaced");
             let hint = "`sluice group` and `sluice meter` change the rest";
             Err(ApiError::new(ErrorCode::Invalid, message, hint))
         }
-    };
-    list.into_iter().map(only_flows).collect()
+    }
 }
 
 pub(super) fn refusals(wrong: &[FlowError]) -> ApiError {

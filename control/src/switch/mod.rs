@@ -103,7 +103,9 @@ impl Core {
         }
         let seed = random_seed();
         let mut model = Model::new(config, seed)?;
-        model.take_flows(&ground.flows, 0)?;
+        let flows =
+            std::mem::take(&mut *ground.flows.lock().unwrap_or_else(PoisonError::into_inner));
+        model.take(flows, 0)?;
         let umem = Umem::new(UmemConfig {
             frames: config.umem.frames,
             frame_size_bytes: config.umem.frame_size_bytes,

@@ -172,7 +172,7 @@ fn transport(key: &FlowKey) -> &'static [Field] {
 
 /// A flow that went.
 pub fn removed(gone: &Removed, b: &BridgeState, now_ns: u64) -> FlowRemovedInfo {
-    let (stored, flow) = (&gone.stored, &gone.stored.flow);
+    let (stored, flow) = (&gone.stored, gone.stored.flow());
     let reason = match gone.reason {
         RemovedReason::IdleTimeout => "idle",
         RemovedReason::HardTimeout => "hard",

@@ -5,8 +5,8 @@ use super::calls::refusals;
 use super::refs::model_error;
 use crate::api::ApiResult;
 use crate::api::types::ApiError;
-use crate::compile::lower;
-use crate::flow::{Flow, PacketOutText, parse_packet_out, print_actions};
+use crate::flow::{Flow, PacketOutText, parse_packet_out, refers_to};
+use crate::store::{Packed, Pool};
 use sluice_dataplane::counters::RuleStats;
 use sluice_dataplane::pipeline::{PacketOut, Rule};
 use std::sync::Arc;
@@ -20,17 +20,12 @@ impl Core {
         let PacketOutText { in_port, bytes, actions } =
             parse_packet_out(text, b).map_err(|e| refusals(&[e]))?;
         let flow = Flow { actions, cookie: u64::MAX, ..Flow::default() };
-        self.model.check_refs(at, std::iter::once(&flow)).map_err(|e| model_error(&e))?;
+        let refers = std::iter::once(refers_to(&flow.actions));
+        self.model.check_refs(at, refers).map_err(|e| model_error(&e))?;
         let port = b.ports.iter().find(|p| u32::from(p.config.number) == in_port).map(|p| p.ix);
-        let rule = Rule {
-            bridge: at as u16,
-            table: 0,
-            cookie: flow.cookie,
-            matching: (&lower::matching(&flow)).into(),
-            actions: lower::actions(&flow.actions),
-            stats: Arc::new(RuleStats::default()),
-            text: print_actions(&flow.actions, b).into(),
-        };
+        let Packed { table, priority, cookie, matching, actions } = Pool::default().pack(flow);
+        let (bridge, stats) = (at as u16, Arc::new(RuleStats::default()));
+        let rule = Rule { bridge, table, priority, cookie, matching, actions, stats };
         self.worker.packet_out(PacketOut {
             bytes: bytes.into(),
             in_port,

@@ -7,10 +7,13 @@
 use super::{Core, synth};
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode, TracePacket, TraceReport, TraceRequest, TraceStep};
+use crate::config::PORT_LOCAL;
 use crate::flow::{
-    DEFAULT_PRIORITY, Match, NoNames, PortNames, WithOptions, parse_flow, print_match,
+    DEFAULT_PRIORITY, Match, NoNames, PortMap, PortNames, WithOptions, parse_flow, print_flow,
+    print_match,
 };
 use crate::model::BridgeState;
+use crate::store::flow_of;
 use sluice_dataplane::action::Ct;
 use sluice_dataplane::action::step::Step;
 use sluice_dataplane::conntrack::{CtConfig, CtPacket, CtResult};
@@ -36,13 +39,20 @@ pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> 
     let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
     let now = core.now();
     lane.set_program(core.model.current(), now);
-    let mut tracer = Tracer { names, options, ..Tracer::default() };
+    let ports = core.model.bridges.iter().map(|b| (port_names(b), b.tlv.clone())).collect();
+    let mut tracer = Tracer { names, ports, options, ..Tracer::default() };
     let steps =
         lane.explain(&bytes, port, tunnel.as_ref(), now, &mut tracer).map_err(|reason| {
             let hint = "give at least an Ethernet header";
             ApiError::new(ErrorCode::Invalid, reason.help(), hint)
         })?;
     Ok(tracer.finish(&steps))
+}
+
+/// The names of a bridge's ports, as in its flows.
+fn port_names(b: &BridgeState) -> PortMap {
+    let named = b.ports.iter().filter(|p| p.config.number != PORT_LOCAL);
+    named.map(|p| (u32::from(p.config.number), p.config.name.clone())).collect()
 }
 
 /// What is traced.
@@ -133,6 +143,8 @@ struct Tracer {
     /// Of the bridge that the packet comes to.
     options: Arc<TlvMap>,
     names: std::collections::HashMap<PortIx, String>,
+    /// Names of ports and options in flows, by bridge.
+    ports: Vec<(PortMap, Arc<TlvMap>)>,
     bridge: String,
     packet: String,
     /// Bits that the walk depends on so far, and what made it so, a line each.
@@ -205,11 +217,16 @@ impl Observer for Tracer {
     fn rule(&mut self, rule: &Rule, depth: u32) {
         let cookie =
             if rule.cookie == 0 { String::new() } else { format!(" (cookie {:#x})", rule.cookie) };
+        let flow = flow_of(rule);
+        let text = match self.ports.get(usize::from(rule.bridge)) {
+            Some((ports, map)) => print_flow(&flow, &WithOptions { ports, map }),
+            None => print_flow(&flow, &NoNames),
+        };
         self.report.steps.push(TraceStep {
             depth,
             bridge: self.bridge.clone(),
             table: Some(rule.table),
-            flow: Some(format!("{}{cookie}", rule.text)),
+            flow: Some(format!("{text}{cookie}")),
             actions: Vec::new(),
         });
     }

@@ -191,7 +191,7 @@ pub enum Nat {
 }
 
 /// How a hash chooses among links (ovs-actions(7) `multipath`, `bundle`, groups).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HashFields {
     /// Source MAC.
     EthSrc,
@@ -208,7 +208,7 @@ pub enum HashFields {
 }
 
 /// How a multipath spreads hashes over links.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MultipathAlgorithm {
     ModuloN,
     HashThreshold,
@@ -228,7 +228,7 @@ pub struct Multipath {
     pub dst: Subfield,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BundleAlgorithm {
     ActiveBackup,
     HighestRandomWeight,
@@ -247,7 +247,7 @@ pub struct Bundle {
 }
 
 /// Why a packet goes to a controller (OpenFlow 1.5.1 section 7.4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PacketInReason {
     NoMatch,
     Action,

@@ -45,6 +45,7 @@
 //! `reference` is the linear oracle: the property tests hold this room against it.
 
 mod bits;
+mod compact;
 mod conjunction;
 mod counts;
 mod direct;
@@ -62,5 +63,6 @@ mod table;
 mod tests;
 mod tuples;
 
+pub use compact::{CompactMatch, Shape};
 pub use rule::{Clause, RuleMatch};
 pub use table::{Table, Template};

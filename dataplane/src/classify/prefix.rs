@@ -139,13 +139,13 @@ impl Prefixes {
     }
 
     /// Counts many matches, where nothing was counted before.
-    pub(super) fn fill<'a>(&mut self, matches: impl Iterator<Item = (&'a FlowKey, [u8; TRACKED])>) {
+    pub(super) fn fill(&mut self, matches: impl Iterator<Item = (FlowKey, [u8; TRACKED])>) {
         // By field and level; of a narrow field each match only at the longest.
         let mut lists: [Vec<Vec<u64>>; TRACKED] =
             std::array::from_fn(|f| vec![Vec::new(); LEVELS[f].len()]);
         for (key, lengths) in matches {
             for f in (0..TRACKED).filter(|f| lengths[*f] > 0) {
-                let v = value(f, key);
+                let v = value(f, &key);
                 let levels = LEVELS[f].iter().zip(&mut lists[f]).rev();
                 let counted = levels.filter(|(level, _)| **level < lengths[f]);
                 let all = if is_exact(f) { 1 } else { LEVELS[f].len() };

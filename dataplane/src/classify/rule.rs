@@ -1,5 +1,6 @@
 //! What the classifier needs of a rule.
 
+use super::CompactMatch;
 use crate::packet::key::{FlowKey, Mask};
 
 /// The match of a rule. A rule's number is not part of it: callers choose numbers freely.
@@ -29,5 +30,49 @@ impl RuleMatch {
     /// An ordinary rule.
     pub fn new(value: FlowKey, mask: Mask, priority: u16) -> Self {
         Self { value: value.and(&mask), mask, priority, clauses: None }
+    }
+}
+
+/// A match in either form, for tables that are built of many.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AnyMatch<'a> {
+    Full(&'a RuleMatch),
+    Compact(&'a CompactMatch, u16),
+}
+
+impl<'a> AnyMatch<'a> {
+    pub(super) fn mask(self) -> &'a Mask {
+        match self {
+            Self::Full(m) => &m.mask,
+            Self::Compact(m, _) => m.mask(),
+        }
+    }
+
+    pub(super) fn value(self) -> FlowKey {
+        match self {
+            Self::Full(m) => m.value,
+            Self::Compact(m, _) => m.value(),
+        }
+    }
+
+    pub(super) fn priority(self) -> u16 {
+        match self {
+            Self::Full(m) => m.priority,
+            Self::Compact(_, priority) => priority,
+        }
+    }
+
+    pub(super) fn has_clauses(self) -> bool {
+        match self {
+            Self::Full(m) => m.clauses.is_some(),
+            Self::Compact(m, _) => m.clauses().is_some(),
+        }
+    }
+
+    pub(super) fn full(self) -> RuleMatch {
+        match self {
+            Self::Full(m) => m.clone(),
+            Self::Compact(m, priority) => m.full(priority),
+        }
     }
 }

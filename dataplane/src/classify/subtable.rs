@@ -13,6 +13,7 @@ use super::counts::Counts;
 use super::pages::Pages;
 use super::parts::Parts;
 use super::prefix::{self, Limits, TRACKED};
+use super::rule::AnyMatch;
 use crate::packet::field::Field;
 use crate::packet::key::{FlowKey, Mask};
 use std::sync::Arc;
@@ -195,18 +196,19 @@ impl Subtable {
         false
     }
 
-    /// Fills an empty subtable with values and ranks. Returns the values of the different matches.
-    pub(super) fn fill<'a>(&mut self, rules: &[(&'a FlowKey, u64)]) -> Vec<&'a FlowKey> {
+    /// Fills an empty subtable with rules and their ranks. Returns one of each different match.
+    pub(super) fn fill<'a>(&mut self, rules: Vec<(AnyMatch<'a>, u64)>) -> Vec<AnyMatch<'a>> {
         let words = self.parts.stored();
         let mut packed = Vec::with_capacity(rules.len() * words);
         let mut hashes = Vec::with_capacity(rules.len());
         let mut stages = vec![Vec::with_capacity(rules.len()); self.stages.len()];
-        for (value, _) in rules {
-            packed.extend_from_slice(&self.parts.pack(value)[..words]);
-            hashes.push(self.parts.hash(value));
+        for (m, _) in &rules {
+            let value = m.value();
+            packed.extend_from_slice(&self.parts.pack(&value)[..words]);
+            hashes.push(self.parts.hash(&value));
             let mut hash = 0;
             for (hashes, stage) in stages.iter_mut().zip(&self.shape.stages) {
-                hash = stage.parts.hash_on(hash, value);
+                hash = stage.parts.hash_on(hash, &value);
                 hashes.push(hash);
             }
         }
@@ -214,22 +216,20 @@ impl Subtable {
         let list: Vec<(u64, u64, &[u64])> =
             (0..rules.len()).map(|n| (hashes[n], rules[n].1, stored(n))).collect();
         let left = self.best.fill(&list);
+        drop(list);
         let mut is_in = vec![true; rules.len()];
         left.iter().for_each(|n| is_in[*n] = false);
-        let mut matches: Vec<&FlowKey> =
-            rules.iter().zip(&is_in).filter(|(_, is_in)| **is_in).map(|(r, _)| r.0).collect();
         for (counts, hashes) in self.stages.iter_mut().zip(stages) {
             let counted = hashes.into_iter().zip(&is_in).filter(|(_, is_in)| **is_in);
             counts.fill(counted.map(|(hash, _)| hash).collect());
         }
-        self.len = matches.len();
+        self.len = rules.len() - left.len();
         self.bound = rules.iter().map(|r| priority_of(r.1)).max().unwrap_or(0);
-        for (value, rank) in left.into_iter().map(|n| rules[n]) {
-            if self.insert(value, rank) {
-                matches.push(value);
-            }
+        for n in left {
+            is_in[n] = self.insert(&rules[n].0.value(), rules[n].1);
         }
-        matches
+        let different = rules.into_iter().zip(is_in).filter(|(_, is_in)| *is_in);
+        different.map(|(r, _)| r.0).collect()
     }
 
     /// Takes a rule out: `None` if it is not there, else whether none with its match is left.

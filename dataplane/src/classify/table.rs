@@ -1,13 +1,14 @@
 //! The classifier of one table: all rules in tuple spaces, and the form that fits them.
 
-use super::RuleMatch;
 use super::bits::{BITS_RULES, BITS_RULES_KEPT, Bits};
 use super::conjunction::Soft;
 use super::direct::Direct;
 use super::few::{FEW, FEW_KEPT, Few};
 use super::lpm::Lpm;
+use super::rule::AnyMatch;
 use super::subtable::{id_of, rank};
 use super::tuples::Tuples;
+use super::{CompactMatch, RuleMatch};
 use crate::packet::key::{FlowKey, Mask};
 use std::fmt;
 use std::sync::Arc;
@@ -92,18 +93,30 @@ impl Table {
         Self::build_as(rules, None)
     }
 
+    /// As `build`, of compact matches with their priorities.
+    pub fn build_compact<'a>(rules: impl Iterator<Item = (u32, u16, &'a CompactMatch)>) -> Self {
+        Self::build_any(rules.map(|(id, p, m)| (id, AnyMatch::Compact(m, p))), None)
+    }
+
     /// As `build`, in this form for good as long as the rules allow it, else in the tuple space:
     /// so that tests and benches can set forms against each other.
     pub fn build_as<'a>(
         rules: impl Iterator<Item = (u32, &'a RuleMatch)>,
         pinned: Option<Template>,
     ) -> Self {
+        Self::build_any(rules.map(|(id, m)| (id, AnyMatch::Full(m))), pinned)
+    }
+
+    fn build_any<'a>(
+        rules: impl Iterator<Item = (u32, AnyMatch<'a>)>,
+        pinned: Option<Template>,
+    ) -> Self {
         let mut soft = Soft::default();
         let hard = rules.filter(|(id, m)| {
-            if m.clauses.is_some() {
-                soft.insert(*id, m);
+            if m.has_clauses() {
+                soft.insert(*id, &m.full());
             }
-            m.clauses.is_none()
+            !m.has_clauses()
         });
         let tuples = Tuples::build(hard);
         let soft = (soft.len() != 0).then(|| Arc::new(soft));

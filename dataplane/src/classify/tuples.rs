@@ -3,6 +3,7 @@
 use super::RuleMatch;
 use super::parts::mask_hash;
 use super::prefix::{Limits, Prefixes, TRACKED};
+use super::rule::AnyMatch;
 use super::sieve::{Hashes, Sieve, TERMS_FEW, TERMS_MAX, Terms};
 use super::subtable::{Subtable, priority_of, rank};
 use crate::packet::key::{FlowKey, Mask};
@@ -54,31 +55,33 @@ impl Entry {
 }
 
 impl Tuples {
-    pub(super) fn build<'a>(rules: impl Iterator<Item = (u32, &'a RuleMatch)>) -> Self {
-        let mut groups: Vec<(&Mask, Vec<(&FlowKey, u64)>)> = Vec::new();
+    pub(super) fn build<'a>(rules: impl Iterator<Item = (u32, AnyMatch<'a>)>) -> Self {
+        let mut groups: Vec<(&Mask, Vec<(AnyMatch<'a>, u64)>)> = Vec::new();
         let mut by_mask: HashMap<&[u64], usize> = HashMap::new();
         let mut at = 0;
         for (id, m) in rules {
-            // Rules of one mask mostly come one after the other.
-            if groups.get(at).is_none_or(|(mask, _)| **mask != m.mask) {
-                at = *by_mask.entry(m.mask.words()).or_insert_with(|| {
-                    groups.push((&m.mask, Vec::new()));
+            let mask = m.mask();
+            // Rules of one mask mostly come one after the other, and share it.
+            if groups.get(at).is_none_or(|g| !std::ptr::eq(g.0, mask) && g.0 != mask) {
+                at = *by_mask.entry(mask.words()).or_insert_with(|| {
+                    groups.push((mask, Vec::new()));
                     groups.len() - 1
                 });
             }
-            groups[at].1.push((&m.value, rank(m.priority, id)));
+            groups[at].1.push((m, rank(m.priority(), id)));
         }
+        drop(by_mask);
         let mut tuples = Self::default();
         let mut entries: Vec<Entry> = Vec::new();
-        let mut matches: Vec<(&FlowKey, [u8; TRACKED])> = Vec::new();
-        for (mask, rules) in &groups {
+        let mut matches: Vec<(AnyMatch<'a>, [u8; TRACKED])> = Vec::new();
+        for (mask, rules) in groups {
             let mut subtable = Subtable::new(mask);
             let lengths = *subtable.lengths();
-            matches.extend(subtable.fill(rules).into_iter().map(|v| (v, lengths)));
             tuples.len += rules.len();
+            matches.extend(subtable.fill(rules).into_iter().map(|v| (v, lengths)));
             entries.push(Entry::new(subtable));
         }
-        tuples.prefixes.fill(matches.into_iter());
+        tuples.prefixes.fill(matches.into_iter().map(|(m, lengths)| (m.value(), lengths)));
         entries.sort_by_key(|e| u16::MAX - e.bound);
         tuples.order = entries.into();
         tuples.fit_sieve();

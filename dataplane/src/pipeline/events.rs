@@ -27,7 +27,8 @@ impl PartialEq for Event {
                 Self::Learn { bridge, rule, nth, key },
                 Self::Learn { bridge: b, rule: r, nth: n, key: k },
             ) => {
-                (bridge, nth, key, rule.table) == (b, n, k, r.table) && rule.matching == r.matching
+                (bridge, nth, key, rule.table, rule.priority) == (b, n, k, r.table, r.priority)
+                    && rule.matching == r.matching
             }
             _ => false,
         }

@@ -44,8 +44,8 @@ impl Visible {
 
     /// Adds what a rule can see.
     pub fn add(&mut self, r: &Rule) {
-        self.mask.or_assign(&r.matching.mask());
-        for a in &r.actions {
+        self.mask.or_assign(r.matching.mask());
+        for a in r.actions.iter() {
             of_action(a, &mut self.mask);
         }
         self.tracks |= r.actions.iter().any(tracks);

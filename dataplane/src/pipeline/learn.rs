@@ -45,8 +45,8 @@ impl<'w> Walk<'_, 'w> {
         let table = self.bridge.tables.get(usize::from(learn.table))?.as_ref()?;
         let number = table.lookup(&m.value)?;
         let rule = self.program.rules.get(number)?;
-        let same = rule.matching.priority == learn.priority
-            && rule.matching.mask() == m.mask
+        let same = rule.priority == learn.priority
+            && *rule.matching.mask() == m.mask
             && rule.matching.value() == m.value
             && is_learned(learn, &self.key, rule.cookie, &rule.actions);
         same.then_some(number)

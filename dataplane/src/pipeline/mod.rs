@@ -43,6 +43,6 @@ mod verbs;
 pub use crate::counters::RuleStats;
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
-pub use rule::{Rule, RuleIds};
+pub use rule::{Actions, Rule, RuleIds};
 pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

@@ -7,7 +7,7 @@
 use crate::action::group::Group;
 use crate::action::meter::Meter;
 use crate::cache::KeyMask;
-use crate::classify::{RuleMatch, Table};
+use crate::classify::Table;
 use crate::fdb::Fdb;
 use crate::limits::TABLES_MAX;
 use crate::packet::key::PortIx;
@@ -157,10 +157,8 @@ impl Program {
                 number += 1;
             }
             let tables = by_table.into_iter().map(|list| {
-                let matches: Vec<(u32, RuleMatch)> =
-                    list.iter().map(|(n, r)| (*n, r.matching.full())).collect();
-                (!list.is_empty())
-                    .then(|| Arc::new(Table::build(matches.iter().map(|(n, m)| (*n, m)))))
+                let matches = list.iter().map(|(n, r)| (*n, r.priority, &r.matching));
+                (!list.is_empty()).then(|| Arc::new(Table::build_compact(matches)))
             });
             let mut ports = b.ports;
             ports.sort_unstable();
@@ -249,7 +247,9 @@ impl Program {
             None => InTable::Insert,
             Some(_) if !came => InTable::Remove,
             // Clauses of a conjunction may come and go with the actions.
-            Some(old) if old.matching != rule.matching => InTable::Replace(old),
+            Some(old) if (old.priority, &old.matching) != (rule.priority, &rule.matching) => {
+                InTable::Replace(old)
+            }
             Some(_) => InTable::Stay,
         };
         Some(Place { number, rule, in_table })
@@ -257,7 +257,7 @@ impl Program {
 
     fn change_table(&mut self, place: &Place) {
         let Place { number, rule, in_table } = place;
-        let m = rule.matching.full();
+        let m = rule.full_match();
         let bridge = usize::from(rule.bridge);
         self.delta.add(rule.bridge, rule.table, &m, self.bridges.get(bridge));
         let Some(b) = self.bridges.get_mut(bridge) else { return };
@@ -267,7 +267,7 @@ impl Program {
             InTable::Insert => Arc::make_mut(slot.get_or_insert_default()).insert(*number, &m),
             InTable::Replace(old) => {
                 let table = Arc::make_mut(slot.get_or_insert_default());
-                table.remove(*number, &old.matching.full());
+                table.remove(*number, &old.full_match());
                 table.insert(*number, &m);
             }
             InTable::Remove => {
@@ -282,18 +282,19 @@ impl Program {
 
     /// Builds tables anew from the book: cheaper than many single changes.
     fn rebuild(&mut self, tables: &BTreeSet<(u16, u8)>) {
-        let mut lists: BTreeMap<(u16, u8), Vec<(u32, RuleMatch)>> =
+        let mut lists: BTreeMap<(u16, u8), Vec<u32>> =
             tables.iter().map(|t| (*t, Vec::new())).collect();
         for (number, rule) in self.rules.iter() {
             if let Some(list) = lists.get_mut(&(rule.bridge, rule.table)) {
-                list.push((number, rule.matching.full()));
+                list.push(number);
             }
         }
         for ((bridge, table), list) in lists {
             let Some(b) = self.bridges.get_mut(usize::from(bridge)) else { continue };
             let Some(slot) = b.tables.get_mut(usize::from(table)) else { continue };
-            let build = || Arc::new(Table::build(list.iter().map(|(n, m)| (*n, m))));
-            *slot = (!list.is_empty()).then(build);
+            let rules = list.iter().filter_map(|n| Some((*n, self.rules.get(*n)?)));
+            let rules = rules.map(|(n, r)| (n, r.priority, &r.matching));
+            *slot = (!list.is_empty()).then(|| Arc::new(Table::build_compact(rules)));
         }
     }
 

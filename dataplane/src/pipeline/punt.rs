@@ -221,8 +221,7 @@ impl<'w> Walk<'_, 'w> {
 
     /// Whether the flow that is met is the table's catch-all of priority 0.
     fn is_table_miss(&self) -> bool {
-        self.rule.is_some_and(|r| {
-            r.matching.priority == 0 && r.matching.mask().words().iter().all(|w| *w == 0)
-        })
+        self.rule
+            .is_some_and(|r| r.priority == 0 && r.matching.mask().words().iter().all(|w| *w == 0))
     }
 }

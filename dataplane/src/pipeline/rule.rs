@@ -10,92 +10,99 @@
 //! its book while workers read older ones.
 
 use crate::action::Action;
-use crate::classify::{Clause, RuleMatch};
+pub use crate::classify::CompactMatch;
+use crate::classify::RuleMatch;
 use crate::counters::RuleStats;
-use crate::packet::key::{FlowKey, KEY_WORDS, Mask};
+use crate::packet::key::Mask;
 use crate::pipeline::keymask;
+use std::any::Any;
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
-/// A match without the words that it leaves open: pairs of value and mask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CompactMatch {
-    /// Bit n: word n of the key matters.
-    words: u64,
-    pairs: Box<[[u64; 2]]>,
-    clauses: Option<Box<[Clause]>>,
-    pub priority: u16,
+/// A list of actions, for any number of rules. A clone is the same list.
+#[derive(Clone, Debug)]
+pub struct Actions(Arc<Shared>);
+
+/// What there is once for all rules with a list.
+#[derive(Debug)]
+struct Shared {
+    list: Box<[Action]>,
+    /// The bits of a packet that the list reads or writes: pairs of word number and bits. Groups
+    /// are not counted.
+    sees: Box<[(u8, u64)]>,
+    /// What it was made from, for who made it.
+    source: Option<Box<dyn Any + Send + Sync>>,
 }
 
-const _: () = assert!(KEY_WORDS <= 64, "a bit for each word of the key");
-
-impl From<&RuleMatch> for CompactMatch {
-    fn from(m: &RuleMatch) -> Self {
-        let all = m.mask.words().iter().zip(m.value.words()).enumerate();
-        let used = all.filter(|(_, (mask, _))| **mask != 0);
-        let mut words = 0;
-        let pairs = used
-            .map(|(at, (mask, value))| {
-                words |= 1 << at;
-                [*value & *mask, *mask]
-            })
-            .collect();
-        Self { words, pairs, clauses: m.clauses.clone(), priority: m.priority }
-    }
-}
-
-impl CompactMatch {
-    /// The match spelled out.
-    pub fn full(&self) -> RuleMatch {
-        let (value, mask) = (self.value(), self.mask());
-        RuleMatch { value, mask, priority: self.priority, clauses: self.clauses.clone() }
+impl Actions {
+    /// A list with what it was made from.
+    pub fn new(list: Box<[Action]>, source: Option<Box<dyn Any + Send + Sync>>) -> Self {
+        let sees = keymask::of_actions(&list);
+        let words = sees.words().iter().zip(0..).filter(|(w, _)| **w != 0);
+        let sees = words.map(|(w, at)| (at, *w)).collect();
+        Self(Arc::new(Shared { list, sees, source }))
     }
 
-    pub fn value(&self) -> FlowKey {
-        self.spread(0)
+    /// What the list was made from.
+    pub fn source(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.0.source.as_deref()
     }
 
-    pub fn mask(&self) -> Mask {
-        self.spread(1)
+    /// Whether both are one list.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn spread(&self, which: usize) -> FlowKey {
-        let mut key = FlowKey::ZERO;
-        let places = (0..KEY_WORDS).filter(|at| self.words >> at & 1 != 0);
-        for (at, pair) in places.zip(&self.pairs) {
-            key.words_mut()[at] = pair[which];
-        }
-        key
+    /// Whether nobody else has it.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 }
 
-/// A flow as the dataplane has it.
+impl Deref for Actions {
+    type Target = [Action];
+
+    #[inline]
+    fn deref(&self) -> &[Action] {
+        &self.0.list
+    }
+}
+
+impl From<Vec<Action>> for Actions {
+    fn from(list: Vec<Action>) -> Self {
+        Self::new(list.into(), None)
+    }
+}
+
+/// A flow as the dataplane has it. There may be a million of them: what rules have in common (the
+/// mask, the actions) they share.
 #[derive(Debug)]
 pub struct Rule {
     /// Place of its bridge in the program.
     pub bridge: u16,
     pub table: u8,
+    pub priority: u16,
     pub cookie: u64,
     pub matching: CompactMatch,
-    pub actions: Box<[Action]>,
+    pub actions: Actions,
     /// Lives as long as the flow, through all programs.
     pub stats: Arc<RuleStats>,
-    /// The flow as text, for `trace`.
-    pub text: Box<str>,
+}
+
+const _: () = assert!(size_of::<Rule>() == 72, "a rule and its two counts of references: 96 bytes");
+
+impl Rule {
+    /// The match spelled out.
+    pub fn full_match(&self) -> RuleMatch {
+        self.matching.full(self.priority)
+    }
 }
 
 /// Rules of one page.
 const PAGE: usize = 64;
 
-/// A rule in its place, with the bits of a packet that its actions read or write: pairs of word
-/// number and bits. Groups are not counted.
-#[derive(Clone, Debug)]
-struct Entry {
-    rule: Arc<Rule>,
-    sees: Box<[(u8, u64)]>,
-}
-
-type Page = [Option<Entry>; PAGE];
+type Page = [Option<Arc<Rule>>; PAGE];
 
 /// All rules of a program by number.
 #[derive(Clone, Debug, Default)]
@@ -106,20 +113,15 @@ pub struct RuleBook {
 impl RuleBook {
     #[inline]
     pub fn get(&self, number: u32) -> Option<&Arc<Rule>> {
-        self.entry(number).map(|e| &e.rule)
-    }
-
-    #[inline]
-    fn entry(&self, number: u32) -> Option<&Entry> {
         self.pages.get(number as usize / PAGE)?[number as usize % PAGE].as_ref()
     }
 
     /// Adds the bits that a rule's actions depend on. False: there is no such rule.
     #[inline]
     pub fn add_sees(&self, number: u32, mask: &mut Mask) -> bool {
-        let Some(entry) = self.entry(number) else { return false };
+        let Some(rule) = self.get(number) else { return false };
         let words = mask.words_mut();
-        for (at, bits) in &entry.sees {
+        for (at, bits) in &rule.actions.0.sees {
             if let Some(w) = words.get_mut(usize::from(*at)) {
                 *w |= bits;
             }
@@ -133,19 +135,13 @@ impl RuleBook {
         while self.pages.len() <= page {
             self.pages.push(Arc::new([const { None }; PAGE]));
         }
-        let entry = rule.map(|rule| {
-            let sees = keymask::of_actions(&rule.actions);
-            let words = sees.words().iter().zip(0..).filter(|(w, _)| **w != 0);
-            let sees = words.map(|(w, at)| (at, *w)).collect();
-            Entry { rule, sees }
-        });
-        Arc::make_mut(&mut self.pages[page])[number as usize % PAGE] = entry;
+        Arc::make_mut(&mut self.pages[page])[number as usize % PAGE] = rule;
     }
 
     /// All rules, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Rule>)> {
         let all = self.pages.iter().flat_map(|p| p.iter());
-        (0..).zip(all).filter_map(|(n, e)| Some((n, &e.as_ref()?.rule)))
+        (0..).zip(all).filter_map(|(n, rule)| Some((n, rule.as_ref()?)))
     }
 }
 
@@ -184,18 +180,7 @@ impl RuleIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::field::Field;
-
-    #[test]
-    fn a_match_comes_back_as_it_was() {
-        let mut m =
-            RuleMatch { value: FlowKey::ZERO, mask: FlowKey::ZERO, priority: 7, clauses: None };
-        for (f, v, mask) in [(Field::IpSrc, 0x0a00_0000, 0xff00_0000), (Field::Reg3, 9, 0xf)] {
-            f.info().set(&mut m.value, v);
-            f.info().set(&mut m.mask, mask);
-        }
-        assert_eq!(CompactMatch::from(&m).full(), m);
-    }
+    use crate::packet::key::FlowKey;
 
     #[test]
     fn a_number_is_given_again_only_when_the_caches_have_forgotten_it() {
@@ -217,11 +202,11 @@ mod tests {
             Arc::new(Rule {
                 bridge: 0,
                 table: 0,
+                priority: 1,
                 cookie,
                 matching: (&m).into(),
-                actions: Box::default(),
+                actions: Vec::new().into(),
                 stats: Arc::default(),
-                text: "".into(),
             })
         };
         let mut book = RuleBook::default();

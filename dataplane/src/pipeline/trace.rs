@@ -158,7 +158,8 @@ impl Observer for Story {
 
     fn rule(&mut self, rule: &Rule, depth: u32) {
         self.indent = 2 + 4 * depth as usize;
-        self.line(format_args!("{:2}. {}", rule.table, rule.text));
+        let (table, priority, cookie) = (rule.table, rule.priority, rule.cookie);
+        self.line(format_args!("{table:2}. priority={priority}, cookie={cookie:#x}"));
     }
 
     fn miss(&mut self, table: u8) {

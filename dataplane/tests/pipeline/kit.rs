@@ -133,11 +133,11 @@ impl Side {
                 let rule = Rule {
                     bridge: 0,
                     table: old.table,
+                    priority: old.priority,
                     cookie: old.cookie,
                     matching: old.matching.clone(),
                     actions: actions.clone().into(),
                     stats: old.stats.clone(),
-                    text: old.text.clone(),
                 };
                 RuleChange::Put { number: *number, rule: Arc::new(rule) }
             }

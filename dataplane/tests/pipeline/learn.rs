@@ -65,8 +65,8 @@ pub fn obey(s: &mut Switch) -> usize {
         let f = learned(nth(&rule.actions, *n).expect("the learn that asked"), key);
         let is = |r: &Rule| {
             let m = &r.matching;
-            let same = (m.value(), m.mask()) == (f.matching.value, f.matching.mask);
-            same && (r.bridge, r.table, m.priority) == (0, f.table, f.priority)
+            let same = (m.value(), *m.mask()) == (f.matching.value, f.matching.mask);
+            same && (r.bridge, r.table, r.priority) == (0, f.table, f.priority)
         };
         let rules = &s.plain.lane.program().rules;
         let there = rules.iter().find(|(_, r)| is(r)).map(|(number, _)| number);

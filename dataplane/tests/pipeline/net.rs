@@ -328,10 +328,10 @@ pub fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
     Arc::new(Rule {
         bridge,
         table: f.table,
+        priority: f.priority,
         cookie: f.cookie,
         matching: (&RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None }).into(),
         actions: f.actions.clone().into(),
         stats: Arc::new(RuleStats::default()),
-        text: format!("table={}", f.table).into(),
     })
 }

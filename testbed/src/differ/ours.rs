@@ -113,7 +113,7 @@ pub fn play(case: &Case, caches: Caches) -> Result<Outcome, String> {
     engine.finish();
     for (at, bridge) in model.bridges.iter().enumerate() {
         for stored in bridge.flows.sorted() {
-            let hits = outcome.hits.entry((at, stored.flow.cookie)).or_default();
+            let hits = outcome.hits.entry((at, stored.rule.cookie)).or_default();
             *hits += stored.rule.stats.packets();
         }
     }

@@ -12,13 +12,12 @@ use crate::groups::{GroupError, Groups, StoredGroup};
 use crate::meters::{MeterError, Meters};
 use crate::netlink::underlay as net;
 use crate::store::{
-    Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Stored, Wish,
+    Changed, Flows, Outcome, Removed, RemovedReason, Site, StoreError, Stored, TableLimit, Wish,
 };
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::{BRIDGES_MAX, PORTS_MAX};
 use sluice_dataplane::packet::field::{FIELDS, Field};
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::{Port, Program, RuleIds, Underlay};
 use sluice_dataplane::tunnel::{TlvError, TlvMap, TlvMapping};
@@ -166,9 +165,14 @@ impl Model {
         let mut model = Self { used: vec![false; PORTS_MAX], seed, ..Self::default() };
         for bridge in &config.bridges {
             let salt = model.bridges.len() as u64;
+            let mut flows = Flows::default();
+            for t in &bridge.tables {
+                let evicts = t.overflow_policy == config::OverflowPolicy::Evict;
+                flows.set_limit(t.number, TableLimit { flows_max: t.flows_max, evicts });
+            }
             model.bridges.push(BridgeState {
                 config: bridge.clone(),
-                flows: Flows::default(),
+                flows,
                 groups: Groups::default(),
                 meters: Meters::default(),
                 tlv: Arc::new(bridge.tlv_map.clone()),
@@ -181,7 +185,7 @@ impl Model {
         }
         model.draft = Program::compile(ProgramParts {
             bridges: model.bridges.iter().map(parts).collect(),
-            vlan_limit: VLAN_LIMIT_DEFAULT,
+            vlan_limit: config.daemon.vlan_limit,
             ..ProgramParts::default()
         });
         Ok(model)

@@ -360,7 +360,19 @@ pub struct BridgeInfo {
     pub flow_file: Option<PathBuf>,
     pub flows: u64,
     pub fdb_entries: u64,
+    /// Tables that have flows, or a limit of their own.
+    #[serde(default)]
+    pub tables: Vec<TableInfo>,
     pub ports: Vec<PortInfo>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct TableInfo {
+    pub table: u8,
+    pub flows: u64,
+    pub flows_max: u64,
+    /// What happens beyond: `refuse` or `evict`.
+    pub overflow_policy: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::api::types::{
     BridgeInfo, ConnInfo, ConnTuple, FdbEntry, FlowInfo, FlowSummary, PortInfo, SwitchInfo,
-    TraceReport, TunnelInfo, WorkerCounters,
+    TableInfo, TraceReport, TunnelInfo, WorkerCounters,
 };
 use crate::doctor::{Level, Report};
+use sluice_dataplane::limits::RULES_PER_TABLE_MAX;
 
 pub(super) fn show(s: &SwitchInfo, out: &mut String) {
     _ = writeln!(out, "sluiced {}, pid {}, up {}", s.sluice_version, s.pid, duration(s.uptime_s));
@@ -26,6 +27,14 @@ pub(super) fn show(s: &SwitchInfo, out: &mut String) {
     for b in &s.bridges {
         let (mac, mode, flows) = (&b.mac, &b.fail_mode, b.flows);
         _ = writeln!(out, "bridge {}: {mac}, {mode}, {flows} flows", b.name);
+        // Of tables only those with a limit of their own.
+        let is_limited = |t: &&TableInfo| {
+            t.flows_max != RULES_PER_TABLE_MAX as u64 || t.overflow_policy != "refuse"
+        };
+        for t in b.tables.iter().filter(is_limited) {
+            let (n, flows, max, full) = (t.table, t.flows, t.flows_max, &t.overflow_policy);
+            _ = writeln!(out, "  table {n}: {flows} of {max} flows, when full {full}");
+        }
         port_table(&b.ports, false, 2, out);
     }
 }

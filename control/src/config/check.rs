@@ -8,14 +8,16 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
+use sluice_dataplane::limits::{FRAMES_MAX, RULES_PER_TABLE_MAX, TABLES_MAX};
+use sluice_dataplane::packet::parse::{VLAN_LIMIT_DEFAULT, VLAN_LIMIT_MAX};
 use sluice_dataplane::tunnel::TlvMap;
-use sluice_dataplane::{limits::FRAMES_MAX, xsk::umem::UmemConfig};
+use sluice_dataplane::xsk::umem::UmemConfig;
 use toml::Spanned;
 
 use super::{
     Bridge, CONTROL_SOCKET, Cidr, Config, ConfigError, ConfigErrors, Conntrack, Daemon, Internal,
     MacAddr, PORT_LOCAL, PORT_MAX, Port, PortType, StaticAddress, StaticNeighbour, StaticRoute,
-    Timeouts, Umem, raw,
+    Table, Timeouts, Umem, raw,
 };
 use crate::flow::parse_tlv_maps;
 
@@ -178,6 +180,9 @@ fn daemon(c: &mut Checker<'_>, raw: &raw::Daemon) -> Daemon {
     }
     let self_check = raw.self_check.as_ref().map(|n| c.int("self_check", n, 0, SELF_CHECK_MAX));
     let self_check = self_check.unwrap_or(0) as u32;
+    let vlan_limit = raw.vlan_limit.as_ref();
+    let vlan_limit = vlan_limit.map(|n| c.int("vlan_limit", n, 0, i64::from(VLAN_LIMIT_MAX)));
+    let vlan_limit = vlan_limit.map_or(VLAN_LIMIT_DEFAULT, |n| n as u8);
     let workers = workers.unwrap_or(cpus.len().max(1));
     if let Some(list) = raw.cpus.as_ref().filter(|_| !cpus.is_empty() && cpus.len() != workers) {
         let what = format!("{} cpus for {workers} workers", cpus.len());
@@ -195,6 +200,7 @@ fn daemon(c: &mut Checker<'_>, raw: &raw::Daemon) -> Daemon {
         control_socket: socket,
         workers,
         self_check,
+        vlan_limit,
         cpus,
         log: log.to_owned(),
         log_json: raw.log_json.unwrap_or(false),
@@ -273,7 +279,8 @@ fn bridge(c: &mut Checker<'_>, raw: &raw::Bridge, files: bool) -> Bridge {
     }
     numbers(c, raw, &mut ports);
     let tlv_map = tlv_map(c, &raw.tlv_map);
-    Bridge { name, flow_file, mac, fail_mode: raw.fail_mode, tlv_map, ports }
+    let tables = tables(c, &raw.tables);
+    Bridge { name, flow_file, mac, fail_mode: raw.fail_mode, tlv_map, tables, ports }
 }
 
 /// Options one by one, so that what does not fit is told where it stands.
@@ -288,6 +295,23 @@ fn tlv_map(c: &mut Checker<'_>, list: &[raw::Text]) -> TlvMap {
         }
     }
     map
+}
+
+fn tables(c: &mut Checker<'_>, raw: &[raw::Table]) -> Vec<Table> {
+    let flows_most = RULES_PER_TABLE_MAX as i64;
+    let mut tables: Vec<Table> = Vec::new();
+    for t in raw {
+        let number = c.int("number", &t.number, 0, TABLES_MAX as i64 - 1) as u8;
+        let flows_max = t.flows_max.as_ref();
+        let flows_max = flows_max.map_or(flows_most, |n| c.int("flows_max", n, 0, flows_most));
+        if tables.iter().any(|t| t.number == number) {
+            let what = format!("table {number} has limits already");
+            c.error(t.number.span(), what, "give the limits of a table once");
+        }
+        let (flows_max, overflow_policy) = (flows_max as usize, t.overflow_policy);
+        tables.push(Table { number, flows_max, overflow_policy });
+    }
+    tables
 }
 
 /// Gives the lowest free numbers to the ports that ask for none (0 so far).

@@ -10,6 +10,7 @@
 //! control_socket = "/run/sluice/sluice.sock"
 //! workers = 1                   # threads that move packets
 //! self_check = 0                # compare 1 of N cached walks with the tables; 0: none
+//! vlan_limit = 1                # tags of a packet that flows can know; 0: as many as possible (2)
 //! cpus = [1]                    # one per worker; chosen from the cpuset if absent
 //! log = "info"                  # level, or module=level,...
 //! log_json = false
@@ -94,6 +95,9 @@ pub struct Daemon {
     pub log_json: bool,
     /// Walk one of so many packets that a cache serves, and compare; 0: none.
     pub self_check: u32,
+    /// Tags of an arriving packet that flows can know; 0: as many as possible (Open vSwitch:
+    /// `other_config:vlan-limit`).
+    pub vlan_limit: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +157,8 @@ pub struct Bridge {
     pub fail_mode: FailMode,
     /// Geneve options that flows know as fields.
     pub tlv_map: TlvMap,
+    /// Tables with limits of their own; numbers are distinct.
+    pub tables: Vec<Table>,
     /// In the order of the file; the local port, if any, is among them. Numbers are distinct.
     pub ports: Vec<Port>,
 }
@@ -161,6 +167,26 @@ impl Bridge {
     pub fn port(&self, name: &str) -> Option<&Port> {
         self.ports.iter().find(|port| port.name == name)
     }
+}
+
+/// What a table holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub number: u8,
+    pub flows_max: usize,
+    pub overflow_policy: OverflowPolicy,
+}
+
+/// What happens to a flow that a full table has no room for (Open vSwitch: the column
+/// `overflow_policy` of Flow_Table).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OverflowPolicy {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It takes the place of the least important flow that can time out; refused if none can.
+    Evict,
 }
 
 /// What a bridge does with packets while it has no flows.

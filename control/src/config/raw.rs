@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Checksum, FailMode, PortMode, XdpMode};
+use super::{Checksum, FailMode, OverflowPolicy, PortMode, XdpMode};
 
 pub(super) type Text = Spanned<String>;
 pub(super) type Int = Spanned<i64>;
@@ -40,6 +40,7 @@ pub(super) struct Daemon {
     pub control_socket: Option<PathBuf>,
     pub workers: Option<Int>,
     pub self_check: Option<Int>,
+    pub vlan_limit: Option<Int>,
     pub cpus: Option<Spanned<Vec<Int>>>,
     pub log: Option<Text>,
     pub log_json: Option<bool>,
@@ -88,8 +89,19 @@ pub(super) struct Bridge {
     pub local: Option<bool>,
     #[serde(default)]
     pub tlv_map: Vec<Text>,
+    #[serde(default, rename = "table")]
+    pub tables: Vec<Table>,
     #[serde(default, rename = "port")]
     pub ports: Vec<Spanned<Port>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Table {
+    pub number: Int,
+    pub flows_max: Option<Int>,
+    #[serde(default)]
+    pub overflow_policy: OverflowPolicy,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

@@ -174,4 +174,19 @@ mod tests {
         load(&mut m, GOOD).unwrap();
         assert_eq!(state(&mut m).0.len(), 3, "one in the place of an equal one");
     }
+
+    #[test]
+    fn a_table_holds_what_its_limit_says() {
+        let text = "[daemon]\nvlan_limit = 2\n[[bridge]]\nname = \"a\"\n\
+                    [[bridge.table]]\nnumber = 3\nflows_max = 1\n\
+                    [[bridge.table]]\nnumber = 4\nflows_max = 1\noverflow_policy = \"evict\"\n";
+        let config = Config::parse(Path::new("test"), text).unwrap();
+        let mut m = Model::new(&config, 1).unwrap();
+        assert_eq!(m.program().vlan_limit, 2);
+        let full = load(&mut m, "table=3,ip actions=drop\ntable=3,arp actions=drop\n");
+        assert_eq!(full.unwrap_err().to_string(), "table 3 is full: it holds 1 flows");
+        let evicts = "table=4,ip,idle_timeout=9 actions=drop\ntable=4,arp actions=drop\n";
+        load(&mut m, evicts).unwrap();
+        assert_eq!(state(&mut m).0, ["table=4, arp actions=drop"]);
+    }
 }

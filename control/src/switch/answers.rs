@@ -3,13 +3,14 @@
 use super::Core;
 use super::workers::PortsAnswer;
 use crate::api::types::{
-    BridgeInfo, ConnInfo, ConnTuple, FlowInfo, NamedCount, PortInfo, TunnelInfo, WorkerCounters,
+    BridgeInfo, ConnInfo, ConnTuple, FlowInfo, NamedCount, PortInfo, TableInfo, TunnelInfo,
+    WorkerCounters,
 };
 use crate::compile::PortState;
 use crate::config::{self, MacAddr, PortType};
 use crate::flow::{FlowStats, print_actions, print_flow_stats, print_match};
 use crate::model::BridgeState;
-use crate::store::Stored;
+use crate::store::{Stored, TableLimit};
 use sluice_dataplane::conntrack::{self, Tuple};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
 use std::collections::BTreeMap;
@@ -100,8 +101,19 @@ pub fn bridge(core: &Core, b: &BridgeState, seen: &PortsAnswer) -> BridgeInfo {
         flow_file: b.config.flow_file.clone(),
         flows: b.flows.len() as u64,
         fdb_entries: b.fdb.len() as u64,
+        tables: tables(b),
         ports: b.ports.iter().map(|p| port(core, name, p, seen)).collect(),
     }
+}
+
+fn tables(b: &BridgeState) -> Vec<TableInfo> {
+    let info = |(table, flows, limit): (u8, usize, TableLimit)| TableInfo {
+        table,
+        flows: flows as u64,
+        flows_max: limit.flows_max as u64,
+        overflow_policy: if limit.evicts { "evict" } else { "refuse" }.to_owned(),
+    };
+    b.flows.tables().into_iter().map(info).collect()
 }
 
 /// A flow with its counters, which the worker has just settled.

@@ -17,8 +17,12 @@ use crate::flow::{
 use crate::model::BridgeState;
 use crate::store::{Additions, Changed, Pool, Step, StoreError};
 use sluice_dataplane::counters::Stat;
+use sluice_dataplane::sys::give_back_freed_memory;
 use std::cell::RefCell;
 use tokio::sync::mpsc::Receiver;
+
+/// From so many flows on, what a change has freed is worth giving back.
+const LARGE_CHANGE: u64 = 10_000;
 
 impl Core {
     fn bridge(&self, name: &str) -> ApiResult<&BridgeState> {
@@ -82,6 +86,9 @@ impl Core {
         };
         let Changed { added, modified, deleted } = done.map_err(store_error)?;
         self.publish()?;
+        if added + modified + deleted >= LARGE_CHANGE {
+            give_back_freed_memory();
+        }
         let program_version = self.model.version();
         Ok(FlowSummary { added, modified, deleted, program_version })
     }

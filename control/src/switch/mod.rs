@@ -27,6 +27,7 @@ use crate::replay::{Caches, lane_config};
 use devices::{OpenError, Opened, Site};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::packet::key::PortIx;
+use sluice_dataplane::sys::give_back_freed_memory;
 use sluice_dataplane::sys::wait::cpus_allowed;
 use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
@@ -136,6 +137,8 @@ impl Core {
             return Err(error);
         }
         core.publish()?;
+        // Files of many flows leave much behind.
+        give_back_freed_memory();
         Ok(core)
     }
 

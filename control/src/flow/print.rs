@@ -96,7 +96,7 @@ fn write_nonzero(out: &mut String, name: &str, value: u16) {
     }
 }
 
-/// As [`write_duration`], alone.
+/// As `write_duration`, alone.
 pub fn print_duration(d: Duration) -> String {
     let mut out = String::new();
     write_duration(&mut out, d);

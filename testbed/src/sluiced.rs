@@ -74,6 +74,18 @@ pub struct Daemon {
     dir: Scratch,
 }
 
+/// A test that fails says what its switch had counted.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let counted = self
+                .counters()
+                .map(|all| all.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>());
+            eprintln!("counters: {counted:?}\n{}", self.log());
+        }
+    }
+}
+
 impl Daemon {
     /// Starts `sluiced` in a namespace. `config` is all but `[daemon]`; where it says
     /// `flow_file = "flows"`, it means the text `flows`. Returns when the daemon answers.

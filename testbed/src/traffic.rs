@@ -281,6 +281,10 @@ pub struct UdpReport {
     pub returned: u32,
     pub duplicated: u32,
     pub damaged: u32,
+    /// The first that did not come back.
+    pub first_lost: Option<u32>,
+    /// Datagrams that the server got.
+    pub served: u32,
     /// The client's address as the server saw it.
     pub client_seen: Option<SocketAddr>,
 }
@@ -301,8 +305,9 @@ pub fn udp_echo(
         let serving = scope.spawn(|| serve_echo(&echo, &done));
         let asked = ask_echo(&socket, at, options);
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        let client_seen = serving.join().unwrap_or_else(|_| Err(io::Error::other("panic")))?;
-        asked.map(|report| UdpReport { client_seen, ..report })
+        let (client_seen, served) =
+            serving.join().unwrap_or_else(|_| Err(io::Error::other("panic")))?;
+        asked.map(|report| UdpReport { client_seen, served, ..report })
     });
     result.map_err(Error::io(what))
 }
@@ -310,21 +315,21 @@ pub fn udp_echo(
 fn serve_echo(
     socket: &UdpSocket,
     done: &std::sync::atomic::AtomicBool,
-) -> io::Result<Option<SocketAddr>> {
+) -> io::Result<(Option<SocketAddr>, u32)> {
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     let mut buffer = vec![0; 65_536];
-    let mut seen = None;
+    let (mut seen, mut served) = (None, 0);
     while !done.load(std::sync::atomic::Ordering::Relaxed) {
         match socket.recv_from(&mut buffer) {
             Ok((len, from)) => {
-                seen = Some(from);
+                (seen, served) = (Some(from), served + 1);
                 socket.send_to(buffer.get(..len).unwrap_or_default(), from)?;
             }
             Err(error) if is_late(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(seen)
+    Ok((seen, served))
 }
 
 fn ask_echo(socket: &UdpSocket, at: SocketAddr, options: UdpOptions) -> io::Result<UdpReport> {
@@ -376,6 +381,8 @@ fn ask_echo(socket: &UdpSocket, at: SocketAddr, options: UdpOptions) -> io::Resu
         let Ok(wait) = left(end) else { break };
         take(wait, &mut report)?;
     }
+    let lost = came.iter().position(|came| !came).filter(|at| *at < report.sent as usize);
+    report.first_lost = lost.map(|at| at as u32);
     Ok(report)
 }
 

@@ -114,10 +114,22 @@ pub fn udp(from: &Namespace, to: &Namespace, at: &str, options: UdpOptions) -> U
     udp_echo(from, to, SocketAddr::new(ip(at), 5002), options).unwrap()
 }
 
+#[track_caller]
 pub fn udp_all_return(from: &Namespace, to: &Namespace, at: &str) -> UdpReport {
     let report = udp(from, to, at, UdpOptions::default());
-    assert_eq!((report.returned, report.duplicated, report.damaged), (report.sent, 0, 0));
+    let ends = [from, to].map(|ns| (ns.name().to_owned(), snmp(ns)));
+    assert_eq!(
+        (report.returned, report.duplicated, report.damaged),
+        (report.sent, 0, 0),
+        "{report:?} {ends:?}"
+    );
     report
+}
+
+/// What the kernel has counted of UDP in a namespace.
+fn snmp(ns: &Namespace) -> String {
+    let text = ns.run(|| std::fs::read_to_string("/proc/net/snmp")).unwrap_or_default();
+    text.lines().filter(|l| l.starts_with("Udp:")).collect::<Vec<_>>().join(" ")
 }
 
 /// No frame is lost: what is not free is lent to a port.

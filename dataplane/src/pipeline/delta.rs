@@ -18,6 +18,12 @@
 //!
 //! A rule that is added, taken away or given other actions is one change each: whoever was
 //! judged by it, or would be now, matches it.
+//!
+//! **Most changes concern one pair of addresses.** Under ten thousand changes a second a flow meets
+//! several between two of its packets, and holding each against it would cost more than the hit.
+//! So the latest change of each pair of IPv4 addresses is noted by the pair's hash, and the latest
+//! of all others: an entry that was held since both is current without a look at the list, however
+//! long ago that was.
 
 use super::keymask::to_packet;
 use super::program::Bridge;
@@ -25,7 +31,7 @@ use crate::cache::KeyMask;
 use crate::cache::microflow::Masked;
 use crate::classify::RuleMatch;
 use crate::limits::CHANGES_MAX;
-use crate::packet::key::{FlowKey, Mask, PortIx};
+use crate::packet::key::{FlowKey, KeyBase, Mask, PortIx};
 use std::sync::Arc;
 
 /// What differs between a program and the version before it.
@@ -146,10 +152,30 @@ impl Dirty {
     }
 }
 
+/// The word of a key that holds both IPv4 addresses, and nothing else.
+const ADDRESSES: usize = 3;
+const _: () = assert!(std::mem::offset_of!(KeyBase, ip_src) == 8 * ADDRESSES);
+const _: () = assert!(std::mem::offset_of!(KeyBase, ip_dst) == 8 * ADDRESSES + 4);
+/// Bits of `Dirty` that stand for them.
+const DIRTY_ADDRESSES: u16 = 1 << 4 | 1 << 5;
+/// Hashes of pairs that are told apart.
+const PAIRS: usize = 1024;
+
+/// Where the latest change of a pair of addresses is noted.
+#[inline]
+fn pair_of(key: &Masked) -> usize {
+    (key[ADDRESSES].wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+}
+
 /// The changes that a worker still knows.
 #[derive(Debug)]
 pub struct Recent {
     ring: Box<[(u32, Change)]>,
+    /// Epoch of the latest change by its pair of addresses, of the latest that is not of one pair,
+    /// and of the latest that concerned everything.
+    pairs: Box<[u32; PAIRS]>,
+    others: u32,
+    forgotten: u32,
     /// Changes so far.
     count: usize,
     now: u32,
@@ -160,7 +186,15 @@ pub struct Recent {
 impl Recent {
     pub fn new() -> Self {
         let none = Change { tables: 0, value: [0; 5], mask: [0; 5] };
-        Self { ring: vec![(0, none); CHANGES_MAX].into(), count: 0, now: 1, floor: 1 }
+        Self {
+            ring: vec![(0, none); CHANGES_MAX].into(),
+            pairs: Box::new([1; PAIRS]),
+            others: 1,
+            forgotten: 1,
+            count: 0,
+            now: 1,
+            floor: 1,
+        }
     }
 
     /// The present epoch; counts on modulo 2^32.
@@ -173,6 +207,7 @@ impl Recent {
     pub fn forget(&mut self) {
         self.now = self.now.wrapping_add(1);
         self.floor = self.now;
+        self.forgotten = self.now;
     }
 
     /// A new epoch with these changes.
@@ -191,6 +226,10 @@ impl Recent {
             }
             self.ring[at] = (self.now, *change);
             self.count += 1;
+            match change.mask[ADDRESSES] {
+                u64::MAX => self.pairs[pair_of(&change.value)] = self.now,
+                _ => self.others = self.now,
+            }
         }
     }
 
@@ -201,7 +240,20 @@ impl Recent {
     /// Whether a walk that held at `epoch` holds still.
     #[inline]
     pub fn holds(&self, epoch: u32, key: &Masked, tables: u64, dirty: Dirty) -> bool {
-        epoch == self.now || self.holds_since(epoch, key, &[u64::MAX; 5], tables, dirty)
+        epoch == self.now
+            || self.is_quiet_since(epoch, key, dirty)
+            || self.holds_since(epoch, key, &[u64::MAX; 5], tables, dirty)
+    }
+
+    /// Whether no change since was of the key's addresses, nor of another kind. An epoch that is
+    /// counted round is taken for a late one, which only costs a look at the list.
+    #[inline]
+    fn is_quiet_since(&self, epoch: u32, key: &Masked, dirty: Dirty) -> bool {
+        let age = self.age(epoch);
+        dirty.0 & DIRTY_ADDRESSES == 0
+            && age <= self.age(self.others)
+            && age <= self.age(self.forgotten)
+            && self.pairs.get(pair_of(key)).is_some_and(|latest| age <= self.age(*latest))
     }
 
     /// The same for a megaflow, of which only the bits of a mask are known.
@@ -255,6 +307,8 @@ impl Default for Recent {
 mod tests {
     use super::*;
     use crate::packet::field::Field;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     fn change(table: u8, field: Field, v: u128) -> Delta {
         let mut m =
@@ -297,6 +351,79 @@ mod tests {
         assert!(r.holds(second, &key(1), table_bit(0, 0), Dirty(0)));
         r.forget();
         assert!(!r.holds(second, &key(1), 0, Dirty(0)));
+    }
+
+    /// All changes there ever were, held one by one against an entry.
+    #[derive(Default)]
+    struct Plain(Vec<(u32, Change)>);
+
+    impl Plain {
+        fn concerned(&self, since: u32, key: &Masked, tables: u64, dirty: Dirty) -> bool {
+            let blind = dirty.words();
+            let matches =
+                |c: &Change| (0..5).all(|w| (key[w] ^ c.value[w]) & c.mask[w] & !blind[w] == 0);
+            self.0.iter().any(|(at, c)| *at > since && c.tables & tables != 0 && matches(c))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_a_change_concerns_is_stale(
+            lists in vec(vec((0u8..3, 0u32..4, 0u32..4, 0u8..4), 0..4), 1..300),
+            entries in vec((0usize..300, 0u32..4, 0u32..4, 0u16..64), 1..20),
+        ) {
+            let (mut recent, mut plain) = (Recent::new(), Plain::default());
+            let mut held = Vec::new();
+            for (n, list) in lists.iter().enumerate() {
+                let here = entries.iter().filter(|e| e.0 == n);
+                held.extend(here.map(|e| (recent.epoch(), *e)));
+                let mut delta = Delta::default();
+                for (table, src, dst, kind) in list {
+                    let mut m = change_of(*src, *dst);
+                    match kind {
+                        0 => m.mask.ip_src = 0,
+                        1 => m.mask.ip_dst = 1,
+                        _ => {}
+                    }
+                    delta.add(0, *table, &m, None);
+                }
+                recent.take(&delta);
+                if let Delta::Rules(list) = &delta {
+                    plain.0.extend(list.iter().map(|c| (recent.epoch(), *c)));
+                }
+            }
+            for (epoch, (_, ip_src, ip_dst, dirty)) in held {
+                let key = KeyMask::new(&to_packet(&FlowKey { ip_src, ip_dst, ..FlowKey::ZERO }));
+                let (tables, dirty) = (table_bit(0, 1), Dirty(dirty));
+                if plain.concerned(epoch, &key.base, tables, dirty) {
+                    prop_assert!(!recent.holds(epoch, &key.base, tables, dirty));
+                }
+            }
+        }
+    }
+
+    fn change_of(ip_src: u32, ip_dst: u32) -> RuleMatch {
+        let all = FlowKey { ip_src: u32::MAX, ip_dst: u32::MAX, ..FlowKey::ZERO };
+        let value = FlowKey { ip_src, ip_dst, ..FlowKey::ZERO };
+        RuleMatch { value, mask: all, priority: 1, clauses: None }
+    }
+
+    #[test]
+    fn changes_of_other_addresses_are_outlived() {
+        let mut r = Recent::new();
+        let first = r.epoch();
+        for n in 0..2 * CHANGES_MAX as u32 {
+            let mut delta = Delta::default();
+            delta.add(0, 0, &change_of(10, n + 10), None);
+            r.take(&delta);
+        }
+        let pairs = (0..100)
+            .map(|n| KeyMask::new(&to_packet(&FlowKey { ip_src: 7, ip_dst: n, ..FlowKey::ZERO })));
+        let kept = pairs.filter(|k| r.holds(first, &k.base, table_bit(0, 0), Dirty(0))).count();
+        assert!(kept > 0, "pairs whose hash no change had");
+        assert!(!r.holds(first, &key(7), table_bit(0, 0), Dirty(1 << 4)), "addresses rewritten");
+        r.forget();
+        assert!(!r.holds(first, &key(7), table_bit(0, 0), Dirty(0)));
     }
 
     #[test]

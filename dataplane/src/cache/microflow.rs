@@ -6,7 +6,7 @@
 //! full. A table has two slots for each entry that it may hold, and eight while it can still grow:
 //! then one entry in sixteen is away from home, and hardly ever is a group full. In the fullest
 //! table one in four is: whoever looks for a batch of keys asks for all their homes, then for
-//! what is next to those that were not there, and so on (`is_at`, `ask`, `group`, `second_home`).
+//! what is beside those that were not there (`is_at`, `ask_beside`, `find_in_group`).
 //!
 //! **Growth.** Memory is reserved for all entries at start, and touched as entries come: the table
 //! grows by linear hashing (W. Litwin, "Linear hashing: a new tool for file and table addressing",
@@ -305,7 +305,9 @@ impl Microflows {
     #[inline]
     pub fn hash(&self, key: &PacketKey, masked: &mut Masked) -> u32 {
         let home = self.home(self.mix(key, masked));
-        self.ask(home);
+        if let Some(slot) = self.slots.get(home as usize) {
+            prefetch(slot);
+        }
         home
     }
 
@@ -316,7 +318,9 @@ impl Microflows {
         let (k, h) = self.mix_words(words);
         *masked = k;
         let home = self.home(folded(h));
-        self.ask(home);
+        if let Some(slot) = self.slots.get(home as usize) {
+            prefetch(slot);
+        }
         home
     }
 
@@ -432,12 +436,15 @@ impl Microflows {
         self.home(second(self.mix(key, &mut Masked::default())))
     }
 
-    /// Asks for a slot's line.
+    /// Asks for the lines of a group.
+    pub fn ask_group(&self, home: u32) {
+        group(home).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
+    }
+
+    /// Asks for the lines of a group, but for this one.
     #[inline]
-    pub fn ask(&self, at: u32) {
-        if let Some(slot) = self.slots.get(at as usize) {
-            prefetch(slot);
-        }
+    pub fn ask_beside(&self, home: u32) {
+        group(home).skip(1).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
     }
 
     /// An empty slot of this group.
@@ -518,9 +525,9 @@ fn folded(h: u64) -> u32 {
     (h ^ (h >> 32)) as u32 & (SLOTS_MAX as u32 - 1)
 }
 
-/// The slots of a group, from this one on: where an entry is looked for, and put, in this order.
+/// The slots of a group, from this one on.
 #[inline]
-pub fn group(home: u32) -> impl Iterator<Item = u32> {
+fn group(home: u32) -> impl Iterator<Item = u32> {
     (0..WAYS).map(move |n| home / WAYS * WAYS + (home + n) % WAYS)
 }
 

@@ -21,7 +21,7 @@ use super::program::{Port, Program};
 use super::punt::{PacketIns, Punt};
 use super::trace::Silent;
 use super::upkeep::credit_item;
-use crate::cache::microflow::{Masked, NONE, group};
+use crate::cache::microflow::{Masked, NONE};
 use crate::cache::traversal::{Item, Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
@@ -63,8 +63,6 @@ pub(super) struct Slot {
     pub(super) layers: Layers,
     pub(super) masked: Masked,
     pub(super) home: u32,
-    /// A slot of the second group that the key's hash names, if that was looked at.
-    again: u32,
     pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
@@ -113,19 +111,6 @@ fn ones(mut word: u64) -> impl Iterator<Item = usize> {
         word &= word.wrapping_sub(1);
         (at < u64::BITS).then_some(at as usize)
     })
-}
-
-/// Looks for a packet's entry in some slots. Says whether it is there.
-#[inline]
-fn look(
-    cache: &Microflows,
-    traversals: &Traversals,
-    slot: &mut Slot,
-    mut among: impl Iterator<Item = u32>,
-) -> bool {
-    slot.hit = among.find(|at| cache.is_at(*at, &slot.key, &slot.masked)).unwrap_or(NONE);
-    ask_traversal(cache, traversals, slot.hit);
-    slot.hit != NONE
 }
 
 /// Asks for what an entry's hit reads first.
@@ -180,7 +165,6 @@ impl Lane {
             layers: Layers::default(),
             masked: Masked::default(),
             home: 0,
-            again: 0,
             hit: NONE,
             in_port: PortIx::NONE,
             checksums_good: false,
@@ -404,7 +388,7 @@ impl Lane {
             } else {
                 slot.hit = NONE;
                 away |= 1 << i;
-                group(slot.home).skip(1).take(1).for_each(|at| self.cache.ask(at));
+                self.cache.ask_beside(slot.home);
             }
         }
         if away != 0 {
@@ -416,29 +400,29 @@ impl Lane {
     }
 
     /// Finds the entries of these packets of the batch, which are not at home. Not inlined: few
-    /// are, and what they need is asked for in stages as well. Most are next to home.
+    /// are, and what they need is asked for in stages as well.
     #[inline(never)]
     fn find_away(&mut self, away: u64) {
         let mut rest = 0;
         for i in ones(away) {
             let Some(slot) = self.batch.get_mut(i) else { break };
-            if !look(&self.cache, &self.traversals, slot, group(slot.home).skip(1).take(1)) {
-                group(slot.home).skip(2).for_each(|at| self.cache.ask(at));
-                rest |= 1 << i;
+            match self.cache.find_in_group(slot.home, &slot.key, &slot.masked) {
+                Some(at) => {
+                    slot.hit = at;
+                    ask_traversal(&self.cache, &self.traversals, at);
+                }
+                None => {
+                    slot.hit = self.cache.second_home(&slot.key);
+                    self.cache.ask_group(slot.hit);
+                    rest |= 1 << i;
+                }
             }
         }
-        let mut last = 0;
         for i in ones(rest) {
             let Some(slot) = self.batch.get_mut(i) else { break };
-            if !look(&self.cache, &self.traversals, slot, group(slot.home).skip(2)) {
-                slot.again = self.cache.second_home(&slot.key);
-                group(slot.again).for_each(|at| self.cache.ask(at));
-                last |= 1 << i;
-            }
-        }
-        for i in ones(last) {
-            let Some(slot) = self.batch.get_mut(i) else { break };
-            look(&self.cache, &self.traversals, slot, group(slot.again));
+            let found = self.cache.find_in_group(slot.hit, &slot.key, &slot.masked);
+            slot.hit = found.unwrap_or(NONE);
+            ask_traversal(&self.cache, &self.traversals, slot.hit);
         }
     }
 

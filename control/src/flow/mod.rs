@@ -77,7 +77,7 @@ pub use packet_out::{PacketOutText, parse_packet_out};
 pub use parse::parse_flow;
 pub use ports::{NoNames, PortMap, PortNames, WithOptions};
 pub use print::{
-    FlowStats, print_actions, print_duration, print_flow, print_flow_stats, print_match,
+    FlowStats, REGS, print_actions, print_duration, print_flow, print_flow_stats, print_match,
 };
 pub use subfield::{OptionPlace, SubField, text_bits};
 pub use tlv::{parse_tlv_maps, print_tlv_maps};

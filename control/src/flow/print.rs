@@ -12,7 +12,8 @@ use sluice_dataplane::packet::field::{Field, ones};
 use std::fmt::Write;
 use std::time::Duration;
 
-const REGS: [Field; 16] = [
+/// All registers, in order.
+pub const REGS: [Field; 16] = [
     Field::Reg0,
     Field::Reg1,
     Field::Reg2,

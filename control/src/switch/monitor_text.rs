@@ -2,7 +2,7 @@
 //! NXT_PACKET_IN2, flows that went as OFPT_FLOW_REMOVED.
 
 use crate::api::types::FlowRemovedInfo;
-use crate::flow::{DEFAULT_PRIORITY, Match, NoNames, print_duration, print_match};
+use crate::flow::{DEFAULT_PRIORITY, Match, NoNames, REGS, print_duration, print_match};
 use crate::model::BridgeState;
 use crate::store::{Removed, RemovedReason};
 use sluice_dataplane::action::PacketInReason;
@@ -24,29 +24,11 @@ pub fn reason_name(reason: PacketInReason) -> &'static str {
     }
 }
 
-/// What a packet knows besides its bytes; the port it came by always, the rest if it is not zero.
-const METADATA: &[Field] = &[
-    Field::PktMark,
-    Field::CtState,
-    Field::CtZone,
-    Field::CtMark,
-    Field::CtLabel,
-    Field::Reg0,
-    Field::Reg1,
-    Field::Reg2,
-    Field::Reg3,
-    Field::Reg4,
-    Field::Reg5,
-    Field::Reg6,
-    Field::Reg7,
-    Field::Reg8,
-    Field::Reg9,
-    Field::Reg10,
-    Field::Reg11,
-    Field::Reg12,
-    Field::Reg13,
-    Field::Reg14,
-    Field::Reg15,
+/// What a packet knows besides its bytes, before the registers and after them; the port it came by
+/// always, the rest if it is not zero.
+const BEFORE_REGS: [Field; 5] =
+    [Field::PktMark, Field::CtState, Field::CtZone, Field::CtMark, Field::CtLabel];
+const AFTER_REGS: [Field; 6] = [
     Field::TunId,
     Field::TunSrc,
     Field::TunDst,
@@ -79,10 +61,10 @@ pub fn packet_in(packet: &PacketIn, b: &BridgeState) -> String {
 fn metadata(key: &FlowKey, b: &BridgeState) -> String {
     let mut m = Match::default();
     m.set(Field::InPortOxm, key.in_port.into(), u128::MAX);
-    for field in METADATA {
+    for field in BEFORE_REGS.into_iter().chain(REGS).chain(AFTER_REGS) {
         let value = field.info().get(key);
         if value != 0 {
-            m.set(*field, value, u128::MAX);
+            m.set(field, value, u128::MAX);
         }
     }
     for option in b.tlv.mappings() {

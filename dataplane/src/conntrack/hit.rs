@@ -39,7 +39,7 @@ impl Conntrack {
         now: Now,
     ) -> bool {
         let run = HitRun { tick: ticks(now), timeouts: self.timeouts, check: self.tcp_seq_check };
-        self.live(c).is_some_and(|hot| run.hit(&mut hot.clone(), c, reply, expect_state, p))
+        self.live(c).copied().is_some_and(|mut hot| run.hit(&mut hot, c, reply, expect_state, p))
     }
 
     /// What `lookup` says of a packet in this direction of a connection, and the tuple and zone

@@ -4,12 +4,12 @@
 #   build.sh OUTDIR      makes OUTDIR/librte_net_memrx.so; DPDK's sources stay in OUTDIR/dpdk
 #
 # DPDK's headers for drivers are not in Debian's libdpdk-dev. They come from the source package of
-# the very same version (`apt-get source`, some 16 MB, once). The list of source packages is read
-# into OUTDIR, so that the machine's own package lists stay as they are.
+# the very same version (`apt-get source`, some 16 MB, once; `sources.sh`).
 # For another DPDK: PKG_CONFIG_PATH names the folder of its libdpdk.pc, DPDK_SRC that of its sources.
-# Needs: gcc, pkg-config, libdpdk-dev, and dpkg-dev and xz-utils to unpack the sources.
+# Needs: gcc, pkg-config, libdpdk-dev, and what `sources.sh` needs.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/sources.sh"
 mkdir -p "${1:?usage: build.sh OUTDIR}"
 out=$(cd "$1" && pwd)
 
@@ -19,28 +19,8 @@ header() {
 }
 
 fetch() {
-    mkdir -p "$out/dpdk/lists/partial"
-    version=$(dpkg-query -W -f '${Version}' libdpdk-dev)
-    sources=$out/dpdk/sources
-    if ls /etc/apt/sources.list.d/*.sources >/dev/null 2>&1; then
-        sources=$sources.sources
-        for list in /etc/apt/sources.list.d/*.sources; do
-            sed 's/^Types:.*/Types: deb-src/' "$list"
-            echo
-        done >"$sources"
-    else
-        sources=$sources.list
-        sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$sources"
-    fi
-    (
-        cd "$out/dpdk"
-        set -- -qq -o "Dir::Etc::sourcelist=$sources" -o Dir::Etc::sourceparts=/dev/null \
-            -o "Dir::State::lists=$out/dpdk/lists" -o Dir::Cache::srcpkgcache= \
-            -o Dir::Cache::pkgcache= -o APT::Sandbox::User=root
-        apt-get "$@" update
-        apt-get "$@" source --download-only "dpdk=$version"
-        tar xf dpdk_*.orig.tar.*
-    )
+    sources dpdk "$(dpkg-query -W -f '${Version}' libdpdk-dev)" "$out/dpdk"
+    (cd "$out/dpdk" && tar xf dpdk_*.orig.tar.*)
 }
 
 if [ -z "${DPDK_SRC:-}" ]; then

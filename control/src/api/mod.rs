@@ -1,9 +1,11 @@
-//! The control socket: `types` (what is said), `listen` (the file), `server`, `client`, and
-//! `switch`, the trait behind which the rest of the daemon stands.
+//! The control socket: `types` (what is said, with `info` and `event`), `listen` (the file),
+//! `server`, `client`, and `switch`, the trait behind which the rest of the daemon stands.
 
 pub mod client;
+mod event;
 #[cfg(test)]
 pub mod fake;
+mod info;
 pub mod listen;
 pub mod server;
 pub mod switch;

@@ -278,6 +278,17 @@ impl NatRewrite {
         }
     }
 
+    /// The tuple of a packet after the rewrite.
+    pub fn apply(&self, t: &Tuple) -> Tuple {
+        Tuple {
+            src: self.new_src.unwrap_or(t.src),
+            dst: self.new_dst.unwrap_or(t.dst),
+            sport: self.new_sport.or(self.new_icmp_id).unwrap_or(t.sport),
+            dport: self.new_dport.unwrap_or(t.dport),
+            ..*t
+        }
+    }
+
     /// Whether it changes nothing.
     pub fn is_identity(&self) -> bool {
         let Self { v6: _, new_src, new_dst, new_sport, new_dport, new_icmp_id, .. } = self;

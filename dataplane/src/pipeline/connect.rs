@@ -5,19 +5,37 @@
 //! key, and, with `table=`, a copy goes on with the connection's state. Then the original goes on,
 //! translated but untracked: connection fields are readable only behind `table=` (Open vSwitch
 //! clears them after each `ct`). What goes wrong in the copy ends the copy alone.
+//!
+//! **Twice in one zone.** `ct(nat,table=1)` and, there, `ct(commit,nat(src=...),table=2)` is how many
+//! programs translate: the first serves connections that are known, the second makes new ones. A
+//! packet of a connection that nobody has answered yet is new and known: the first translates it,
+//! and the second meets it under a tuple that no connection answers to. So the walk remembers what
+//! it translated last. In the same zone such a packet is looked up by its tuple of before, and stays
+//! `+snat` or `+dnat`; a `ct` of another zone, and a `ct_clear`, forget it (Open vSwitch,
+//! `lib/conntrack.c`, looks a translated packet up by the reverse of its tuple).
 
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::cache::traversal::{CtGuard, Item};
 use crate::conntrack::{
-    Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, ct_state, rewrite_icmp_error,
+    Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, Tuple, ct_state, rewrite_icmp_error,
 };
 use crate::counters::{Drop, Stat};
 use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
 use crate::packet::field::Field;
 use crate::packet::key::FlowKey;
 use crate::packet::l4sum;
+
+/// A translation that the packet bears.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Translated {
+    zone: u16,
+    /// `SNAT` or `DNAT`.
+    state: u8,
+    from: Tuple,
+    to: Tuple,
+}
 
 impl Walk<'_, '_> {
     #[inline(never)]
@@ -31,11 +49,17 @@ impl Walk<'_, '_> {
             Zone::Number(n) => n,
             Zone::Field(f) => f.get(&self.key) as u16,
         };
+        self.translated = self.translated.filter(|t| t.zone == zone);
         let packet = self.ct_packet(zone);
         let mut result =
             if self.dry { self.seen.ct(zone, ct, &packet) } else { self.track(ct, &packet) };
         if ct.nat.is_some() {
-            result.state |= self.translate(&packet, &result)?;
+            self.translate(&packet, &result)?;
+        }
+        if let Some(translated) = self.translated
+            && result.state & ct_state::INV == 0
+        {
+            result.state |= translated.state;
         }
         if let Some(table) = ct.table {
             self.fork_tracked(table, &result, zone)?;
@@ -74,6 +98,8 @@ impl Walk<'_, '_> {
         };
         let mut packet = CtPacket::from_key(&self.key, l4, zone);
         packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
+        let known = self.translated.filter(|t| t.to == packet.tuple);
+        packet.tuple = known.map_or(packet.tuple, |t| t.from);
         packet
     }
 
@@ -136,13 +162,14 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Writes the connection's translation into the key (and so, in time, into the packet). Returns
-    /// the `ct_state` bits that this adds.
-    fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> Result<u8, Stop> {
-        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return Ok(0) };
+    /// Writes the connection's translation into the key (and so, in time, into the packet).
+    fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> Flow {
+        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return Ok(()) };
+        let (from, to) = (packet.tuple, rewrite.apply(&packet.tuple));
+        let state = rewrite.ct_state;
+        self.translated = Some(Translated { zone: packet.zone, state, from, to });
         if packet.kind == Kind::Related {
-            self.translate_error(&rewrite)?;
-            return Ok(rewrite.ct_state);
+            return self.translate_error(&rewrite);
         }
         let v6 = self.key.eth_type == 0x86dd;
         put_addresses(&mut self.key, &rewrite, v6);
@@ -150,7 +177,7 @@ impl Walk<'_, '_> {
         k.icmp_id = rewrite.new_icmp_id.unwrap_or(k.icmp_id);
         k.tp_src = rewrite.new_sport.unwrap_or(k.tp_src);
         k.tp_dst = rewrite.new_dport.unwrap_or(k.tp_dst);
-        Ok(rewrite.ct_state)
+        Ok(())
     }
 
     /// An ICMP error is translated inside and outside in one step, on the bytes; and on a copy, by
@@ -174,7 +201,15 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn clear_ct(&mut self) {
+    /// `ct_clear`: of a packet that is not tracked it changes nothing.
+    pub(super) fn untrack(&mut self) {
+        if self.key.ct_state != 0 {
+            self.translated = None;
+        }
+        self.clear_ct();
+    }
+
+    fn clear_ct(&mut self) {
         let k = &mut self.key;
         (k.ct_state, k.ct_zone, k.ct_mark, k.ct_label) = (0, 0, 0, 0);
         (k.ct_nw_proto, k.ct_nw_src, k.ct_nw_dst) = (0, 0, 0);

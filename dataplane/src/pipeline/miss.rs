@@ -17,6 +17,7 @@
 //! in_port that a `resubmit` gives holds for that one lookup.
 
 use super::commit::Payload;
+use super::connect::Translated;
 pub use super::events::Event;
 use super::events::Events;
 use crate::action::step::Step;
@@ -185,6 +186,8 @@ pub struct Walk<'a, 'w> {
     pub(super) in_bucket: bool,
     /// An action set is being run.
     pub(super) in_set: bool,
+    /// What the last `ct(nat)` did, if no other zone was asked since.
+    pub(super) translated: Option<Translated>,
     /// The next lookup sees the connection's first packet.
     with_ct: bool,
     /// The present scope has a meter.
@@ -285,6 +288,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             queue: None,
             in_bucket: false,
             in_set: false,
+            translated: None,
             with_ct: false,
             metered: false,
             reason: Drop::NoOutput,

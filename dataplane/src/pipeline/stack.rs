@@ -11,6 +11,7 @@
 //! undoes its header changes at its end. Without a meter nothing is undone: the next output emits
 //! the difference.
 
+use super::connect::Translated;
 use super::miss::{Flow, Stop, Walk};
 use super::set::Marks;
 use crate::action::step::Step;
@@ -22,6 +23,7 @@ use crate::packet::key::FlowKey;
 /// What comes back when a copy has ended.
 pub(super) struct Kept {
     key: FlowKey,
+    translated: Option<Translated>,
     queue: Option<u32>,
     stack: (usize, usize),
     set: Marks,
@@ -53,11 +55,13 @@ impl Walk<'_, '_> {
     pub(super) fn keep_and_clear(&mut self) -> Kept {
         let stack = (self.stack_base, self.rec.stack.len());
         self.stack_base = stack.1;
-        Kept { key: self.key, queue: self.queue, stack, set: self.set.open() }
+        let (key, translated, queue) = (self.key, self.translated, self.queue);
+        Kept { key, translated, queue, stack, set: self.set.open() }
     }
 
     pub(super) fn restore(&mut self, kept: &Kept) {
         self.key = kept.key;
+        self.translated = kept.translated;
         self.queue = kept.queue;
         self.stack_base = kept.stack.0;
         self.rec.stack.truncate(kept.stack.1);

@@ -62,7 +62,7 @@ impl<'w> Walk<'_, 'w> {
             Action::Goto(table) => self.resubmit(None, *table),
             Action::Ct(ct) => self.ct(ct),
             Action::CtClear => {
-                self.clear_ct();
+                self.untrack();
                 Ok(())
             }
             Action::CheckPktLarger { len, dst } => {

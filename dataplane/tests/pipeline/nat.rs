@@ -2,6 +2,7 @@
 
 use crate::kit::*;
 use crate::packets::*;
+use sluice_dataplane::action::Action;
 use sluice_dataplane::conntrack::NatKind;
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
@@ -98,6 +99,124 @@ fn pings_are_translated_by_identifier_and_the_next_zone_sees_it() {
     let back = PacketBuilder::eth(B, A).ipv4(FAR, OUTSIDE).echo_reply(id, 1).build();
     let home = PacketBuilder::eth(B, A).ipv4(FAR, IP_A).echo_reply(7, 1).build();
     assert_eq!(s.twice(2, &back), [(1, home)]);
+}
+
+/// Looks up, and what is new goes to `commit` in table 1. What was translated leaves by 2, the rest
+/// by 3; answers come home by 1.
+fn in_two_steps(commit: Action) -> Vec<Flow> {
+    let first = ct(1).nat();
+    vec![
+        flow(0, 5).is(Field::InPort, 1).does([first.clone().table(1).go()]),
+        flow(0, 5).is(Field::InPort, 2).does([first.table(3).go()]),
+        flow(1, 5).masked(Field::CtState, 0x21, 0x21).does([commit]),
+        flow(1, 4).does([resubmit(2)]),
+        flow(2, 5).masked(Field::CtState, 0x40, 0x40).does([out(2)]),
+        flow(2, 4).masked(Field::CtState, 0x80, 0x80).does([out(2)]),
+        flow(2, 1).does([out(3)]),
+        flow(3, 5).masked(Field::CtState, 0x28, 0x28).does([out(1)]),
+        flow(3, 1).does([out(3)]),
+    ]
+}
+
+#[test]
+fn what_is_sent_before_the_first_answer_is_translated_alike() {
+    let snat = ct(1).commit().nat_to(NatKind::Src, OUTSIDE, Some((5000, 5999)));
+    let mut s = Switch::new(&Net::of(in_two_steps(snat.table(2).go())));
+    let from = |id: u16, n: u16| {
+        [
+            eth().ipv4(IP_A, FAR).udp(id, 53).payload(&[n as u8]).build(),
+            eth().ipv4(IP_A, FAR).tcp(id, 80).flags(2).seq(100).build(),
+            eth().ipv4(IP_A, FAR).echo_request(id, n).build(),
+        ]
+    };
+    for id in 1000..1020 {
+        let first: Vec<_> = from(id, 0).iter().map(|p| s.send(1, p)).collect();
+        assert!(first.iter().all(|sent| sent[0].0 == 2), "{first:?}");
+        let again: Vec<_> = from(id, 1).iter().map(|p| s.send(1, p)).collect();
+        assert_eq!(ports_of(&first[0][0].1), ports_of(&again[0][0].1));
+        assert_eq!(first[1], again[1]);
+        assert_eq!(first[2][0].1[38..40], again[2][0].1[38..40]);
+        let port = ports_of(&first[0][0].1).0;
+        let back = PacketBuilder::eth(B, A).ipv4(FAR, OUTSIDE).udp(53, port).build();
+        let home = PacketBuilder::eth(B, A).ipv4(FAR, IP_A).udp(53, id).build();
+        assert_eq!(s.twice(2, &back), [(1, home)]);
+    }
+    assert_eq!(s.see().conns.len(), 60, "one of each kind and number");
+}
+
+#[test]
+fn a_packet_sent_on_to_a_server_meets_its_connection_again() {
+    let dnat = ct(1).commit().nat_to(NatKind::Dst, FAR, Some((8080, 8080)));
+    let mut s = Switch::new(&Net::of(in_two_steps(dnat.table(2).go())));
+    let there = eth().ipv4(IP_A, OUTSIDE).tcp(1000, 80).flags(2).build();
+    let sent = vec![(2, eth().ipv4(IP_A, FAR).tcp(1000, 8080).flags(2).build())];
+    for _ in 0..3 {
+        assert_eq!(s.twice(1, &there), sent);
+    }
+    assert_eq!(s.see().conns.len(), 1);
+}
+
+#[test]
+fn a_packet_is_known_by_its_translation_until_another_zone_or_ct_clear() {
+    let snat = |zone| ct(zone).commit().nat_to(NatKind::Src, OUTSIDE, None);
+    let p = eth().ipv4(IP_A, FAR).udp(1000, 53).build();
+    // What follows the translation; the connections that two packets make; where they leave. A
+    // packet that is not known by its translation is a stranger with the tuple of another's reply.
+    let keeps = ct(1).commit().table(2).go();
+    let other_zone = ct(2).commit().table(4).go();
+    let cases: [(&str, Vec<Action>, usize, u16); 5] = [
+        ("without nat", vec![keeps.clone()], 1, 2),
+        (
+            "in a copy, and after it",
+            vec![Action::Clone([keeps.clone()].into()), keeps.clone()],
+            1,
+            2,
+        ),
+        ("after ct_clear", vec![Action::CtClear, keeps.clone()], 1, 3),
+        ("after another zone", vec![other_zone], 2, 3),
+        ("changed since", vec![set(Field::UdpSrc, 7), keeps.clone()], 2, 2),
+    ];
+    for (name, behind, conns, port) in cases {
+        let mut flows = vec![
+            flow(0, 1).does([snat(1).table(1).go()]),
+            flow(1, 1).does(behind),
+            flow(2, 5).masked(Field::CtState, 0x40, 0x40).does([out(2)]),
+            flow(2, 1).does([out(3)]),
+        ];
+        flows.push(flow(4, 1).does([keeps.clone()]));
+        let mut s = Switch::new(&Net::of(flows));
+        let sent = s.send(1, &p);
+        assert!(sent.iter().all(|(to, _)| *to == port), "{name}: {sent:?}");
+        assert_eq!(s.send(1, &p), sent, "{name}");
+        assert_eq!(s.see().conns.len(), conns, "{name}: {:?}", s.see().conns);
+    }
+}
+
+#[test]
+fn a_translation_is_known_behind_a_cable() {
+    let snat = || ct(1).commit().nat_to(NatKind::Src, OUTSIDE, None).table(1).go();
+    let net = Net::of([always([snat()]), flow(1, 1).does([out(CABLE.into())])])
+        .flows(1, [always([snat()]), flow(1, 1).masked(Field::CtState, 0x40, 0x40).does([out(2)])]);
+    let mut s = Switch::new(&net);
+    let p = eth().ipv4(IP_A, FAR).udp(1000, 53).build();
+    let sent = vec![(FAR_2, eth().ipv4(OUTSIDE, FAR).udp(1000, 53).build())];
+    assert_eq!(s.twice(1, &p), sent);
+    assert_eq!(s.see().conns.len(), 1);
+}
+
+#[test]
+fn an_error_is_known_by_its_translation_too() {
+    let snat = ct(1).commit().nat_to(NatKind::Src, OUTSIDE, Some((5000, 5000)));
+    let mut flows = in_two_steps(snat.table(2).go());
+    flows.push(flow(3, 9).is(Field::CtState, 0xa4 | 8).does([ct(1).nat().table(4).go()]));
+    flows.push(flow(4, 1).is(Field::CtState, 0xa4 | 8).does([out(1)]));
+    let mut s = Switch::new(&Net::of(flows));
+    let there = eth().ipv4(IP_A, FAR).udp(1000, 53).payload(b"query").build();
+    let sent = s.send(1, &there).remove(0).1;
+    let error = |dst, quoted: &[u8]| {
+        PacketBuilder::eth(B, A).ipv4([10, 1, 1, 1], dst).icmp_error(11, 0, [0; 4], quoted).build()
+    };
+    assert_eq!(s.twice(2, &error(OUTSIDE, &sent)), [(1, error(IP_A, &there))]);
 }
 
 #[test]

@@ -111,6 +111,13 @@ impl Case {
         self.refs.iter().any(|r| r.bridge == bridge && is(&r.text))
     }
 
+    /// Whether a packet can change what the next one meets: a flow by `learn`, a MAC address by
+    /// NORMAL, which a cached flow of Open vSwitch's knows only when a revalidator has seen to it.
+    pub fn teaches(&self) -> bool {
+        let all = self.flows.iter().map(|f| &f.text).chain(self.refs.iter().map(|r| &r.text));
+        all.into_iter().any(|text| text.contains("learn(") || text.contains("NORMAL"))
+    }
+
     /// The flows as `sluice replay --flows` takes them.
     pub fn flow_file(&self) -> String {
         let mut text = String::new();

@@ -9,7 +9,7 @@
 //! Before each packet the datapath's flows are purged, which also credits their statistics: every
 //! packet meets the tables as they are, not a cached flow that a revalidator has yet to change.
 //! That makes a run repeatable, and the reference the slow and right one. A second copy of a packet
-//! that follows at once is sent without a purge, unless the first may have taught a flow.
+//! that follows at once is sent without a purge, unless the first may have taught something.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -170,9 +170,9 @@ impl Ovs {
         let mut outcome = Outcome::default();
         let mut last: Option<&CasePacket> = None;
         self.collect()?;
-        let learns = case.flows.iter().any(|f| f.text.contains("learn("));
+        let teaches = case.teaches();
         for packet in &case.packets {
-            if learns || last != Some(packet) {
+            if teaches || last != Some(packet) {
                 self.control.call("revalidator/purge", &[])?;
             }
             last = Some(packet);

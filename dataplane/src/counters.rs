@@ -80,6 +80,8 @@ named_list! {
         Meter = "meter", "A meter's rate was exceeded.";
         TruncateUnsupported = "truncate_unsupported", "output(max_len) to a patch port or to a reserved port.";
         NotTracked = "not_tracked", "resubmit(ct) on a packet that is not IP or has not been through ct().";
+        PauseLost = "pause_lost", "controller(pause) found no free buffer for the packet: it cannot be resumed.";
+        PauseTooLarge = "pause_too_large", "controller(pause) in more than 256 lists, or with more than 4 KiB on the stack: all actions discarded.";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }
 }
@@ -121,6 +123,7 @@ named_list! {
         PacketIns = "packet_ins", "Packets handed to controllers.";
         PacketInsLost = "packet_ins_lost", "Packets for controllers that found no free buffer.";
         PacketOuts = "packet_outs", "Packets that controllers sent.";
+        Resumes = "resumes", "Paused packets that controllers let go on.";
         Samples = "samples", "Packets that sample() chose.";
         Batches = "batches", "Batches run.";
         BusyNs = "busy_ns", "Time spent in rounds that found packets, nanoseconds.";

@@ -128,9 +128,16 @@ pub const TRAVERSAL_CREDITS_MAX: usize = 64;
 /// Copies of one packet for controllers.
 pub const RECORDED_PUNTS_MAX: usize = 64;
 
-/// Packets for controllers that a worker holds until control has taken them: 128 of 9.5 KiB,
-/// touched as far as they are used.
+/// Packets for controllers that a worker holds until control has taken them: 128 of 9.5 KiB, and
+/// 12 KiB for what is left of a paused one, touched as far as they are used.
 pub const PACKET_INS_MAX: usize = 128;
+
+/// Lists of actions that the pauses of one packet may leave unfinished, 24 bytes each: four times
+/// as many as may be nested backwards.
+pub const FROZEN_LISTS_MAX: usize = 256;
+
+/// Bytes of stack that the pauses of one packet keep: over 200 of the longest values.
+pub const FROZEN_STACK_MAX_BYTES: usize = 4096;
 
 /// Bytes that go to a controller at most: a jumbo frame. What is longer is cut.
 pub const PACKET_IN_MAX_BYTES: usize = 9600;

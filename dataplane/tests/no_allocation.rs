@@ -133,6 +133,8 @@ fn verbs() -> Vec<Action> {
         pause: false,
         meter: Some(1),
     };
+    let pause = Controller { pause: true, meter: None, ..controller.clone() };
+    let pause = Action::Controller(Box::new(pause));
     let mut list: Vec<Action> = stack.into();
     list.extend([
         Action::Group(2),
@@ -141,6 +143,7 @@ fn verbs() -> Vec<Action> {
         Action::OutputTruncated { port: 3, max_len: 20 },
         Action::WriteActions([out(2), Action::Group(1)].into()),
         Action::Clone([Action::Meter(1), out(3)].into()),
+        Action::Clone([pause, out(3)].into()),
     ]);
     list
 }

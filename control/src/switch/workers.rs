@@ -117,7 +117,7 @@ impl WorkerHandle {
     }
 
     /// Takes up to `max` packets for controllers.
-    pub fn packet_ins(&mut self, max: usize, hear: impl FnMut(&PacketIn)) {
+    pub fn packet_ins(&mut self, max: usize, hear: impl FnMut(&mut PacketIn)) {
         self.mail.packet_ins(max, hear);
     }
 

@@ -10,6 +10,7 @@
 //! that the walk would find, and does with them what the walk would do, is what is checked here.
 
 use super::delta::Dirty;
+use super::freeze::Punts;
 use super::guards;
 use super::miss::{Subject, World, walk};
 use super::punt::Punt;
@@ -67,12 +68,12 @@ pub(super) struct Check {
     every: u32,
     since: u32,
     recording: Recording,
-    punts: Vec<Punt>,
+    punts: Punts,
 }
 
 impl Check {
     pub fn new(every: u32) -> Self {
-        Self { every, since: 0, recording: Recording::new(), punts: Vec::with_capacity(64) }
+        Self { every, since: 0, recording: Recording::new(), punts: Punts::default() }
     }
 
     /// Whether a batch of `n` brings the next check.

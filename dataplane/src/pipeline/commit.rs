@@ -79,6 +79,11 @@ fn network(base: &mut FlowKey, key: &FlowKey, eth_type: u16, shape: u8, out: &mu
     }
 }
 
+/// Tags that are known.
+pub(super) fn tag_count(key: &FlowKey) -> usize {
+    tags(key).1
+}
+
 /// How one stack of headers becomes another, from the outermost.
 struct Restack {
     pops: usize,

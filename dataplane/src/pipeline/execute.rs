@@ -4,9 +4,10 @@
 //! once is never copied. A step that fails ends the packet with a reason; what left before stays
 //! sent.
 
+use super::freeze::Punts;
 use super::miss::Templates;
 use super::program::Program;
-use super::punt::{PacketIns, Punt};
+use super::punt::PacketIns;
 use super::run::Egress;
 use crate::action::edit;
 use crate::action::step::{NO_TEMPLATE, Step};
@@ -48,7 +49,8 @@ pub(super) struct Sent {
 /// cache while they run.
 pub(super) struct Hand<'a, E> {
     pub translations: &'a [NatRewrite],
-    pub punts: &'a [Punt],
+    /// None: no step hands a packet to a controller.
+    pub punts: Option<&'a Punts>,
     pub packet_ins: &'a mut PacketIns,
     pub program: &'a Program,
     pub now: Now,
@@ -95,7 +97,7 @@ impl<E: Egress> Hand<'_, E> {
                 Step::OutputCut { port, max_len, template } => {
                     self.send_cut(&frame, port, max_len as usize, (template, key));
                 }
-                Step::PacketIn(at) => self.punt(at, &frame),
+                Step::PacketIn(at) => self.punt(at, &frame, layers),
                 Step::Sample(probability) => self.sample(probability),
                 Step::Meter { bridge, skip, id } => {
                     if !self.passes(bridge, id, frame.len()) {
@@ -155,14 +157,21 @@ impl<E: Egress> Hand<'_, E> {
         meter.is_none_or(|m| m.passes(len, self.now))
     }
 
-    /// Keeps a copy for a controller.
+    /// Keeps a copy for a controller; of one that is paused there is no other.
     #[cold]
-    fn punt(&mut self, at: u16, frame: &Frame) {
-        let Some(punt) = self.punts.get(usize::from(at)) else { return };
+    fn punt(&mut self, at: u16, frame: &Frame, layers: Layers) {
+        let at = usize::from(at);
+        let Some((punts, punt)) = self.punts.and_then(|p| Some((p, p.get(at)?))) else { return };
         if punt.meter.is_some_and(|id| !self.passes(punt.bridge, id, frame.len())) {
             return self.counters.count_drop(Drop::Meter);
         }
-        let kept = self.packet_ins.keep(punt, frame.bytes());
+        let kept = match punt.pause {
+            false => self.packet_ins.keep(punt, frame.bytes()),
+            true => self.packet_ins.keep_paused((punts, at), frame.bytes(), layers),
+        };
+        if !kept && punt.pause {
+            self.counters.count_drop(Drop::PauseLost);
+        }
         self.counters.add(if kept { Stat::PacketIns } else { Stat::PacketInsLost }, 1);
     }
 

@@ -3,14 +3,15 @@
 //! A bucket is a list in the order of an action set, run one level deeper, on the packet as it is;
 //! what it does to the packet is rolled back, what tables it resubmits to do to stack and action
 //! set is not (Open vSwitch `xlate_group_bucket`). Its `exit` ends the bucket alone, and so does a
-//! label too many; every other error, being a limit, ends all of the packet. Each bucket counts as
-//! a resubmit, so that groups that run groups come to an end; a group that runs itself meets the
-//! bound of depth.
+//! label too many; its pause stops it alone; every other error, being a limit, ends all of the
+//! packet. Each bucket counts as a resubmit, so that groups that run groups come to an end; a group
+//! that runs itself meets the bound of depth.
 //!
 //! **Select.** The same packet takes the same bucket as long as the group and the liveness of its
 //! ports stay as they are. Both change only with the program, and that makes cached walks stale.
 
 use super::choose::{hash_directed, hash_fields, hash_pair, hash_value};
+use super::freeze::Left;
 use super::keymask;
 use super::miss::{Flow, Stop, Walk};
 use crate::action::HashFields;
@@ -71,12 +72,13 @@ impl<'w> Walk<'_, 'w> {
         let (key, queue, table) = (self.key, self.queue, self.table);
         let before = std::mem::replace(&mut self.in_bucket, true);
         self.depth += 1;
-        let end = self.ordered(&[&bucket.actions]);
+        let end = self.ordered(std::iter::once(&*bucket.actions));
         self.depth -= 1;
         self.in_bucket = before;
         (self.key, self.queue, self.table) = (key, queue, table);
         match end {
             Err(Stop::Exit) => Ok(()),
+            Err(Stop::Pause) => self.freeze(Left::Later),
             Err(Stop::Error(reason @ Drop::MplsTooMany)) => {
                 self.drop_copy(reason);
                 Ok(())

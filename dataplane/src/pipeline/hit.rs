@@ -118,7 +118,7 @@ impl Lane {
         let items = self.traversals.items(traversal).skip(usize::from(head.guards) + done);
         let mut hand = Hand {
             translations: &[],
-            punts: &[],
+            punts: None,
             packet_ins: &mut self.packet_ins,
             program: &self.program,
             now,

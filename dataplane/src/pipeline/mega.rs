@@ -63,7 +63,7 @@ impl Lane {
         let Some(slot) = self.batch.get(i) else { return false };
         let mut hand = Hand {
             translations: &[],
-            punts: &[],
+            punts: None,
             packet_ins: &mut self.packet_ins,
             program: &self.program,
             now,

@@ -32,9 +32,9 @@ use crate::limits::{
 use crate::packet::key::{FRAG_ANY, FlowKey, PacketKey, PortIx, is_mpls};
 use crate::packet::parse::Layers;
 use crate::pipeline::delta::{Dirty, table_bit};
+use crate::pipeline::freeze::Punts;
 use crate::pipeline::keymask;
 use crate::pipeline::program::{Bridge, Program};
-use crate::pipeline::punt::Punt;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::set::ActionSet;
 use crate::pipeline::trace::{Depends, Observer, Silent};
@@ -143,6 +143,8 @@ pub(super) enum Stop {
     List,
     /// This list is over, and all that led to it.
     Exit,
+    /// The walk unwinds to the beginning of this copy of the packet, to go on another time.
+    Pause,
     /// All actions of the packet are void.
     Error(Drop),
 }
@@ -158,7 +160,7 @@ pub struct Walk<'a, 'w> {
     pub(super) program: &'w Program,
     pub(super) packet: Subject<'a>,
     pub(super) rec: &'a mut Recording,
-    pub(super) punts: &'a mut Vec<Punt>,
+    pub(super) punts: &'a mut Punts,
     pub(super) seen: &'a mut dyn Observer,
     pub(super) bridge: &'w Bridge,
     pub(super) bridge_ix: u16,
@@ -172,11 +174,15 @@ pub struct Walk<'a, 'w> {
     pub(super) payload: Payload,
     /// Bytes of tags and labels that the packet came with.
     pub(super) came_with: usize,
+    /// Bytes of the packet as it came, without its outer tag.
+    pub(super) len_untagged: usize,
     pub(super) table: u8,
     pub(super) depth: u32,
     pub(super) resubmits: u32,
     /// The flow that is run.
     pub(super) rule: Option<&'w Arc<Rule>>,
+    /// What is run where no flow is met: a packet-out's actions.
+    pub(super) sender: Option<&'w Arc<Rule>>,
     /// Where the present segment of the stack begins.
     pub(super) stack_base: usize,
     pub(super) set: ActionSet<'w>,
@@ -194,6 +200,8 @@ pub struct Walk<'a, 'w> {
     pub(super) metered: bool,
     /// Why nothing came of it, should nothing come of it.
     pub(super) reason: Drop,
+    /// The packet has left before it was paused.
+    pub(super) has_left: bool,
     /// Nothing outside the walk may change: `trace`.
     pub(super) dry: bool,
 }
@@ -202,7 +210,7 @@ pub struct Walk<'a, 'w> {
 pub fn walk(
     world: &mut World<'_>,
     packet: Subject<'_>,
-    (rec, punts): (&mut Recording, &mut Vec<Punt>),
+    (rec, punts): (&mut Recording, &mut Punts),
     seen: &mut dyn Observer,
     dry: bool,
 ) {
@@ -236,8 +244,8 @@ pub fn walk(
 pub(super) fn walk_actions<'w>(
     world: &mut World<'w>,
     packet: Subject<'_>,
-    (rec, punts): (&mut Recording, &mut Vec<Punt>),
-    (number, rule): (u32, &'w Rule),
+    (rec, punts): (&mut Recording, &mut Punts),
+    (number, rule): (u32, &'w Arc<Rule>),
 ) {
     rec.clear();
     punts.clear();
@@ -249,22 +257,24 @@ pub(super) fn walk_actions<'w>(
     let place = (rule.bridge, number);
     let mut nobody = Silent;
     let mut w = Walk::new(world, packet, (rec, punts), &mut nobody, place, bridge);
+    w.sender = Some(rule);
     let end = w.list(&rule.actions);
     let end = w.conclude(end);
     w.finish(end);
 }
 
 impl<'a, 'w> Walk<'a, 'w> {
-    fn new(
+    pub(super) fn new(
         world: &'a mut World<'w>,
         packet: Subject<'a>,
-        (rec, punts): (&'a mut Recording, &'a mut Vec<Punt>),
+        (rec, punts): (&'a mut Recording, &'a mut Punts),
         seen: &'a mut dyn Observer,
         (bridge_ix, in_port): (u16, u32),
         bridge: &'w Bridge,
     ) -> Self {
         let key = FlowKey::from_packet(packet.key, in_port);
         let (eth_type, shape) = packet.key.innermost();
+        let tag = if packet.key.base.vlan_tci == [0, 0] { 0 } else { 4 };
         Walk {
             program: world.program,
             packet,
@@ -279,10 +289,12 @@ impl<'a, 'w> Walk<'a, 'w> {
             key,
             payload: Payload { eth_type, shape },
             came_with: super::commit::stacked_bytes(&key),
+            len_untagged: packet.bytes.len().saturating_sub(tag),
             table: 0,
             depth: 0,
             resubmits: 0,
             rule: None,
+            sender: None,
             stack_base: 0,
             set: ActionSet::new(),
             queue: None,
@@ -292,6 +304,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             with_ct: false,
             metered: false,
             reason: Drop::NoOutput,
+            has_left: false,
             dry: false,
             world,
         }
@@ -300,7 +313,7 @@ impl<'a, 'w> Walk<'a, 'w> {
 
 impl<'w> Walk<'_, 'w> {
     /// Ends the walk: cuts what follows the last output, and names the reason if there is none.
-    fn finish(&mut self, end: Flow) {
+    pub(super) fn finish(&mut self, end: Flow) {
         if let Err(Stop::Error(reason)) = end {
             self.rec.steps.clear();
             self.rec.drops.clear();
@@ -311,7 +324,8 @@ impl<'w> Walk<'_, 'w> {
         }
         let last = self.rec.steps.iter().rposition(Step::is_seen);
         self.rec.steps.truncate(last.map_or(0, |at| at + 1));
-        if self.rec.drops.is_empty() && !self.rec.steps.iter().any(Step::leaves) {
+        let leaves = self.has_left || self.rec.steps.iter().any(Step::leaves);
+        if self.rec.drops.is_empty() && !leaves {
             // Behind a meter, which may give another reason.
             self.rec.steps.push(Step::Drop(self.reason));
             self.seen.dropped(self.reason);
@@ -378,6 +392,11 @@ impl<'w> Walk<'_, 'w> {
         let end = self.list(&rule.actions);
         self.rule = before;
         end
+    }
+
+    /// The rule that the list which is run is a part of.
+    pub(super) fn owner(&self) -> Option<&'w Arc<Rule>> {
+        self.rule.or(self.sender)
     }
 
     fn rule_of(&self, number: u32) -> Option<(u32, &'w Arc<Rule>)> {

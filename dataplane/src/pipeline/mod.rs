@@ -2,7 +2,8 @@
 //!
 //! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks its
 //! tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
-//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`).
+//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`,
+//! `freeze`).
 //! `run` is the stage list of a batch: it serves packets from the cache, sends the rest to the
 //! walk, and executes the steps. `trace` is the walk with an observer that tells what it saw.
 //!
@@ -18,6 +19,7 @@ mod connect;
 mod delta;
 mod events;
 mod execute;
+mod freeze;
 mod group;
 mod guards;
 mod headers;
@@ -31,6 +33,7 @@ mod normal;
 pub mod packet_out;
 pub mod program;
 pub mod punt;
+mod resume;
 pub mod rule;
 pub mod run;
 mod set;
@@ -41,8 +44,10 @@ mod upkeep;
 mod verbs;
 
 pub use crate::counters::RuleStats;
+pub use freeze::{Continuation, METADATA, Punts};
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
+pub use resume::Resume;
 pub use rule::{Actions, Rule, RuleIds};
 pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

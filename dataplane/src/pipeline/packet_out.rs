@@ -1,10 +1,12 @@
-//! Packets that control sends (OpenFlow 1.5.1 section 7.3.6): bytes and actions, once.
+//! Packets that control sends (OpenFlow 1.5.1 section 7.3.6): bytes and actions, once; and those
+//! that it lets go on (`resume`).
 //!
 //! The actions are those of a rule that is in no table. They are walked as if a flow had them, with
 //! nothing kept for later; what they do not say is not done, so an empty list drops the packet.
 
 use super::execute::{Hand, Sent};
 use super::miss::{Subject, World, walk_actions};
+use super::resume::{Resume, walk_on};
 use super::rule::Rule;
 use super::run::{Egress, Lane};
 use super::upkeep::credit_item;
@@ -35,6 +37,50 @@ pub enum PacketOutError {
     TooLong(usize),
     #[error("{}", .0.help())]
     Parse(Drop),
+    #[error("the bridge that it was paused in is gone")]
+    NoBridge,
+    #[error("the bridge maps other tunnel options than when the packet was paused")]
+    OtherOptions,
+}
+
+/// What is walked.
+enum Job<'j> {
+    Send(&'j PacketOut),
+    Resume(&'j Resume, PortIx),
+}
+
+impl Job<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Send(out) => &out.bytes,
+            Self::Resume(resume, _) => &resume.bytes,
+        }
+    }
+
+    /// Lifts the key, and says where the headers are. Those of `layers` are what the walk sees.
+    fn parse(
+        &self,
+        limit: u8,
+        key: &mut PacketKey,
+        layers: &mut Layers,
+    ) -> Result<Layers, PacketOutError> {
+        match self {
+            Self::Send(out) => {
+                let port = out.port.unwrap_or(PortIx::NONE);
+                parse::parse_limited(&out.bytes, port, limit, key, layers)
+                    .map_err(PacketOutError::Parse)?;
+                Ok(*layers)
+            }
+            Self::Resume(resume, port) => resume.parse((*port, limit), key, layers),
+        }
+    }
+
+    fn checksums_good(&self) -> bool {
+        match self {
+            Self::Send(_) => true,
+            Self::Resume(r, _) => !r.is_edited && r.continuation.checksums_good(),
+        }
+    }
 }
 
 impl Lane {
@@ -46,12 +92,36 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> Result<(), PacketOutError> {
+        self.walk_once(&Job::Send(out), now, pool, egress)?;
+        self.counters.add(Stat::PacketOuts, 1);
+        Ok(())
+    }
+
+    /// Lets a paused packet go on. What its actions drop is counted as ever.
+    pub fn resume<E: Egress>(
+        &mut self,
+        resume: &Resume,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> Result<(), PacketOutError> {
+        let port = resume.port(&self.program)?;
+        self.walk_once(&Job::Resume(resume, port), now, pool, egress)?;
+        self.counters.add(Stat::Resumes, 1);
+        Ok(())
+    }
+
+    fn walk_once<E: Egress>(
+        &mut self,
+        job: &Job<'_>,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> Result<(), PacketOutError> {
         let (mut key, mut layers) = (PacketKey::default(), Layers::default());
-        let (port, limit) = (out.port.unwrap_or(PortIx::NONE), self.program.vlan_limit);
-        parse::parse_limited(&out.bytes, port, limit, &mut key, &mut layers)
-            .map_err(PacketOutError::Parse)?;
+        let headers = job.parse(self.program.vlan_limit, &mut key, &mut layers)?;
         let mut frame = pool.alloc().ok_or(PacketOutError::NoFrame)?;
-        if !frame.copy_from(&out.bytes) {
+        if !frame.copy_from(job.bytes()) {
             let room = frame.len() + frame.tailroom();
             pool.free(frame);
             return Err(PacketOutError::TooLong(room));
@@ -66,11 +136,16 @@ impl Lane {
             now,
             wide: false,
         };
+        let (in_port, checksums_good) = (PortIx(key.base.in_port), job.checksums_good());
         let bytes = frame.bytes();
-        let subject =
-            Subject { key: &key, bytes, layers: &layers, in_port: port, checksums_good: true };
+        let subject = Subject { key: &key, bytes, layers: &layers, in_port, checksums_good };
         let record = (&mut self.recording, &mut self.punts);
-        walk_actions(&mut world, subject, record, (out.in_port, &out.rule));
+        match job {
+            Job::Send(out) => {
+                walk_actions(&mut world, subject, record, (out.in_port, &out.rule));
+            }
+            Job::Resume(resume, _) => walk_on(&mut world, subject, record, resume),
+        }
         let len = frame.len() as u64;
         for rule in &self.recording.rules {
             if let Some(r) = program.rules.get(*rule) {
@@ -83,7 +158,7 @@ impl Lane {
         let mut sent = Sent::default();
         let mut hand = Hand {
             translations: &self.recording.translations,
-            punts: &self.punts,
+            punts: Some(&self.punts),
             packet_ins: &mut self.packet_ins,
             program: &program,
             now,
@@ -95,9 +170,8 @@ impl Lane {
             egress,
         };
         let steps = self.recording.steps.iter().copied();
-        hand.execute(steps, self.recording.steps.len(), frame, &key, layers);
+        hand.execute(steps, self.recording.steps.len(), frame, &key, headers);
         self.punts.clear();
-        self.counters.add(Stat::PacketOuts, 1);
         self.counters.add(Stat::TxPackets, sent.packets);
         self.counters.add(Stat::TxBytes, sent.bytes);
         Ok(())

@@ -1,17 +1,19 @@
 //! Packets for controllers (OpenFlow 1.5.1 section 7.4.1), and `sample`.
 //!
-//! A walk says what goes along ([`Punt`]); the packet itself is copied when the step is run, as it
-//! is edited by then. The copies wait in buffers that were made at the start ([`PacketIns`]):
-//! control takes a full one (`worker::mailbox`), and gives it back when it is done. If none is free
-//! the packet is lost and counted. Walks with a copy for a controller are not cached: such traffic
-//! is slow anyway.
+//! A walk says what goes along ([`Punt`]), and what is left of it if it pauses (`freeze`); the
+//! packet itself is copied when the step is run, as it is edited by then. The copies wait in buffers
+//! that were made at the start ([`PacketIns`]): control takes a full one (`worker::mailbox`), and
+//! gives it back when it is done. If none is free the packet is lost and counted. Walks with a copy
+//! for a controller are not cached: such traffic is slow anyway.
 
+use super::freeze::{Continuation, Punts};
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Controller, PacketInReason};
-use crate::counters::Stat;
+use crate::counters::{Drop, Stat};
 use crate::limits::{PACKET_IN_MAX_BYTES, PACKET_INS_MAX, RECORDED_PUNTS_MAX};
 use crate::packet::key::FlowKey;
+use crate::packet::parse::Layers;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ pub struct Punt {
     /// Of the flow whose action it was; all ones if it was none's.
     pub cookie: u64,
     pub controller_id: u16,
-    /// Bytes of the packet that go along.
+    /// Bytes of the packet that go along. One that is paused goes whole.
     pub max_len: u16,
     pub userdata: Option<Arc<[u8]>>,
     /// The pipeline stopped here.
@@ -43,6 +45,8 @@ pub struct PacketIn {
     total_len: usize,
     len: usize,
     bytes: Box<[u8]>,
+    /// What is left of the walk, if it is paused.
+    continuation: Continuation,
 }
 
 impl PacketIn {
@@ -59,7 +63,8 @@ impl PacketIn {
             meter: None,
             key: FlowKey::ZERO,
         };
-        Self { punt, total_len: 0, len: 0, bytes: vec![0; PACKET_IN_MAX_BYTES].into() }
+        let (bytes, continuation) = (vec![0; PACKET_IN_MAX_BYTES].into(), Continuation::default());
+        Self { punt, total_len: 0, len: 0, bytes, continuation }
     }
 
     pub fn punt(&self) -> &Punt {
@@ -80,12 +85,19 @@ impl PacketIn {
     /// worker does not free.
     pub fn clear(&mut self) {
         self.punt.userdata = None;
+        self.continuation.clear();
+    }
+
+    /// What is left of a walk that pauses; a resume needs it, and the bytes.
+    pub fn take_continuation(&mut self) -> Option<Continuation> {
+        self.punt.pause.then(|| std::mem::take(&mut self.continuation))
     }
 
     fn fill(&mut self, punt: &Punt, packet: &[u8]) {
         self.punt.clone_from(punt);
         self.total_len = packet.len();
-        self.len = packet.len().min(usize::from(punt.max_len)).min(self.bytes.len());
+        let max_len = if punt.pause { u16::MAX } else { punt.max_len };
+        self.len = packet.len().min(usize::from(max_len)).min(self.bytes.len());
         if let (Some(to), Some(from)) = (self.bytes.get_mut(..self.len), packet.get(..self.len)) {
             to.copy_from_slice(from);
         }
@@ -110,6 +122,26 @@ impl PacketIns {
     /// Keeps a copy of the packet; false if no buffer is free.
     pub(crate) fn keep(&mut self, punt: &Punt, packet: &[u8]) -> bool {
         let Some(mut buffer) = self.free.pop() else { return false };
+        buffer.fill(punt, packet);
+        self.full.push_back(buffer);
+        true
+    }
+
+    /// The same for a packet that pauses; also false if it can never go on.
+    pub(super) fn keep_paused(
+        &mut self,
+        (punts, at): (&Punts, usize),
+        packet: &[u8],
+        layers: Layers,
+    ) -> bool {
+        let Some(punt) = punts.get(at).filter(|_| packet.len() <= PACKET_IN_MAX_BYTES) else {
+            return false;
+        };
+        let Some(mut buffer) = self.free.pop() else { return false };
+        if !punts.freeze(at, layers, &mut buffer.continuation) {
+            self.free.push(buffer);
+            return false;
+        }
         buffer.fill(punt, packet);
         self.full.push_back(buffer);
         true
@@ -146,7 +178,8 @@ impl Controller {
 }
 
 impl<'w> Walk<'_, 'w> {
-    /// `controller(...)`. With `pause` nothing more is done with the packet.
+    /// `controller(...)`. With `pause` this copy of the packet goes on when it is resumed; a dry
+    /// walk shows at once how.
     #[inline(never)]
     pub(super) fn controller(&mut self, c: &'w Controller) -> Flow {
         let reason = match c.reason {
@@ -162,8 +195,16 @@ impl<'w> Walk<'_, 'w> {
             meter: c.meter,
             ..self.punt_of(reason)
         };
+        let told = self.punts.len();
         self.punt(punt)?;
-        if c.pause { Err(Stop::Exit) } else { Ok(()) }
+        match c.pause && !self.dry {
+            false => Ok(()),
+            true if self.punts.len() > told => self.halt(),
+            true => {
+                self.drop_copy(Drop::PauseLost);
+                Err(Stop::Pause)
+            }
+        }
     }
 
     /// `output` to a range that holds the controller's number.

@@ -15,10 +15,11 @@ use super::check::Check;
 use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
+use super::freeze::Punts;
 use super::hit::Hit;
 use super::miss::{Subject, Templates, World, walk};
 use super::program::{Port, Program};
-use super::punt::{PacketIns, Punt};
+use super::punt::PacketIns;
 use super::trace::Silent;
 use super::upkeep::credit_item;
 use crate::cache::microflow::{Masked, NONE};
@@ -27,7 +28,7 @@ use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtConfig, CtStats};
 use crate::counters::{Counters, Drop, Stat};
-use crate::limits::{BATCH_MAX, RECORDED_PUNTS_MAX};
+use crate::limits::BATCH_MAX;
 use crate::packet::frame::Frame;
 use crate::packet::key::{PacketKey, PortIx};
 use crate::packet::l4sum;
@@ -88,7 +89,7 @@ pub struct Lane {
     pub(super) mega_owing: Vec<u32>,
     pub(super) recording: Recording,
     pub(super) events: Events,
-    pub(super) punts: Vec<Punt>,
+    pub(super) punts: Punts,
     pub(super) packet_ins: PacketIns,
     /// What `sample` draws from.
     pub(super) chance: u64,
@@ -189,7 +190,7 @@ impl Lane {
             templates: Templates::new(TEMPLATES_MAX),
             recording: Recording::new(),
             events: Events::default(),
-            punts: Vec::with_capacity(RECORDED_PUNTS_MAX),
+            punts: Punts::default(),
             packet_ins: PacketIns::default(),
             chance: config.seed | 1,
             fdb_cursor: 0,
@@ -529,7 +530,7 @@ impl Lane {
         }
         let mut hand = Hand {
             translations: &self.recording.translations,
-            punts: &self.punts,
+            punts: Some(&self.punts),
             packet_ins: &mut self.packet_ins,
             program: &self.program,
             now,

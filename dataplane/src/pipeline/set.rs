@@ -9,14 +9,33 @@
 //!
 //! `exit` in the pipeline leaves the action set unrun (so does Open vSwitch, against its manual).
 
+use super::freeze::Left;
 use super::miss::{Flow, Stop, Walk};
+use super::rule::Rule;
 use crate::action::Action;
 use crate::counters::Drop;
 use crate::limits::ACTION_SETS_MAX;
+use std::sync::Arc;
+
+/// A `write_actions` that was run, and the rule that it is a part of.
+#[derive(Clone, Copy)]
+pub(super) struct Written<'w> {
+    pub action: &'w Action,
+    pub rule: &'w Arc<Rule>,
+}
+
+impl<'w> Written<'w> {
+    pub fn list(self) -> &'w [Action] {
+        match self.action {
+            Action::WriteActions(list) => list,
+            _ => &[],
+        }
+    }
+}
 
 /// The lists written so far. The last segment is the one in force.
 pub(super) struct ActionSet<'w> {
-    lists: [&'w [Action]; ACTION_SETS_MAX],
+    lists: [Option<Written<'w>>; ACTION_SETS_MAX],
     base: usize,
     len: usize,
 }
@@ -30,14 +49,19 @@ pub(super) struct Marks {
 
 impl<'w> ActionSet<'w> {
     pub(super) fn new() -> Self {
-        Self { lists: [&[]; ACTION_SETS_MAX], base: 0, len: 0 }
+        Self { lists: [None; ACTION_SETS_MAX], base: 0, len: 0 }
     }
 
-    fn write(&mut self, list: &'w [Action]) -> Flow {
+    pub(super) fn write(&mut self, written: Option<Written<'w>>) -> Flow {
         let full = Stop::Error(Drop::ActionSetFull);
-        *self.lists.get_mut(self.len).ok_or(full)? = list;
+        *self.lists.get_mut(self.len).ok_or(full)? = written;
         self.len += 1;
         Ok(())
+    }
+
+    /// What is in force, in the order written.
+    pub(super) fn written(&self) -> impl Iterator<Item = Written<'w>> {
+        self.lists.get(self.base..self.len).unwrap_or(&[]).iter().flatten().copied()
     }
 
     fn clear(&mut self) {
@@ -54,8 +78,8 @@ impl<'w> ActionSet<'w> {
     /// Fills the segment in force with what another holds.
     pub(super) fn copy(&mut self, from: Marks) -> Flow {
         for at in from.base..from.len {
-            let list = self.lists[at];
-            self.write(list)?;
+            let written = self.lists[at];
+            self.write(written)?;
         }
         Ok(())
     }
@@ -105,18 +129,22 @@ fn class(a: &Action) -> Class {
 
 impl<'w> Walk<'_, 'w> {
     #[inline(never)]
-    pub(super) fn write_actions(&mut self, list: &'w [Action]) -> Flow {
-        self.set.write(list)
+    pub(super) fn write_actions(&mut self, action: &'w Action) -> Flow {
+        let written = self.owner().map(|rule| Written { action, rule });
+        self.set.write(written)
     }
 
     pub(super) fn clear_actions(&mut self) {
         self.set.clear();
     }
 
-    /// Ends a pipeline that came to `end`: runs its action set.
+    /// Ends a pipeline that came to `end`: runs its action set. One that pauses ends here for now.
     #[inline(never)]
     pub(super) fn conclude(&mut self, end: Flow) -> Flow {
         let (from, to) = (self.set.base, self.set.len);
+        if matches!(end, Err(Stop::Pause)) {
+            return self.freeze(Left::Whole);
+        }
         if from == to || matches!(end, Err(Stop::Exit | Stop::Error(_))) {
             return end;
         }
@@ -124,9 +152,10 @@ impl<'w> Walk<'_, 'w> {
         let lists = self.set.lists;
         self.set.clear();
         let before = std::mem::replace(&mut self.in_set, true);
-        let end = self.ordered(lists.get(from..to).unwrap_or(&[]));
+        let lists = lists.get(from..to).unwrap_or(&[]).iter().flatten().map(|w| w.list());
+        let end = self.ordered(lists);
         self.in_set = before;
-        end
+        if matches!(end, Err(Stop::Pause)) { self.freeze(Left::None) } else { end }
     }
 
     /// The same for a fork or a cable, on the level of its tables: its action set may fork again.
@@ -138,8 +167,11 @@ impl<'w> Walk<'_, 'w> {
     }
 
     /// Runs lists in the order of an action set.
-    pub(super) fn ordered(&mut self, lists: &[&'w [Action]]) -> Flow {
-        let all = || lists.iter().flat_map(|list| list.iter());
+    pub(super) fn ordered(
+        &mut self,
+        lists: impl DoubleEndedIterator<Item = &'w [Action]> + Clone,
+    ) -> Flow {
+        let all = || lists.clone().flatten();
         let mut way_out: Option<(u8, &'w Action)> = None;
         for a in all() {
             if let Class::Final(rank) = class(a)

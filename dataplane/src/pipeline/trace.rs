@@ -119,7 +119,8 @@ mod told {
 
     pub fn controller(punt: &Punt) -> String {
         let (id, reason) = (punt.controller_id, punt.reason);
-        let paused = if punt.pause { ", and stops until resumed" } else { "" };
+        let paused =
+            if punt.pause { ", and pauses: resumed as it is, it goes on as follows" } else { "" };
         format!("to controller {id} ({reason:?}){paused}")
     }
 }

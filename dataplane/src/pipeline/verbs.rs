@@ -14,10 +14,12 @@ use crate::packet::key::VLAN_PRESENT;
 impl<'w> Walk<'_, 'w> {
     /// Runs a list to its end.
     pub(super) fn list(&mut self, actions: &'w [Action]) -> Flow {
-        for a in actions {
+        let mut rest = actions.iter();
+        while let Some(a) = rest.next() {
             match self.action(a) {
                 Ok(()) => {}
                 Err(Stop::List) => break,
+                Err(Stop::Pause) => return self.leave(rest.as_slice()),
                 stop => return stop,
             }
         }
@@ -95,7 +97,7 @@ impl<'w> Walk<'_, 'w> {
             Action::Bundle(b) => return self.bundle(b),
             Action::Controller(c) => return self.controller(c),
             Action::Sample(sample) => return self.sample(sample),
-            Action::WriteActions(list) => return self.write_actions(list),
+            Action::WriteActions(_) => return self.write_actions(a),
             Action::ClearActions => self.clear_actions(),
             Action::WriteMetadata { value, mask } => {
                 self.key.metadata = self.key.metadata & !mask | value & mask;
@@ -149,7 +151,8 @@ impl<'w> Walk<'_, 'w> {
     }
 
     /// Runs a list whose changes do not come back; it deepens, as it keeps a key on the stack. Only
-    /// `exit` and errors end what led here too (so does Open vSwitch).
+    /// `exit` and errors end what led here too (so does Open vSwitch); a pause concerns the clone
+    /// alone.
     #[inline(never)]
     fn clone_of(&mut self, list: &'w [Action]) -> Flow {
         if self.depth >= DEPTH_MAX {
@@ -214,9 +217,8 @@ impl<'w> Walk<'_, 'w> {
     /// one, which does not count.
     #[inline(never)]
     fn is_larger(&mut self, len: u16, dst: Subfield) {
-        let tag = if self.packet.key.base.vlan_tci == [0, 0] { 0 } else { 4 };
-        let at = len.saturating_add(tag);
-        let larger = self.packet.bytes.len() > at as usize;
+        let at = len.saturating_add(if self.packet.key.base.vlan_tci == [0, 0] { 0 } else { 4 });
+        let larger = self.len_untagged > usize::from(len);
         if larger {
             self.rec.len_min = self.rec.len_min.max(at.saturating_add(1));
         } else {

@@ -13,6 +13,7 @@
 use crate::conntrack::ConnInfo;
 use crate::limits::PACKET_INS_MAX;
 use crate::packet::key::PortIx;
+use crate::pipeline::Resume;
 use crate::pipeline::miss::Event;
 use crate::pipeline::packet_out::{PacketOut, PacketOutError};
 use crate::pipeline::program::Program;
@@ -47,6 +48,8 @@ pub enum Command {
     },
     /// Send a packet.
     PacketOut(Box<PacketOut>),
+    /// Let a paused packet go on.
+    Resume(Box<Resume>),
     Stop,
 }
 
@@ -74,6 +77,7 @@ pub enum Reply {
     },
     Flushed(usize),
     PacketOut(Box<PacketOut>, Result<(), PacketOutError>),
+    Resumed(Box<Resume>, Result<(), PacketOutError>),
     /// A port went up or down.
     PortsChanged,
     Event(Event),
@@ -143,10 +147,10 @@ impl Mailbox {
     }
 
     /// Takes up to `max` packets for controllers and gives their buffers back.
-    pub fn packet_ins(&mut self, max: usize, mut hear: impl FnMut(&PacketIn)) {
+    pub fn packet_ins(&mut self, max: usize, mut hear: impl FnMut(&mut PacketIn)) {
         for _ in 0..max {
             let Ok(mut packet) = self.packet_ins.pop() else { return };
-            hear(&packet);
+            hear(&mut packet);
             packet.clear();
             // There is room for all that there are.
             _ = self.buffers.push(packet);

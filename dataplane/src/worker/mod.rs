@@ -223,6 +223,11 @@ impl Worker {
                 let done = self.lane.packet_out(&out, now, pool, ports);
                 self.mail.tell(Reply::PacketOut(out, done));
             }
+            Command::Resume(resume) => {
+                let (pool, ports) = (&mut self.pool, &mut self.ports);
+                let done = self.lane.resume(&resume, now, pool, ports);
+                self.mail.tell(Reply::Resumed(resume, done));
+            }
             Command::Stop => self.stop = true,
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::kit::*;
 use crate::packets::*;
+use crate::punts::pause;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::action::group::GroupKind;
 use sluice_dataplane::action::meter::MeterUnit;
@@ -114,6 +115,11 @@ fn produce_by_verbs(reason: Drop) -> Option<Case> {
             acts((0..4000).map(|_| Action::Push { src: Field::Xxreg0.info().whole(), zeros: 0 }))
         }
         Drop::ActionSetFull => acts((0..65).map(|_| Action::WriteActions([out(2)].into()))),
+        Drop::PauseTooLarge => {
+            let push = Action::Push { src: Field::Xxreg0.info().whole(), zeros: 0 };
+            acts((0..241).map(|_| push.clone()).chain([pause()]))
+        }
+        Drop::PauseLost => acts((0..65).map(|_| Action::Clone([pause()].into()))),
         Drop::NoSuchGroup => acts([Action::Group(1)]),
         Drop::NoLiveBucket => {
             let net = Net::of([always([Action::Group(1)])]);

@@ -23,7 +23,9 @@ use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::Punt;
-use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig, Program, Rule, RuleChange};
+use sluice_dataplane::pipeline::{
+    Continuation, Egress, Lane, LaneConfig, PacketOutError, Program, Resume, Rule, RuleChange,
+};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
 use specs::{both, group_stats, meter_stats};
@@ -51,6 +53,8 @@ pub struct Side {
     pub events: Vec<Event>,
     master: Program,
     pub packet_ins: Vec<Punted>,
+    /// Packets that wait to be resumed.
+    pub paused: Vec<(Vec<u8>, Continuation)>,
     burst: RxBurst,
 }
 
@@ -106,6 +110,7 @@ impl Side {
             events: Vec::new(),
             master: Program::default(),
             packet_ins: Vec::new(),
+            paused: Vec::new(),
             burst: RxBurst::new(),
         }
     }
@@ -148,12 +153,7 @@ impl Side {
     fn see(&mut self, now: Now) -> Visible {
         self.lane.settle(now);
         self.events.extend(self.lane.drain_events());
-        let buffers = self.lane.packet_ins();
-        while let Some(mut p) = buffers.take() {
-            self.packet_ins.push((p.punt().clone(), p.total_len(), p.bytes().to_vec()));
-            p.clear();
-            buffers.give_back(p);
-        }
+        self.hear();
         let mut conns = Vec::new();
         self.lane.conntrack().dump(now, |c| conns.push(c.clone()));
         let stat = |s: &Stat| (s.name(), self.counters.stat(*s));
@@ -172,6 +172,36 @@ impl Side {
             fdbs: std::array::from_fn(|i| self.fdbs[i].dump(now)),
             events: self.events.clone(),
         }
+    }
+
+    /// Takes packets for controllers.
+    fn hear(&mut self) {
+        let buffers = self.lane.packet_ins();
+        while let Some(mut p) = buffers.take() {
+            let bytes = p.bytes().to_vec();
+            self.packet_ins.push((p.punt().clone(), p.total_len(), bytes.clone()));
+            self.paused.extend(p.take_continuation().map(|c| (bytes, c)));
+            p.clear();
+            buffers.give_back(p);
+        }
+    }
+
+    /// Lets the packet that has waited longest go on, `edit`ed; what leaves stays in the sink.
+    pub fn resume(
+        &mut self,
+        now: Now,
+        edit: impl FnOnce(&mut Resume),
+    ) -> Option<Result<(), PacketOutError>> {
+        self.hear();
+        if self.paused.is_empty() {
+            return None;
+        }
+        let (bytes, continuation) = self.paused.remove(0);
+        let mut resume = Resume { bytes: bytes.into(), is_edited: false, continuation };
+        edit(&mut resume);
+        let done = self.lane.resume(&resume, now, &mut self.pool, &mut self.sink);
+        assert_eq!(self.pool.available(), self.pool.total(), "frames are conserved");
+        Some(done)
     }
 
     /// Packets that came in, and ends that were counted: leavings and drops.
@@ -327,6 +357,28 @@ impl Switch {
     /// One packet; the places of the ports that it leaves by.
     pub fn ports(&mut self, port: u16, packet: &[u8]) -> Vec<u16> {
         self.send(port, packet).into_iter().map(|(p, _)| p).collect()
+    }
+
+    /// Lets the oldest paused packet of each lane go on; what leaves, in order.
+    pub fn resume(&mut self) -> Option<Vec<(u16, Vec<u8>)>> {
+        self.resume_edited(|_| {})
+    }
+
+    pub fn resume_edited(&mut self, edit: impl Fn(&mut Resume)) -> Option<Vec<(u16, Vec<u8>)>> {
+        let now = self.now;
+        let [a, b, c] = self.sides().map(|side| {
+            side.sink.0.clear();
+            side.resume(now, &edit)
+        });
+        assert!(a == c && b == c, "{a:?} {b:?} {c:?}");
+        a?.expect("it can go on");
+        Some(self.see().sent)
+    }
+
+    /// Ports that the oldest paused packet leaves by when it goes on.
+    pub fn resumed_ports(&mut self) -> Vec<u16> {
+        let sent = self.resume().expect("a packet is paused");
+        sent.into_iter().map(|(port, _)| port).collect()
     }
 
     /// The events that wait, which must be the same on both sides.

@@ -13,6 +13,8 @@ mod meters;
 mod nat;
 mod packets;
 mod punts;
+mod resume;
+mod resume_same;
 mod robust;
 mod same;
 mod tunnels;

@@ -8,7 +8,7 @@ use sluice_dataplane::action::{Action, Controller, PacketInReason, Sample, port}
 use sluice_dataplane::counters::{Drop, Stat};
 use sluice_dataplane::packet::field::Field;
 
-fn plain() -> Controller {
+pub fn plain() -> Controller {
     Controller {
         reason: PacketInReason::Action,
         max_len: u16::MAX,
@@ -21,6 +21,10 @@ fn plain() -> Controller {
 
 fn to(c: Controller) -> Action {
     Action::Controller(Box::new(c))
+}
+
+pub fn pause() -> Action {
+    to(Controller { pause: true, ..plain() })
 }
 
 #[test]
@@ -67,15 +71,6 @@ fn reasons_tell_whose_action_it_was() {
     assert_eq!(reasons(Net::of([always([Action::DecTtl])]), &old), [InvalidTtl]);
     let many = Action::DecTtlFor([4, 5].into());
     assert_eq!(reasons(Net::of([always([many])]), &old), [InvalidTtl, InvalidTtl]);
-}
-
-#[test]
-fn a_pause_stops_all_that_is_left() {
-    let pause = to(Controller { pause: true, ..plain() });
-    let flows = [always([out(2), resubmit(1), out(3)]), flow(1, 1).does([pause, out(4)])];
-    let mut s = Switch::new(&Net::of(flows));
-    assert_eq!(s.ports(1, &udp()), [2]);
-    assert!(s.see().packet_ins[0].0.pause);
 }
 
 #[test]

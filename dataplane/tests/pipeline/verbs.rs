@@ -430,7 +430,7 @@ fn a_trace_tells_what_the_verbs_did_and_changes_nothing() {
         "would be learned",
         "by queue 6",
         "pop from an empty stack",
-        "to controller 3 (Action), and stops until resumed",
+        "to controller 3 (Action), and pauses: resumed as it is, it goes on as follows",
     ] {
         assert!(story.text.contains(said), "{said} in\n{}", story.text);
     }

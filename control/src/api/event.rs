@@ -51,8 +51,11 @@ pub struct PacketInInfo {
     pub total_len_bytes: u64,
     /// Hexadecimal.
     pub userdata: String,
-    /// The pipeline stopped there; the packet went nowhere else.
+    /// The pipeline stopped there.
     pub paused: bool,
+    /// By which it can go on.
+    #[serde(default)]
+    pub continuation: Option<String>,
     /// The bytes that came along, hexadecimal.
     pub data: String,
     /// As `ovs-ofctl monitor` prints it.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 pub struct Fake {
     pub flows: Mutex<Vec<String>>,
     pub ports: Mutex<Vec<PortInfo>>,
+    pub resumed: Mutex<Vec<ResumeRequest>>,
 }
 
 impl Fake {
@@ -180,11 +181,18 @@ impl Switch for Fake {
         let (queue, events) = channel(4);
         let packet =
             PacketInInfo { text: "NXT_PACKET_IN2 (xid=0x0): one".into(), ..Default::default() };
+        let paused = PacketInInfo {
+            text: "NXT_PACKET_IN2 (xid=0x0): three\n continuation=5f-1".into(),
+            paused: true,
+            continuation: Some("5f-1".into()),
+            ..Default::default()
+        };
         let gone = FlowRemovedInfo { text: "OFPT_FLOW_REMOVED two".into(), ..Default::default() };
         for event in [
             MonitorEvent::PacketIn(Box::new(packet)),
             MonitorEvent::Lost { events: 3 },
             MonitorEvent::FlowRemoved(gone),
+            MonitorEvent::PacketIn(Box::new(paused)),
         ] {
             queue.try_send(event).unwrap();
         }
@@ -194,6 +202,15 @@ impl Switch for Fake {
     fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()> {
         known(bridge)?;
         assert_eq!(text, "in_port=1 packet=00 actions=drop");
+        Ok(())
+    }
+
+    fn resume(&self, request: &ResumeRequest) -> ApiResult<()> {
+        let mut resumed = self.resumed.lock().unwrap();
+        if resumed.contains(request) {
+            return Err(ApiError::new(ErrorCode::NotFound, "stale", "once"));
+        }
+        resumed.push(request.clone());
         Ok(())
     }
 

@@ -284,6 +284,10 @@ fn answer(switch: &dyn Switch, request: Request) -> ApiResult<Reply> {
             switch.packet_out(&bridge, &text)?;
             Reply::Done
         }
+        Request::Resume(request) => {
+            switch.resume(&request)?;
+            Reply::Done
+        }
         Request::Doctor => Reply::Doctor(switch.doctor()?),
         // Both are answered elsewhere.
         Request::Monitor { .. } | Request::Shutdown => Reply::Done,

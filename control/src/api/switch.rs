@@ -6,8 +6,8 @@
 
 use super::types::{
     ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, GroupInfo,
-    MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, SwitchInfo, TlvChange, TlvInfo,
-    TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
+    MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, ResumeRequest, SwitchInfo, TlvChange,
+    TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
 };
 use crate::config::Port;
 use crate::doctor::Report;
@@ -39,6 +39,7 @@ pub trait Switch: Send + Sync + 'static {
     /// Events of a bridge from now on, until the receiver is dropped.
     fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>>;
     fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()>;
+    fn resume(&self, request: &ResumeRequest) -> ApiResult<()>;
     fn tunnels(&self) -> ApiResult<Vec<TunnelInfo>>;
     fn counters(&self) -> ApiResult<Vec<WorkerCounters>>;
     fn doctor(&self) -> ApiResult<Report>;

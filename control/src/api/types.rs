@@ -107,8 +107,25 @@ pub enum Request {
         bridge: String,
         text: String,
     },
+    /// Lets a paused packet go on.
+    Resume(ResumeRequest),
     Doctor,
     Shutdown,
+}
+
+/// How a paused packet goes on. A packet that waits does so for 60 s at most, as one of the 256
+/// youngest, and goes on once; if the request itself is wrong, it waits on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// As the monitor told it.
+    pub continuation: String,
+    /// Bytes that take the place of the packet's, hexadecimal, from the Ethernet header on.
+    #[serde(default)]
+    pub packet: Option<String>,
+    /// Metadata that changes, as in a match: `reg0=5,metadata=0x3/0xf`.
+    #[serde(default)]
+    pub metadata: String,
 }
 
 /// A change of a bridge's flows; done whole or not at all.

@@ -80,6 +80,22 @@ pub(super) enum Command {
         /// End after so many events
         #[arg(short = 'n', long)]
         count: Option<u64>,
+        /// Let each packet that controller(pause) stopped go on at once
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Let a packet that controller(pause) stopped go on
+    #[command(after_help = "Example: sluice resume 5f0c3a1e-17 --set reg0=1. A packet waits for \
+                            60 s at most, as one of the 256 youngest, and goes on once.")]
+    Resume {
+        /// As `sluice monitor` prints it: continuation=HANDLE
+        handle: String,
+        /// Bytes in the place of the packet's, from the Ethernet header on
+        #[arg(long, value_name = "HEX")]
+        packet: Option<String>,
+        /// Metadata that changes first, as in a match: reg0=5,metadata=0x3/0xf
+        #[arg(long, value_name = "FIELDS", default_value = "")]
+        set: String,
     },
     /// What the workers counted: tiers, drops by reason
     Counters,

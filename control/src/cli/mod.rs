@@ -25,7 +25,7 @@ use serde_json::json;
 use self::args::{
     Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, TlvMap,
 };
-use crate::api::types::{FlowChange, FlowOp, Reply, Request};
+use crate::api::types::{FlowChange, FlowOp, Reply, Request, ResumeRequest};
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
 use crate::doctor::{self, Level, Wish};
@@ -105,9 +105,15 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::PacketOut { bridge, words } => {
             Request::PacketOut { bridge: bridge.clone(), text: words.join(" ") }
         }
-        Command::Monitor { bridge, count } => {
-            return monitor::run(bridge, *count, global, out, &mut io::stdout());
+        Command::Monitor { bridge, count, resume } => {
+            let wish = monitor::Wish { bridge, count: *count, resume: *resume };
+            return monitor::run(&wish, global, out, &mut io::stdout());
         }
+        Command::Resume { handle, packet, set } => Request::Resume(ResumeRequest {
+            continuation: handle.clone(),
+            packet: packet.clone(),
+            metadata: set.clone(),
+        }),
         Command::Counters => Request::Counters,
         Command::Doctor(_) => Request::Doctor,
         Command::Stop => Request::Shutdown,

@@ -48,6 +48,8 @@ fn wrong_usage_is_exit_code_2() {
         &["tlv-map", "dump"],
         &["monitor"],
         &["packet-out", "br1"],
+        &["resume"],
+        &["resume", "5f-1", "--set"],
         &["trace", "br1", "--hex", "00"],
         &["port", "add", "br1", "p1"],
         &["doctor", "--running", "eth0"],
@@ -113,6 +115,33 @@ fn every_command_speaks_text_and_json() {
             assert!(flag == "-p" || shown.lines().count() == 1, "{shown}");
         }
     }
+}
+
+#[test]
+fn a_monitor_prints_what_comes_and_resumes_if_asked() {
+    let server = TestServer::start(Fake::default());
+    let words = ["sluice", "--socket", server.path.to_str().unwrap(), "show"];
+    let global = Cli::try_parse_from(words).unwrap().global;
+    let hear = |count, resume| {
+        let wish = monitor::Wish { bridge: "br1", count, resume };
+        let (mut out, mut sink) = (String::new(), Vec::new());
+        assert_eq!(monitor::run(&wish, &global, &mut out, &mut sink), Ok(true));
+        String::from_utf8(sink).unwrap()
+    };
+    let paused = "NXT_PACKET_IN2 (xid=0x0): three\n continuation=5f-1\n";
+    let all = "NXT_PACKET_IN2 (xid=0x0): one\n(3 events lost: read faster)\n\
+               OFPT_FLOW_REMOVED two\n";
+    assert_eq!(hear(Some(1), true), "NXT_PACKET_IN2 (xid=0x0): one\n");
+    assert_eq!(hear(None, false), [all, paused].concat());
+    // Still waiting until somebody asks for it; another time it is stale, and no reason to end.
+    assert_eq!(hear(None, true), [all, paused].concat());
+    let failure = sluice(&server, &["resume", "5f-1"]).unwrap_err();
+    assert_eq!((failure.message.as_str(), failure.hint.as_str()), ("stale", "once"));
+    assert_eq!(hear(None, true), [all, paused].concat());
+    assert_eq!(text(&server, &["resume", "5f-1", "--set", "reg0=1"]), "");
+    let failure = sluice(&server, &["resume", "5f-1", "--set", "reg0=1"]).unwrap_err();
+    assert_eq!(failure.message, "stale");
+    assert_eq!(text(&server, &["resume", "5f-1", "--packet", "0102"]), "");
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod packet_out;
 mod parse;
 pub mod ports;
 mod print;
+mod resume;
 mod span;
 mod subfield;
 mod tlv;
@@ -79,6 +80,7 @@ pub use ports::{NoNames, PortMap, PortNames, WithOptions};
 pub use print::{
     FlowStats, REGS, print_actions, print_duration, print_flow, print_flow_stats, print_match,
 };
+pub use resume::{parse_metadata, parse_packet};
 pub use subfield::{OptionPlace, SubField, text_bits};
 pub use tlv::{parse_tlv_maps, print_tlv_maps};
 

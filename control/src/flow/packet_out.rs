@@ -34,7 +34,7 @@ pub fn parse_packet_out(text: &str, names: &dyn PortNames) -> Result<PacketOutTe
         let v = pair.value;
         match pair.key.text {
             "in_port" => in_port = parse_port(v, names).map_err(|p| v.err(p))?,
-            "packet" => bytes = Some(hex(v)?),
+            "packet" => bytes = Some(parse_bytes(v)?),
             _ => {
                 let takes = "in_port, packet and actions";
                 return Err(pair.key.err(Problem::UnknownArgument { of: "packet-out", takes }));
@@ -53,7 +53,8 @@ pub fn parse_packet_out(text: &str, names: &dyn PortNames) -> Result<PacketOutTe
     Ok(PacketOutText { in_port, bytes, actions: parse_actions(actions, names, &mut checker)? })
 }
 
-fn hex(v: Span<'_>) -> Result<Vec<u8>, FlowError> {
+/// A packet in hexadecimal.
+pub fn parse_bytes(v: Span<'_>) -> Result<Vec<u8>, FlowError> {
     let bytes = v.text.as_bytes().chunks(2).map(|pair| {
         let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2);
         pair.and_then(|p| u8::from_str_radix(p, 16).ok())

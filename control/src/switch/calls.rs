@@ -4,8 +4,8 @@ use super::refs::model_error;
 use super::{Core, LiveSwitch, answers, trace};
 use crate::api::types::{
     ApiError, BridgeInfo, ConnInfo, ErrorCode, FdbEntry, FlowChange, FlowInfo, FlowOp, FlowSummary,
-    GroupInfo, MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, SwitchInfo, TlvChange,
-    TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
+    GroupInfo, MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, ResumeRequest, SwitchInfo,
+    TlvChange, TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
 };
 use crate::api::{ApiResult, Switch};
 use crate::config::{MacAddr, Port};
@@ -327,6 +327,10 @@ impl Switch for LiveSwitch {
 
     fn packet_out(&self, bridge: &str, text: &str) -> ApiResult<()> {
         self.core().packet_out(bridge, text)
+    }
+
+    fn resume(&self, request: &ResumeRequest) -> ApiResult<()> {
+        self.core().resume(request)
     }
 
     fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>> {

@@ -12,6 +12,7 @@ mod devices;
 mod monitor_text;
 mod monitors;
 mod packet_out;
+mod paused;
 mod refs;
 mod synth;
 mod ticker;
@@ -55,6 +56,7 @@ pub struct Core {
     /// Failures that the log knows of.
     self_check_failures: u64,
     monitors: monitors::Monitors,
+    paused: paused::Paused,
 }
 
 /// The switch as the control socket sees it.
@@ -131,6 +133,7 @@ impl Core {
             net_generation,
             self_check_failures: 0,
             monitors: monitors::Monitors::default(),
+            paused: paused::Paused::new(random_seed() as u32),
         };
         if let Err(error) = core.open_first() {
             core.shut_down();

@@ -38,7 +38,7 @@ const AFTER_REGS: [Field; 6] = [
 ];
 
 /// The lines of a packet for a controller.
-pub fn packet_in(packet: &PacketIn, b: &BridgeState) -> String {
+pub fn packet_in(packet: &PacketIn, handle: Option<&str>, b: &BridgeState) -> String {
     let punt = packet.punt();
     let mut out = "NXT_PACKET_IN2 (xid=0x0):".to_owned();
     if punt.table != 0 {
@@ -53,6 +53,9 @@ pub fn packet_in(packet: &PacketIn, b: &BridgeState) -> String {
     if let Some(userdata) = &punt.userdata {
         let bytes: Vec<String> = userdata.iter().map(|b| format!("{b:02x}")).collect();
         _ = write!(out, "\n userdata={}", bytes.join("."));
+    }
+    if let Some(handle) = handle {
+        _ = write!(out, "\n continuation={handle}");
     }
     _ = write!(out, "\n{}", summary(packet.bytes()));
     out

@@ -89,15 +89,24 @@ impl Core {
 
     /// Tells what came from the worker and what the store let go.
     pub(super) fn tell_monitors(&mut self) {
+        let now = self.now();
         let (bridges, monitors) = (&self.model.bridges, &mut self.monitors);
+        let paused = &mut self.paused;
+        paused.expire(now);
         self.worker.packet_ins(PACKET_INS_MAX, |packet| {
             let at = usize::from(packet.punt().bridge);
             match bridges.get(at).filter(|_| monitors.hears(at)) {
-                Some(b) => monitors.tell(at, &MonitorEvent::PacketIn(Box::new(info(packet, b)))),
-                None => monitors.packet_ins_unheard += 1,
+                Some(b) => {
+                    let handle = paused.keep(packet, now);
+                    monitors.tell(at, &MonitorEvent::PacketIn(Box::new(info(packet, handle, b))));
+                }
+                None => {
+                    monitors.packet_ins_unheard += 1;
+                    paused.not_heard(packet);
+                }
             }
         });
-        let now_ns = self.now().ns;
+        let now_ns = now.ns;
         let (removed, forgotten) = self.model.drain_removed();
         let (bridges, monitors) = (&self.model.bridges, &mut self.monitors);
         monitors.removed_unheard += forgotten;
@@ -130,11 +139,13 @@ impl Core {
             ),
         ]
         .map(|(name, count, help)| NamedCount { name: name.into(), count, help: help.into() })
-        .into()
+        .into_iter()
+        .chain(self.paused.counts())
+        .collect()
     }
 }
 
-fn info(packet: &PacketIn, b: &BridgeState) -> PacketInInfo {
+fn info(packet: &PacketIn, handle: Option<String>, b: &BridgeState) -> PacketInInfo {
     let punt = packet.punt();
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     PacketInInfo {
@@ -146,8 +157,9 @@ fn info(packet: &PacketIn, b: &BridgeState) -> PacketInInfo {
         total_len_bytes: packet.total_len() as u64,
         userdata: punt.userdata.as_deref().map(hex).unwrap_or_default(),
         paused: punt.pause,
+        text: monitor_text::packet_in(packet, handle.as_deref(), b),
+        continuation: handle,
         data: hex(packet.bytes()),
-        text: monitor_text::packet_in(packet, b),
     }
 }
 

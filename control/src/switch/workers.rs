@@ -11,7 +11,7 @@ use sluice_dataplane::counters::Counters;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::PacketIn;
-use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, Program};
+use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, Program, Resume};
 use sluice_dataplane::port::AnyPort;
 use sluice_dataplane::sys::wait::Waker;
 use sluice_dataplane::worker::{Command, Mailbox, PortReport, Reply, Worker, mailbox};
@@ -113,6 +113,16 @@ impl WorkerHandle {
             other => Err(other),
         })?;
         let hint = "the switch must have a frame for it that is long enough";
+        done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
+    }
+
+    /// Returns when the packet is on its way again.
+    pub fn resume(&mut self, resume: Resume) -> ApiResult<()> {
+        let done = self.ask(Command::Resume(Box::new(resume)), |r| match r {
+            Reply::Resumed(_, done) => Ok(done),
+            other => Err(other),
+        })?;
+        let hint = "the packet has ended; nothing of it is left to be resumed";
         done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
     }
 

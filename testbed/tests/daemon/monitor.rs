@@ -3,13 +3,16 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use sluice_control::api::Client;
 use sluice_control::api::types::{
-    FlowOp, MonitorEvent, Reply, Request, TlvChange, TlvOp, TracePacket, TraceRequest,
+    ApiError, FlowOp, MonitorEvent, Reply, Request, ResumeRequest, TlvChange, TlvOp, TracePacket,
+    TraceRequest,
 };
 use sluice_testbed::process::wait_until;
 use sluice_testbed::root_or_skip;
+use sluice_testbed::sluiced::Daemon;
 
 use crate::kit::*;
 
@@ -152,5 +155,79 @@ fn a_packet_is_sent_by_hand() {
     let wrong = send(format!("in_port=p9 packet={hex} actions=drop")).unwrap_err();
     assert!(wrong.message.contains("p9"), "{wrong}");
     assert!(scene.pings());
+    frames_are_whole(daemon);
+}
+
+/// Two lists deep, with what waits behind each.
+const PAUSING: &str = "priority=10,in_port=p2 actions=output:p1\n\
+                       priority=10,in_port=p1,icmp actions=set_field:7->reg1,resubmit(,1),p2\n\
+                       priority=9,in_port=p1 actions=p2\n\
+                       table=1,reg1=7 actions=controller(pause,userdata=0a),set_field:8->reg1,\
+                       resubmit(,2)\n\
+                       table=2,cookie=5,reg1=8,reg2=3,send_flow_rem actions=drop\n\
+                       table=2,priority=1,reg1=8 actions=drop\n";
+
+fn resume(daemon: &Daemon, continuation: &str, metadata: &str) -> Result<Reply, ApiError> {
+    let (continuation, metadata) = (continuation.to_owned(), metadata.to_owned());
+    daemon.call(Request::Resume(ResumeRequest { continuation, packet: None, metadata }))
+}
+
+#[test]
+fn paused_packets_go_on_when_they_are_resumed() {
+    if !root_or_skip("daemon: paused packets") {
+        return;
+    }
+    let scene = Pair::start(PAUSING);
+    let daemon = &scene.daemon;
+    is_cut_soon(&scene.c1.ns, C2);
+    wait_until("unheard", SOON, || (daemon.control_counter("paused_unheard") > 0).then_some(()))
+        .unwrap();
+    let (tell, handles) = mpsc::channel();
+    let socket = daemon.socket();
+    std::thread::spawn(move || {
+        let mut client = Client::connect(&socket, SOON).unwrap();
+        let request = Request::Monitor { bridge: "br0".to_owned() };
+        client.stream(request, |part| {
+            let Reply::Events(list) = part else { return false };
+            list.into_iter().all(|event| match event {
+                MonitorEvent::PacketIn(p) => tell.send(p).is_ok(),
+                _ => true,
+            })
+        })
+    });
+    // By hand, with other metadata; and only once.
+    assert!(is_cut(&scene.c1.ns, C2), "nobody resumes");
+    let first = handles.recv_timeout(SOON).unwrap();
+    let handle = first.continuation.clone().unwrap();
+    assert!(
+        first.paused && first.text.contains(&format!("\n userdata=0a\n continuation={handle}\n"))
+    );
+    let wrong = resume(daemon, &handle, "nw_src=10.0.0.1").unwrap_err();
+    assert!(
+        wrong.message.contains("nw_src") && wrong.message.contains("is not metadata"),
+        "{wrong}"
+    );
+    assert_eq!(daemon.counter("resumes"), 0);
+    resume(daemon, &handle, "reg2=3").unwrap();
+    assert_eq!(daemon.counter("resumes"), 1);
+    assert_eq!(daemon.flows("table=2,reg2=3").unwrap()[0].n_packets, 1);
+    let again = resume(daemon, &handle, "").unwrap_err();
+    assert!(again.message.contains("is stale: its packet was resumed already"), "{again}");
+    let other = resume(daemon, "00-1", "").unwrap_err();
+    assert!(other.message.contains("another run of sluiced"), "{other}");
+    // As they come: the ping does not notice.
+    let (stop, stopped) = mpsc::channel::<()>();
+    std::thread::scope(|s| {
+        s.spawn(move || {
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                if let Ok(p) = handles.recv_timeout(Duration::from_millis(20)) {
+                    _ = resume(daemon, p.continuation.as_deref().unwrap(), "");
+                }
+            }
+        });
+        assert!(scene.pings());
+        stop.send(()).unwrap();
+    });
+    assert!(daemon.counter("resumes") > 5);
     frames_are_whole(daemon);
 }

@@ -1,10 +1,10 @@
 //! Packets for controllers (OpenFlow 1.5.1 section 7.4.1), and `sample`.
 //!
 //! A walk says what goes along ([`Punt`]), and what is left of it if it pauses (`freeze`); the
-//! packet itself is copied when the step is run, as it is edited by then. The copies wait in buffers
-//! that were made at the start ([`PacketIns`]): control takes a full one (`worker::mailbox`), and
-//! gives it back when it is done. If none is free the packet is lost and counted. Walks with a copy
-//! for a controller are not cached: such traffic is slow anyway.
+//! packet itself is copied when the step is run, as it is edited by then. The copies wait in
+//! buffers that were made at the start ([`PacketIns`]): control takes a full one
+//! (`worker::mailbox`), and gives it back when it is done. If none is free the packet is lost and
+//! counted. Walks with a copy for a controller are not cached: such traffic is slow anyway.
 
 use super::freeze::{Continuation, Punts};
 use super::miss::{Flow, Stop, Walk};

@@ -175,7 +175,7 @@ fn a_connection_is_known_on_both_sides_of_a_pause() {
         ]),
         is(1, 0x22).does([pause(), resubmit(3)]),
         flow(2, 1).is(Field::CtMark, 7).is(Field::Reg0, 1).does([pause(), out(2)]),
-        flow(3, 1).is(Field::CtMark, 7).does([out(1)]),
+        flow(3, 1).is(Field::CtMark, 7).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
     ];
     let mut s = Switch::new(&Net::of(flows));
     assert_eq!(s.ports(1, &udp()), [4]);

@@ -103,6 +103,9 @@ pub(super) struct State {
     pub tlv: Option<Arc<TlvMap>>,
     pub translated: Option<Translated>,
     pub queue: Option<u32>,
+    /// The rule whose list the copy is made in, which is the one that its action set tells of; and
+    /// whether that is a packet-out's. None: the copy is the packet itself.
+    pub maker: Option<(Arc<Rule>, bool)>,
     pub in_set: bool,
     /// The copy's action set is still to be run.
     pub runs_set: bool,
@@ -122,6 +125,7 @@ impl State {
         tlv: None,
         translated: None,
         queue: None,
+        maker: None,
         in_set: false,
         runs_set: false,
         has_left: false,
@@ -182,7 +186,7 @@ impl Continuation {
         self.frames.clear();
         self.set.clear();
         self.stack.clear();
-        self.state.tlv = None;
+        (self.state.tlv, self.state.maker) = (None, None);
     }
 
     fn fill(&mut self, halt: &Halt, from: &Punts, (key, layers): (&FlowKey, Layers)) {
@@ -370,12 +374,13 @@ impl<'w> Walk<'_, 'w> {
             Left::Later => !self.in_set,
             Left::None => false,
         };
+        let maker = self.owner().map(|rule| (rule.clone(), self.rule.is_none()));
         let punts = &mut *self.punts;
         let end = punts.frames.len();
         if let Some(halt) = punts.open() {
             halt.is_open = false;
             halt.frames.end = end;
-            halt.state.runs_set = runs_set;
+            (halt.state.runs_set, halt.state.maker) = (runs_set, maker);
             if set != Left::Whole {
                 halt.set.end = halt.set.start;
             }

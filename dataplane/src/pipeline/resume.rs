@@ -14,10 +14,12 @@ use super::freeze::{Continuation, Frame, Left, Punts};
 use super::miss::{Flow, Stop, Subject, Walk, World};
 use super::packet_out::PacketOutError;
 use super::program::Program;
+use super::rule::Rule;
 use super::trace::Silent;
 use crate::cache::traversal::Recording;
 use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::{self, Layers};
+use std::sync::Arc;
 
 /// A paused packet that is to go on.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ pub(super) fn walk_on<'w>(
     w.rec.stack.extend_from_slice(&paused.stack);
     let end = paused.written().try_for_each(|written| w.set.write(Some(written)));
     let end = end.and_then(|()| w.frames(&paused.frames));
+    w.stand_in(state.maker.as_ref().map(|(rule, is_sent)| (rule, *is_sent)));
     let end = match end {
         end if state.runs_set => w.conclude(end),
         Err(Stop::Pause) => w.freeze(Left::None),
@@ -94,11 +97,7 @@ impl<'w> Walk<'_, 'w> {
     fn frames(&mut self, frames: &'w [Frame]) -> Flow {
         let mut rest = frames.iter();
         while let Some(frame) = rest.next() {
-            self.table = frame.rule.table;
-            (self.rule, self.sender) = match frame.is_sent {
-                true => (None, Some(&frame.rule)),
-                false => (Some(&frame.rule), None),
-            };
+            self.stand_in(Some((&frame.rule, frame.is_sent)));
             match self.list(frame.actions()) {
                 Ok(()) => {}
                 Err(Stop::Pause) => {
@@ -109,6 +108,16 @@ impl<'w> Walk<'_, 'w> {
             }
         }
         Ok(())
+    }
+
+    /// Makes this the rule that is run.
+    fn stand_in(&mut self, rule: Option<(&'w Arc<Rule>, bool)>) {
+        self.table = rule.map_or(0, |(r, _)| r.table);
+        (self.rule, self.sender) = match rule {
+            Some((r, true)) => (None, Some(r)),
+            Some((r, false)) => (Some(r), None),
+            None => (None, None),
+        };
     }
 
     /// Adds a list that was left before. Only an error ends this.

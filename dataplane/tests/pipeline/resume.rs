@@ -150,6 +150,25 @@ fn the_action_set_is_run_after_the_last_pause() {
     // A clone runs the set on its copy.
     let of_clone = always([write(&[out(2)]), Action::Clone([pause()].into()), out(3)]);
     assert_eq!(legs(&Net::of([of_clone])), [vec![3, 2], vec![2]]);
+    // What it tells, it tells of the rule with the clone, which a controller sees.
+    let old = v4().ttl(1).udp(1, 2).build();
+    let told = |net: &Net, resumes: usize| {
+        let mut s = Switch::new(net);
+        s.send(1, &old);
+        assert_eq!((0..).take_while(|_| s.resume().is_some()).count(), resumes);
+        let punt = s.see().packet_ins.pop().unwrap().0;
+        (punt.table, punt.cookie)
+    };
+    let dec = || write(&[Action::DecTtl, out(2)]);
+    let cloning = |inner: &[Action]| Flow {
+        cookie: 5,
+        ..flow(2, 1).does([dec(), Action::Clone(inner.into())])
+    };
+    let one = flow(3, 1).does([pause()]);
+    let inside = [always([resubmit(2)]), cloning(&[resubmit(3)]), one];
+    assert_eq!(told(&Net::of(inside), 1), (2, 5));
+    let whole = [always([resubmit(2)]), flow(2, 1).does([pause(), dec(), resubmit(3)])];
+    assert_eq!(told(&Net::of(whole), 1), (0, u64::MAX), "the packet's own is of no rule");
     // Written in a clone, behind a pause.
     let inside = Action::Clone([pause(), write(&[out(2)])].into());
     assert_eq!(legs(&Net::of([always([inside, out(3)])])), [vec![3], vec![2]]);

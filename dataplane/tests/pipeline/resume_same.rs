@@ -13,7 +13,8 @@ use sluice_dataplane::action::meter::MeterUnit;
 use sluice_dataplane::action::{Action, Controller, Ct};
 use sluice_dataplane::counters::Drop;
 
-const PACKETS: usize = 12;
+/// Of a third as many sorts: connections and learned addresses are to be met again.
+const PACKETS: usize = 15;
 /// Each resume is one more; a program that goes in circles resubmits 4096 times at most.
 const RESUMES_MAX: usize = 20_000;
 
@@ -170,8 +171,9 @@ fn life(seed: u64) -> (usize, usize) {
     }
     let (mut a, mut b) = (Switch::sized(&plain, 2, 512), Switch::sized(&paused, 2, 512));
     let (mut pausing, mut pauses) = (0, 0);
+    let few: Vec<_> = (0..PACKETS / 3).map(|_| packet(&mut c)).collect();
     for _ in 0..PACKETS {
-        let (port, bytes) = packet(&mut c);
+        let (port, bytes) = c.of(&few);
         let whole = a.send(port, &bytes);
         let Some(wanted) = outcome(&mut a, whole, world) else { break };
         let mut parts = b.send(port, &bytes);

@@ -51,7 +51,7 @@ impl Conntrack {
             None if p.kind == Kind::Related => return Ok(*r),
             None => {}
         }
-        if p.tuple.proto == key::TCP && !tcp::may_open(&p.seg) {
+        if !p.may_open() {
             return Ok(self.invalid(p));
         }
         let ix = self.create(p, c, tick)?;

@@ -183,6 +183,20 @@ impl CtPacket {
         p
     }
 
+    /// Whether a packet of no connection may begin one: what answers (a SYN with an ACK, the reply to
+    /// a query) is invalid where nobody asked (Open vSwitch's `valid_new`, Linux
+    /// `nf_conntrack_proto_icmp.c`).
+    pub(super) fn may_open(&self) -> bool {
+        match self.tuple.proto {
+            TCP => tcp::may_open(&self.seg),
+            _ if self.tuple.is_icmp() => {
+                let kind = self.tuple.dport >> 8;
+                if self.tuple.v6 { kind == 128 } else { matches!(kind, 8 | 13 | 15 | 17) }
+            }
+            _ => true,
+        }
+    }
+
     /// Checks the transport header and completes `tuple` and `seg`.
     fn read_l4(&mut self, l4: &[u8], fragment: bool) -> Kind {
         let normal_if = |good: bool| if good { Kind::Normal } else { Kind::Invalid };

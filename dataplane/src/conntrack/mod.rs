@@ -5,8 +5,8 @@
 //! - *new*: no connection is known, or one that was committed and not answered yet;
 //! - *established*: the connection was answered (TCP: any valid segment but a repeated SYN);
 //! - *related*: an ICMP error about a connection; it creates and refreshes nothing;
-//! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, or an
-//!   error about nothing we know. Later fragments are invalid: they have no ports, and
+//! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, an error
+//!   about nothing we know, or an answer to what nobody asked. Later fragments are invalid: they have no ports, and
 //!   reassembly is another room's.
 //!
 //! *reply* says that it travels against the direction of the first packet. Nothing is remembered
@@ -328,7 +328,7 @@ impl Conntrack {
     }
 
     fn without_conn(&mut self, p: &CtPacket) -> CtResult {
-        if p.kind == Kind::Related || (p.tuple.proto == key::TCP && !tcp::may_open(&p.seg)) {
+        if p.kind == Kind::Related || !p.may_open() {
             return self.invalid(p);
         }
         result_without(p, TRK | NEW)

@@ -114,7 +114,10 @@ impl Model {
 
     fn unknown(p: &CtPacket) -> Seen {
         let syn_ack = p.tuple.proto == 6 && flag(&p.seg, 'S') && flag(&p.seg, 'A');
-        let bad = p.kind == Kind::Related || syn_ack;
+        // Replies to echo, timestamp, information and mask requests.
+        let replies: &[u16] = if p.tuple.v6 { &[129] } else { &[0, 14, 16, 18] };
+        let unasked = p.tuple.is_icmp() && replies.contains(&(p.tuple.dport >> 8));
+        let bad = p.kind == Kind::Related || syn_ack || unasked;
         Self::nothing(p, TRK | if bad { INV } else { NEW })
     }
 

@@ -101,6 +101,28 @@ fn pings_are_translated_by_identifier_and_the_next_zone_sees_it() {
     assert_eq!(s.twice(2, &back), [(1, home)]);
 }
 
+#[test]
+fn an_answer_to_a_ping_that_nobody_sent_is_invalid() {
+    let state = |bits| flow(1, 5).masked(Field::CtState, bits, bits);
+    let mut s = Switch::new(&Net::of([
+        flow(0, 1).does([ct(1).commit().table(1).go()]),
+        state(0x30).does([out(3)]),
+        state(0x21).does([out(2)]),
+        state(0x2a).does([out(4)]),
+    ]));
+    let (there, back) = (eth().ipv4(IP_A, FAR), eth().ipv4(FAR, IP_A));
+    let six = |from: u8, to: u8| eth().ipv6([from; 16], [to; 16]);
+    for (request, reply) in [
+        (there.clone().echo_request(7, 1).build(), back.clone().echo_reply(7, 1).build()),
+        (six(1, 2).echo_request(7, 1).build(), six(2, 1).echo_reply(7, 1).build()),
+        (there.icmp(13, 0, [0, 7, 0, 1]).build(), back.icmp(14, 0, [0, 7, 0, 1]).build()),
+    ] {
+        assert_eq!(s.ports(1, &reply), [3]);
+        assert_eq!(s.ports(1, &request), [2]);
+        assert_eq!(s.ports(1, &reply), [4]);
+    }
+}
+
 /// Looks up, and what is new goes to `commit` in table 1. What was translated leaves by 2, the rest
 /// by 3; answers come home by 1.
 fn in_two_steps(commit: Action) -> Vec<Flow> {

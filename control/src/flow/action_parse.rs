@@ -175,11 +175,15 @@ fn parse_one(
         "note" => FlowAction::Note(hex_bytes(v, "note")?),
         "clone" => {
             let mut inner = checker.nested(Place::Clone);
-            FlowAction::Clone(parse_list(v, names, &mut inner, depth + 1)?)
+            let list = parse_list(v, names, &mut inner, depth + 1)?;
+            checker.leave(&inner);
+            FlowAction::Clone(list)
         }
         "write_actions" => {
             let mut inner = checker.nested(Place::ActionSet);
-            FlowAction::WriteActions(parse_list(v, names, &mut inner, depth + 1)?)
+            let list = parse_list(v, names, &mut inner, depth + 1)?;
+            checker.leave(&inner);
+            FlowAction::WriteActions(list)
         }
         "learn" => FlowAction::Learn(Box::new(parse_learn(v, names)?)),
         "controller" => FlowAction::Controller(Box::new(parse_controller(v)?)),

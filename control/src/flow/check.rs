@@ -3,7 +3,9 @@
 //! The rules are Open vSwitch's (ovs-actions(7)): a field may be written only where the match
 //! makes sure that packets have it, a tag that an action pushed counts as being there, `ct`
 //! needs an IP packet, `goto_table` goes forward. The `mod_*` actions of OpenFlow 1.0 are
-//! exempt: on a packet without the field they do nothing.
+//! exempt: on a packet without the field they do nothing. But no version has both such an action
+//! without its packets and what came later (`meter`, `push_vlan`, some flags): Open vSwitch refuses a
+//! flow with both.
 
 use super::action_set;
 use super::error::Problem;
@@ -47,6 +49,9 @@ pub struct Checker {
     /// The list holds a `conjunction`, or something that bears none.
     conjunction: bool,
     other: bool,
+    /// An action that only OpenFlow 1.0 has without this in the match, and one that it has not.
+    lax: Option<(&'static str, &'static str)>,
+    late: Option<&'static str>,
 }
 
 impl Checker {
@@ -61,6 +66,8 @@ impl Checker {
             last: None,
             conjunction: false,
             other: false,
+            lax: None,
+            late: None,
         }
     }
 
@@ -79,9 +86,30 @@ impl Checker {
         self.place
     }
 
+    /// Takes note of what a nested list held. What an action set asks of packets is left to the
+    /// moment, as in Open vSwitch.
+    pub fn leave(&mut self, nested: &Self) {
+        self.late = nested.late;
+        if nested.place != Place::ActionSet {
+            self.lax = nested.lax;
+        }
+    }
+
+    /// Whether some version of OpenFlow has all of it; `late` is what the flow has besides actions
+    /// that OpenFlow 1.0 has not.
+    pub fn finish(&self, late: Option<&'static str>) -> Result<(), Problem> {
+        match (self.lax, self.late.or(late)) {
+            (Some((action, needs)), Some(beside)) if !self.any_packet => {
+                Err(Problem::NoVersion { action, needs, beside })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether `action` may stand here; remembers what it changes.
     pub fn check(&mut self, action: &FlowAction) -> Result<(), Problem> {
         self.stands_right(action)?;
+        self.versions(action);
         match action {
             FlowAction::Load { dst, value } => self.write_constant(dst.field, *value as u128),
             FlowAction::SetField { field, value, .. } => self.write_constant(*field, *value),
@@ -131,6 +159,40 @@ impl Checker {
                 if fine { Ok(()) } else { Err(Problem::Prerequisite { field, needs: CT_VALID }) }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Notes what OpenFlow 1.0 alone has, and what it has not.
+    fn versions(&mut self, action: &FlowAction) {
+        use FlowAction as A;
+        match action {
+            A::Meter(_) => self.late = self.late.or(Some("meter")),
+            A::PushVlan(_) => self.late = self.late.or(Some("push_vlan")),
+            _ => {}
+        }
+        let (name, prereq) = match action {
+            A::ModNwSrc(_) => ("mod_nw_src", Prereq::Ipv4),
+            A::ModNwDst(_) => ("mod_nw_dst", Prereq::Ipv4),
+            A::ModNwTos(_) => ("mod_nw_tos", Prereq::Ip),
+            A::ModNwEcn(_) => ("mod_nw_ecn", Prereq::Ip),
+            A::ModNwTtl(_) => ("mod_nw_ttl", Prereq::Ip),
+            A::DecTtl(_) => ("dec_ttl", Prereq::Ip),
+            A::ModTpSrc(_) => ("mod_tp_src", Prereq::Transport),
+            A::ModTpDst(_) => ("mod_tp_dst", Prereq::Transport),
+            A::SetVlanVid(_) => ("set_vlan_vid", Prereq::Vlan),
+            A::SetVlanPcp(_) => ("set_vlan_pcp", Prereq::Vlan),
+            A::StripVlan => ("strip_vlan", Prereq::Vlan),
+            A::PopVlan => ("pop_vlan", Prereq::Vlan),
+            A::SetMplsLabel(_) => ("set_mpls_label", Prereq::Mpls),
+            A::SetMplsTc(_) => ("set_mpls_tc", Prereq::Mpls),
+            A::SetMplsTtl(_) => ("set_mpls_ttl", Prereq::Mpls),
+            A::DecMplsTtl => ("dec_mpls_ttl", Prereq::Mpls),
+            A::PopMpls(_) => ("pop_mpls", Prereq::Mpls),
+            A::FinTimeout { .. } => ("fin_timeout", Prereq::Tcp),
+            _ => return,
+        };
+        if self.lax.is_none() && !prereq_met(prereq, &self.key) {
+            self.lax = Some((name, needs(prereq)));
         }
     }
 

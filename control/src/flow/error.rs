@@ -100,6 +100,8 @@ pub enum Problem {
     NotAnOutput(&'static str),
     #[error("{field} needs {needs} in the match")]
     Prerequisite { field: String, needs: &'static str },
+    #[error("{action} needs {needs} in the match, as {beside} is in the same flow")]
+    NoVersion { action: &'static str, needs: &'static str, beside: &'static str },
     #[error("contradicts an earlier part of the match")]
     Contradiction,
     #[error("{0} is read-only")]

@@ -48,6 +48,8 @@ pub mod value;
 #[cfg(test)]
 mod arb;
 #[cfg(test)]
+mod arb_flow;
+#[cfg(test)]
 mod peer;
 #[cfg(test)]
 mod roundtrip;

@@ -45,6 +45,17 @@ pub fn parse_flow(text: &str, names: &dyn PortNames) -> Result<Flow, FlowError> 
 }
 
 impl Head {
+    /// A flag that OpenFlow 1.0 has not.
+    fn late(&self) -> Option<&'static str> {
+        let FlowFlags { reset_counts, no_packet_counts, no_byte_counts, .. } = self.flags;
+        let flags = [
+            (reset_counts, "reset_counts"),
+            (no_packet_counts, "no_packet_counts"),
+            (no_byte_counts, "no_byte_counts"),
+        ];
+        flags.into_iter().find(|f| f.0).map(|f| f.1)
+    }
+
     pub fn into_flow(self, actions: Vec<FlowAction>) -> Flow {
         Flow {
             table: self.table.unwrap_or(0),
@@ -78,6 +89,7 @@ pub fn parse_line(
         Some(a) => {
             let mut checker = Checker::new(&head.match_, head.table.unwrap_or(0));
             let actions = parse_actions(a, names, &mut checker)?;
+            checker.finish(head.late()).map_err(|p| a.err(p))?;
             Ok((head, actions))
         }
         None if command.has_actions() => {

@@ -18,11 +18,14 @@
 //! - **Neighbour messages cut before the target that a flow writes.** Dropped here by name
 //!   (`edit_failed`); Open vSwitch sends them unchanged.
 //! - **Frames cut inside the first MPLS label.** Open vSwitch counts only the first of equal ones.
-//! - **Types of labels put on copies.** Open vSwitch compares the labels of a copy with those that
-//!   left before, but not their type (0x8847, 0x8848), which then is that of the copy before.
+//! - **Types of labels put on copies, or in the place of others.** Open vSwitch compares the labels
+//!   of a packet with those that left before, or that it came with, but not their type (0x8847,
+//!   0x8848), which then is that of before.
+//! - **The ARP operation 255.** Written by a flow, Open vSwitch makes 65535 of it.
 //! - **Frames with a length for a type, where copies get labels.** When the label comes off again
 //!   for the next copy, Open vSwitch writes 0x05ff, its number for "no type".
-//! - **NAT of SCTP's ports.** Open vSwitch's userspace translates the addresses alone.
+//! - **NAT of SCTP's ports and of ICMP's identifiers.** Open vSwitch's userspace translates the
+//!   addresses alone; here as in Linux.
 //! - **What sees a translation.** Actions behind a `ct(nat)`, and tables that are looked up in the
 //!   same pass, work here on the packet as translated; in Open vSwitch with the addresses of
 //!   before, until the packet comes to a `table=`.

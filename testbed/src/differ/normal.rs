@@ -1,6 +1,6 @@
 //! What is not compared, and why: each rule is narrow, and has its test.
 
-use sluice_dataplane::limits::{DEPTH_MAX, OUTPUTS_MAX};
+use sluice_dataplane::limits::OUTPUTS_MAX;
 use sluice_dataplane::packet::key::{
     FRAG_ANY, FRAG_LATER, FlowKey, MPLS_LABELS_MAX, PacketKey, PortIx,
 };
@@ -27,7 +27,8 @@ use super::ours;
 /// Both read one tag and put a label behind it, which cuts a second one in two. A program that
 /// tells a controller Open vSwitch runs over the packet parsed anew: there it sees both tags.
 ///
-/// Of SCTP, Open vSwitch's userspace translates addresses and not ports.
+/// Of SCTP, Open vSwitch's userspace translates addresses and not ports; of ICMP, it leaves the
+/// identifiers.
 ///
 /// A frame with a length in the place of the type has no type to go back to when a label comes off
 /// again, put on for a copy: Open vSwitch writes its own number for "none" (0x05ff).
@@ -49,7 +50,7 @@ pub fn is_incomparable(case: &Case, packet: &CasePacket) -> bool {
     if has_two_tags(&packet.bytes) && touched(&["push_mpls"]) && reparses() {
         return true;
     }
-    if is_sctp(&packet.bytes) && touched(&["nat("]) {
+    if (is_sctp(&packet.bytes) || is_icmp(&packet.bytes)) && touched(&["nat("]) {
         return true;
     }
     if has_length(&packet.bytes) && touched(&["push_mpls"]) && makes_copies(case) {
@@ -123,6 +124,10 @@ pub fn is_sctp(bytes: &[u8]) -> bool {
     parsed(bytes).is_some_and(|(key, _)| key.base.ip_proto == 132)
 }
 
+fn is_icmp(bytes: &[u8]) -> bool {
+    parsed(bytes).is_some_and(|(key, _)| matches!(key.base.ip_proto, 1 | 58))
+}
+
 /// The fragment bits of a packet (`ip_frag`).
 pub fn frag_of(bytes: &[u8]) -> u8 {
     parsed(bytes).map_or(0, |(key, _)| key.base.ip_frag)
@@ -157,8 +162,7 @@ pub fn is_uncounted(case: &Case) -> bool {
 /// *Hidden flows*, and *clones of a choice*: see [`hidden_flows`], [`loses_a_rest`].
 pub fn left_out(case: &Case, ovs: &Outcome, own: &Outcome) -> Option<&'static str> {
     let copies = |o: &Output| o.values().map(Vec::len).sum::<usize>();
-    let loops = ovs.hits.values().any(|n| *n >= u64::from(DEPTH_MAX));
-    if loops && deepens(case) || !own.limited.is_empty() && counts_anew(case) && remembers(case) {
+    if !own.limited.is_empty() && counts_anew(case) && remembers(case) {
         return Some("bounds of loops");
     }
     if ovs.out.iter().any(|o| copies(o) >= OUTPUTS_MAX) {
@@ -188,12 +192,8 @@ fn looks_behind_nat(case: &Case) -> bool {
 /// compared.
 pub fn counts_anew(case: &Case) -> bool {
     let has_cables = case.flows.iter().any(|f| f.bridge != case.flows[0].bridge);
-    has_cables || deepens(case)
-}
-
-fn deepens(case: &Case) -> bool {
     let chooses = (0..BRIDGES.len()).any(|b| case.chooses_by_default(b));
-    chooses || mentions(case, &["clone(", "ct("])
+    has_cables || chooses || mentions(case, &["clone(", "ct("])
 }
 
 /// Whether what becomes of one packet may rest on one before it.
@@ -250,17 +250,21 @@ pub fn output(case: &Case, out: &Output) -> Output {
     if mixes_label_types(case) {
         out.values_mut().flatten().for_each(|packet| forget_label_type(packet));
     }
+    if case.flows.iter().any(|f| touches(&f.text, &["arp_op"])) {
+        out.values_mut().flatten().for_each(|packet| shorten_arp_op(packet));
+    }
     if case.flows.iter().any(|f| floods(&f.text)) {
         out.values_mut().for_each(|packets| packets.sort());
     }
     out
 }
 
-/// Whether labels of both Ethernet types are put on copies of a packet. Open vSwitch compares the
-/// labels of a copy with those that left before, and not their type: as many labels of the other
-/// type leave with the type of the copy before.
+/// Whether labels of another Ethernet type are put on a packet that has some, or had some in a copy.
+/// Open vSwitch compares the labels with those of the packet as it is, and not their type: as many
+/// labels of the other type leave with the type of before.
 fn mixes_label_types(case: &Case) -> bool {
-    case.flows.iter().any(|f| f.text.contains("push_mpls:0x8848")) && makes_copies(case)
+    let mentions = |word| mentions(case, &[word]);
+    mentions("push_mpls:0x8848") && (makes_copies(case) || mentions("pop_mpls"))
 }
 
 /// Whether packets are copied, changed, and then leave as they were before.
@@ -280,207 +284,22 @@ fn forget_label_type(packet: &mut [u8]) {
     }
 }
 
+/// The operation 255, which Open vSwitch writes as 65535 (`get_arp_key`): eight bits of it are all
+/// that flows see.
+fn shorten_arp_op(packet: &mut [u8]) {
+    let Some((key, layers)) = parsed(packet) else { return };
+    let at = usize::from(layers.l3) + 6;
+    if matches!(u16::from_be_bytes(key.base.eth_type), 0x0806 | 0x8035)
+        && let Some(op) = packet.get_mut(at..at + 2)
+        && *op == [0xff, 0xff]
+    {
+        op[0] = 0;
+    }
+}
+
 fn floods(flow: &str) -> bool {
     ["NORMAL", "FLOOD", "ALL"].iter().any(|word| flow.contains(word))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::case::Reference;
-    use super::*;
-    use sluice_dataplane::packet::build::PacketBuilder;
-
-    fn case(flow: &str) -> Case {
-        let flow = CaseFlow { bridge: 0, cookie: 1, text: flow.to_owned() };
-        Case { flows: vec![flow], ..Case::default() }
-    }
-
-    fn group(kind: &str) -> Reference {
-        let text = format!("group_id=1,{kind},bucket=actions=output:1");
-        Reference { bridge: 0, what: "group", text }
-    }
-
-    fn packet(offset: Option<u16>) -> CasePacket {
-        let b = PacketBuilder::eth([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2]);
-        let b = offset.into_iter().fold(b, |b, at| b.fragment(7, at, true)).udp(1, 2);
-        CasePacket { port: "p1", bytes: b.payload(&[0; 16]).build() }
-    }
-
-    #[test]
-    fn only_fragments_that_a_program_changes_are_left_out() {
-        let touches = case("udp,actions=mod_tp_dst:5,output:2");
-        let matches = case("udp,tp_dst=5,actions=output:2");
-        assert!(is_incomparable(&touches, &packet(Some(0))));
-        assert!(!is_incomparable(&touches, &packet(None)));
-        assert!(!is_incomparable(&matches, &packet(Some(0))));
-        let moves = case("ip,actions=mod_nw_dst:10.0.0.3,output:2");
-        assert!(is_incomparable(&moves, &packet(Some(8))));
-        assert!(!is_incomparable(&moves, &packet(Some(0))));
-    }
-
-    #[test]
-    fn an_ip_header_of_another_version_is_left_out() {
-        let mut odd = packet(None);
-        odd.bytes[14] = 0x55;
-        assert!(is_incomparable(&case("actions=output:1"), &odd));
-        odd.bytes[14] = 0x46;
-        assert!(!is_incomparable(&case("actions=output:1"), &odd));
-    }
-
-    #[test]
-    fn a_cut_label_is_left_out() {
-        let mut bytes = PacketBuilder::eth([2; 6], [4; 6]).eth_type(0x8847).build();
-        bytes.extend([0, 1, 1]);
-        let mut cut = CasePacket { port: "p1", bytes };
-        assert!(is_incomparable(&case("actions=output:1"), &cut));
-        cut.bytes.push(64);
-        assert!(!is_incomparable(&case("actions=output:1"), &cut));
-    }
-
-    #[test]
-    fn what_sees_a_translation_in_its_own_way_is_left_out() {
-        let mut nat = case("sctp,actions=ct(commit,nat(src=10.0.0.1:5),table=1),output:1");
-        let why = |case: &Case| left_out(case, &Outcome::default(), &Outcome::default());
-        assert_eq!(why(&nat), None);
-        let bytes = PacketBuilder::eth([2; 6], [4; 6]).ipv4([1; 4], [2; 4]).sctp(1, 2, 3).build();
-        let sctp = CasePacket { port: "p1", bytes };
-        assert!(is_incomparable(&nat, &sctp) && !is_incomparable(&nat, &packet(None)));
-        assert!(!is_incomparable(&case("sctp,actions=ct(commit,table=1)"), &sctp));
-        nat.flows.push(CaseFlow { bridge: 0, cookie: 2, text: "actions=resubmit(,1)".into() });
-        assert!(why(&nat).is_some());
-        nat.flows.remove(0);
-        assert_eq!(why(&nat), None);
-    }
-
-    #[test]
-    fn a_length_is_left_out_where_copies_get_labels() {
-        let frame = |eth_type: u16| {
-            let bytes = PacketBuilder::eth([2; 6], [4; 6]).eth_type(eth_type).payload(&[0x42; 9]);
-            CasePacket { port: "p1", bytes: bytes.build() }
-        };
-        let copies = case("actions=clone(push_mpls:0x8847,output:1),output:2");
-        assert!(is_incomparable(&copies, &frame(9)));
-        assert!(!is_incomparable(&copies, &frame(0x88b5)));
-        assert!(!is_incomparable(&case("actions=push_mpls:0x8847,output:2"), &frame(9)));
-        assert!(!is_incomparable(&case("actions=clone(output:1),output:2"), &frame(9)));
-    }
-
-    #[test]
-    fn labels_that_cannot_be_popped_are_left_out_where_there_are_groups() {
-        let labels = |n: u32| {
-            let b = (0..n).fold(PacketBuilder::eth([2; 6], [4; 6]), |b, n| b.mpls(16 + n, 0, 9));
-            CasePacket { port: "p1", bytes: b.ipv4([1; 4], [2; 4]).udp(1, 2).build() }
-        };
-        let mut pops = case("mpls,actions=pop_mpls:0x800,output:1");
-        assert!(!is_incomparable(&pops, &labels(4)));
-        pops.refs.push(group("type=all"));
-        assert!(is_incomparable(&pops, &labels(4)) && !is_incomparable(&pops, &labels(3)));
-        pops.flows[0].text = "mpls,actions=output:1".into();
-        assert!(!is_incomparable(&pops, &labels(4)));
-    }
-
-    #[test]
-    fn a_label_and_two_tags_are_left_out_where_a_controller_is_told() {
-        let tagged = |n: usize| {
-            let b = PacketBuilder::eth([2; 6], [4; 6]);
-            let b = (0..n).fold(b, |b, _| b.tag(0x8100, 5)).ipv4([10, 0, 0, 1], [10, 0, 0, 2]);
-            CasePacket { port: "p1", bytes: b.udp(1, 2).build() }
-        };
-        let pushes = case("actions=push_mpls:0x8847,output:1");
-        let told = case("actions=strip_vlan,controller,push_mpls:0x8847,output:1");
-        assert!(is_incomparable(&told, &tagged(2)));
-        assert!(!is_incomparable(&told, &tagged(1)));
-        assert!(!is_incomparable(&pushes, &tagged(2)));
-        assert!(!is_incomparable(&case("actions=pop_vlan,output:1"), &tagged(2)));
-    }
-
-    #[test]
-    fn a_cut_neighbour_message_is_left_out_where_it_is_written() {
-        let nd = |len| {
-            let b = PacketBuilder::eth([2; 6], [4; 6]).ipv6([1; 16], [2; 16]).ttl(255);
-            let bytes = b.icmp(135, 0, [0; 4]).payload(&vec![0; len]).build();
-            CasePacket { port: "p1", bytes }
-        };
-        let writes = case("icmp6,icmpv6_type=135,actions=set_field:::1->nd_target,output:1");
-        assert!(is_incomparable(&writes, &nd(8)) && !is_incomparable(&writes, &nd(16)));
-        assert!(!is_incomparable(&case("icmp6,actions=output:1"), &nd(8)));
-    }
-
-    #[test]
-    fn only_floods_may_reorder() {
-        let two = |a, b| Output::from([("p1".to_owned(), vec![vec![a], vec![b]])]);
-        let (plain, floods) = (case("actions=output:1,output:1"), case("actions=output:1,FLOOD"));
-        assert_ne!(output(&plain, &two(1, 2)), output(&plain, &two(2, 1)));
-        assert_eq!(output(&floods, &two(1, 2)), output(&floods, &two(2, 1)));
-        assert_ne!(output(&floods, &two(1, 2)), output(&floods, &two(2, 2)));
-    }
-
-    #[test]
-    fn counts_behind_check_pkt_larger_and_loops_with_clones_are_left_out() {
-        let outcome = |n| Outcome { hits: [((0, 1), n)].into(), ..Outcome::default() };
-        let larger = case("actions=check_pkt_larger(100)->NXM_NX_REG0[0],output:1");
-        assert!(is_uncounted(&larger) && !is_uncounted(&case("actions=output:1")));
-        let clones = case("actions=clone(output:1),resubmit(,0)");
-        let is_left_out = |c: &Case, o: &Outcome| left_out(c, o, &Outcome::default()).is_some();
-        assert!(is_left_out(&clones, &outcome(65)) && !is_left_out(&clones, &outcome(2)));
-        assert!(!is_left_out(&case("actions=resubmit(,0)"), &outcome(65)));
-        let limited = Outcome { limited: [0].into(), ..Outcome::default() };
-        let is_limited = |c: &Case| left_out(c, &outcome(2), &limited).is_some();
-        assert!(counts_anew(&clones) && !is_limited(&clones));
-        assert!(is_limited(&case("actions=clone(NORMAL),resubmit(,0)")));
-        assert!(!is_limited(&case("actions=NORMAL,resubmit(,0)")));
-        let mut chooses = case("actions=group:1,resubmit(,0)");
-        assert!(!counts_anew(&chooses));
-        chooses.refs.push(group("type=select"));
-        assert!(counts_anew(&chooses) && is_left_out(&chooses, &outcome(65)));
-        let mut cables = case("actions=IN_PORT");
-        assert!(!counts_anew(&cables));
-        cables.flows.push(CaseFlow { bridge: 1, cookie: 2, text: "actions=IN_PORT".into() });
-        assert!(counts_anew(&cables) && !is_left_out(&cables, &outcome(65)));
-        let behind = case("table=3,actions=check_pkt_larger(100)->NXM_NX_REG0[0]");
-        assert!(is_left_out(&behind, &outcome(1)) && !is_left_out(&behind, &outcome(0)));
-        assert!(!is_left_out(&larger, &outcome(1)));
-        let sends = |n| {
-            let out = Output::from([("p1".to_owned(), vec![vec![1]; n])]);
-            Outcome { out: vec![out], ..Outcome::default() }
-        };
-        let plain = case("actions=output:1");
-        assert!(is_left_out(&plain, &sends(OUTPUTS_MAX)) && !is_left_out(&plain, &sends(70)));
-    }
-
-    #[test]
-    fn a_choice_in_a_clone_and_a_flow_behind_a_clause_are_left_out() {
-        let met = Outcome { hits: [((0, 1), 1)].into(), ..Outcome::default() };
-        let own = Outcome::default();
-        let mut clones = case("actions=clone(group:1),output:2");
-        assert_eq!(left_out(&clones, &met, &own), None);
-        clones.refs.push(group("type=select"));
-        assert!(left_out(&clones, &met, &own).is_some());
-        assert_eq!(left_out(&clones, &Outcome::default(), &own), None, "nobody met it");
-        clones.refs[0] = group("type=select,selection_method=hash,fields(eth_src)");
-        assert_eq!(left_out(&clones, &met, &own), None);
-
-        let mut clause = case("priority=9,tcp,actions=conjunction(1,1/2)");
-        assert!(hidden_flows(&clause).is_empty());
-        let mut add = |text: &str| {
-            clause.flows.push(CaseFlow { bridge: 0, cookie: 2, text: text.to_owned() });
-            !hidden_flows(&clause).is_empty()
-        };
-        assert!(!add("priority=7,udp,actions=output:1") && !add("table=1,tcp,actions=output:1"));
-        assert!(!add("priority=3,tcp,actions=conjunction(2,1/2)"));
-        assert!(add("priority=5,eth_type=0x800,nw_proto=6,actions=output:1"));
-    }
-
-    #[test]
-    fn types_of_labels_count_where_copies_cannot_mix_them() {
-        let frame = |low: u16| {
-            let bytes = PacketBuilder::eth([2; 6], [4; 6]).eth_type(0x8800 | low).build();
-            Output::from([("p1".to_owned(), vec![[bytes, vec![0, 0, 1, 64]].concat()])])
-        };
-        let plain = case("actions=push_mpls:0x8848,output:1");
-        let copies = case("actions=clone(output:1),push_mpls:0x8848,output:1");
-        assert_ne!(output(&plain, &frame(0x47)), output(&plain, &frame(0x48)));
-        assert_eq!(output(&copies, &frame(0x47)), output(&copies, &frame(0x48)));
-        assert_ne!(output(&copies, &frame(0x47)), output(&copies, &frame(0x49)));
-    }
-}
+mod tests;

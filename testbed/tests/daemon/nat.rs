@@ -7,6 +7,7 @@ use sluice_control::api::types::{ConnInfo, Reply, Request};
 use sluice_testbed::host::Host;
 use sluice_testbed::root_or_skip;
 use sluice_testbed::sluiced::Daemon;
+use sluice_testbed::traffic::UdpOptions;
 use sluice_testbed::veth::{End, VethOptions, join};
 
 use crate::kit::*;
@@ -102,6 +103,23 @@ fn outbound_with_the_nodes_own_address() {
         assert_eq!((&*c.reply.src, &*c.reply.dst), (INET, OUT));
     }
     counters_add_up(&scene.daemon);
+}
+
+#[test]
+fn datagrams_that_leave_before_the_first_answer_have_one_port() {
+    if !root_or_skip("daemon: SNAT of a burst") {
+        return;
+    }
+    let scene = Uplink::start();
+    let (c1, inet) = (&scene.c1.ns, &scene.inet.ns);
+    assert!(pings(c1, INET));
+    for _ in 0..10 {
+        let burst = UdpOptions { count: 8, gap: Duration::ZERO, ..UdpOptions::default() };
+        let report = udp(c1, inet, INET, burst);
+        assert_eq!((report.returned, report.damaged), (8, 0), "{report:?}");
+    }
+    let conns = scene.conns();
+    assert!(conns.iter().all(|c| c.orig.src == "192.0.2.1"), "translated twice: {conns:?}");
 }
 
 fn is_in_range(address: SocketAddr) -> bool {

@@ -3,12 +3,13 @@
 //! Everything is drawn from one seed ([`super::chance`]). Values are few (`values`), matches are of
 //! a kind of packet and some of its fields (`matches`), actions come from a table of verbs
 //! (`verbs`), packets are made to fit the rules (`packets`). Some programs have groups and a meter
-//! (`groups`), or rules of several clauses (`conjunctions`).
+//! (`groups`), rules of several clauses (`conjunctions`), or translate in two steps (`gateway`).
 //!
 //! No two flows of a table have the same priority: which of two equal ones a packet meets, OpenFlow
 //! leaves open (OpenFlow 1.5.1 section 5.3).
 
 mod conjunctions;
+mod gateway;
 mod groups;
 pub mod matches;
 pub mod packets;
@@ -115,6 +116,18 @@ fn program(
             conjunction(id, (bridge, root), verbs, c, &mut taken, case, targets);
         }
     }
+    if verbs.translates && tables >= gateway::TABLES && c.percent(60) {
+        let (match_, parts) = gateway::draw(c, ports);
+        for (table, words, actions) in parts {
+            let priority = c.within(60_000, 65_535) as u16;
+            if taken.insert((table, priority)) {
+                let text = format!("table={table},priority={priority},{words},actions={actions}");
+                let cookie = case.flows.len() as u64 + 1;
+                case.flows.push(CaseFlow { bridge, cookie, text });
+            }
+        }
+        (0..4).for_each(|_| targets.push(Target { bridge, table: 0, match_: match_.clone() }));
+    }
     // A table's last resort, often.
     for table in 0..tables {
         if c.percent(70) && taken.insert((table, 0)) {
@@ -165,12 +178,13 @@ fn conjunction(
 
 /// Actions that go through ovs-ofctl unchanged: it writes a `mod_vlan_*` of a flow that needs a
 /// later version than OpenFlow 1.0 as a push and a set unless the match asks for a tag, which is
-/// something else for a packet that has one.
+/// something else for a packet that has one. A write to the TCI may make it forget the tag.
 fn list(verbs: &Verbs, spot: &Spot, c: &mut Chance) -> String {
     loop {
         let text = verbs.list(spot, c);
         let is_old = ["mod_vlan", "strip_vlan", "pop_vlan"].iter().any(|word| text.contains(word));
-        if spot.tagged || !is_old || !needs_later(&text) {
+        let forgets = text.to_ascii_lowercase().contains("vlan_tci");
+        if spot.tagged && !forgets || !is_old || !needs_later(&text) {
             return text;
         }
     }

@@ -69,18 +69,7 @@ pub fn ct() -> Ct {
 }
 
 fn port(number: u32, role: PortRole) -> Option<Port> {
-    Some(Port {
-        name: format!("p{number}"),
-        bridge: 0,
-        number,
-        role,
-        up: true,
-        flood: true,
-        mtu: 1500,
-        underlay: false,
-        partial_checksums: false,
-        checksums_good: false,
-    })
+    Some(Port::new(format!("p{number}"), (0, number), role))
 }
 
 /// One bridge with devices 1 to 3 and the tunnel 4 that leaves by 3.

@@ -111,19 +111,12 @@ fn verbs() -> Vec<Action> {
         table: 9,
         priority: 1,
         cookie: 1,
-        idle_timeout_s: 0,
-        hard_timeout_s: 0,
-        fin_idle_timeout_s: 0,
-        fin_hard_timeout_s: 0,
-        send_flow_rem: false,
-        delete_learned: false,
-        limit: 0,
-        result: None,
         specs: [LearnSpec {
             source: LearnSource::Field { range: Field::EthSrc.info().whole(), prereq },
             target: LearnTarget::Match(LearnField { field: Field::EthDst, lo: 0, bits: 48 }),
         }]
         .into(),
+        ..Learn::default()
     };
     let controller = Controller {
         reason: PacketInReason::Action,

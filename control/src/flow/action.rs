@@ -259,7 +259,7 @@ pub enum SampleDirection {
 }
 
 /// `learn(...)`. Timeouts and `limit`: 0 is none.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Learn {
     pub table: u8,
     pub priority: u16,

@@ -34,20 +34,7 @@ const SPECS_MAX: usize = 256;
 
 /// Reads what stands between the parentheses.
 pub fn parse_learn(v: Span<'_>, names: &dyn PortNames) -> Result<Learn, FlowError> {
-    let mut learn = Learn {
-        table: 1,
-        priority: DEFAULT_PRIORITY,
-        cookie: 0,
-        idle_timeout_s: 0,
-        hard_timeout_s: 0,
-        fin_idle_timeout_s: 0,
-        fin_hard_timeout_s: 0,
-        send_flow_rem: false,
-        delete_learned: false,
-        limit: 0,
-        result: None,
-        specs: Vec::new(),
-    };
+    let mut learn = Learn { table: 1, priority: DEFAULT_PRIORITY, ..Learn::default() };
     let mut pairs = Pairs::new(v);
     while let Some(pair) = pairs.next()? {
         if !take_word(&mut learn, &pair, names)? {

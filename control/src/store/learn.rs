@@ -116,7 +116,7 @@ fn spec_port(
     spec: &sluice_dataplane::action::learn::LearnSpec,
     key: &FlowKey,
 ) -> Option<FlowAction> {
-    let one = Learn { specs: [*spec].into(), ..blank() };
+    let one = Learn { specs: [*spec].into(), ..Learn::default() };
     one.actions(key).next().and_then(|a| match a {
         Action::Output(PORT_LOCAL) => Some(FlowAction::Local),
         Action::Output(n) => Some(FlowAction::Output(n)),
@@ -125,23 +125,6 @@ fn spec_port(
         Action::All => Some(FlowAction::All),
         _ => None,
     })
-}
-
-fn blank() -> Learn {
-    Learn {
-        table: 0,
-        priority: 0,
-        cookie: 0,
-        idle_timeout_s: 0,
-        hard_timeout_s: 0,
-        fin_idle_timeout_s: 0,
-        fin_hard_timeout_s: 0,
-        send_flow_rem: false,
-        delete_learned: false,
-        limit: 0,
-        result: None,
-        specs: Box::default(),
-    }
 }
 
 /// A `load` holds 64 bits at most: a wider one becomes several, the lowest first.

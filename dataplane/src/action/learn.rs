@@ -42,7 +42,7 @@ pub struct LearnSpec {
 }
 
 /// `learn(...)`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Learn {
     pub table: u8,
     pub priority: u16,

@@ -54,6 +54,24 @@ pub struct Port {
     pub checksums_good: bool,
 }
 
+impl Port {
+    /// A port that is up, takes packets of 1500 bytes, and whose other traits are no.
+    pub fn new(name: String, (bridge, number): (u16, u32), role: PortRole) -> Self {
+        Self {
+            name,
+            bridge,
+            number,
+            role,
+            up: true,
+            flood: true,
+            mtu: 1500,
+            underlay: false,
+            partial_checksums: false,
+            checksums_good: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Bridge {
     pub name: Arc<str>,

@@ -135,15 +135,10 @@ fn learn(c: &mut Chance, tables: u8) -> Learn {
         table: c.below(tables.into()) as u8,
         priority: c.of(&[5, 12, 100]),
         cookie: 7,
-        idle_timeout_s: 0,
-        hard_timeout_s: 0,
         fin_idle_timeout_s: c.of(&[0, 0, 5]),
-        fin_hard_timeout_s: 0,
-        send_flow_rem: false,
-        delete_learned: false,
-        limit: 0,
         result: c.one_in(3).then(|| Field::Reg0.info().range(0, 0).unwrap()),
         specs: specs.into(),
+        ..Learn::default()
     }
 }
 

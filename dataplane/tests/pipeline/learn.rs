@@ -28,18 +28,12 @@ pub fn mac() -> Learn {
         priority: 10,
         cookie: 7,
         idle_timeout_s: 60,
-        hard_timeout_s: 0,
-        fin_idle_timeout_s: 0,
-        fin_hard_timeout_s: 0,
-        send_flow_rem: false,
-        delete_learned: false,
-        limit: 0,
-        result: None,
         specs: [
             from(Field::EthSrc, LearnTarget::Match(field(Field::EthDst))),
             from(Field::InPort, LearnTarget::Output),
         ]
         .into(),
+        ..Learn::default()
     }
 }
 

@@ -195,18 +195,7 @@ pub struct Net {
 }
 
 pub fn port(bridge: u16, number: u32, role: PortRole) -> Port {
-    Port {
-        name: format!("br{bridge}-{number}"),
-        bridge,
-        number,
-        role,
-        up: true,
-        flood: true,
-        mtu: 1500,
-        underlay: false,
-        partial_checksums: false,
-        checksums_good: false,
-    }
+    Port::new(format!("br{bridge}-{number}"), (bridge, number), role)
 }
 
 pub fn tunnel_config() -> TunnelConfig {

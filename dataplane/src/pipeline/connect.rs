@@ -24,7 +24,7 @@ use crate::conntrack::{
 use crate::counters::{Drop, Stat};
 use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
 use crate::packet::field::Field;
-use crate::packet::key::FlowKey;
+use crate::packet::key::{FlowKey, shape};
 use crate::packet::l4sum;
 
 /// A translation that the packet bears.
@@ -98,6 +98,10 @@ impl Walk<'_, '_> {
         };
         let mut packet = CtPacket::from_key(&self.key, l4, zone);
         packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
+        if self.payload.shape & shape::L3_VALID == 0 {
+            // Cut, or otherwise no IP packet: its addresses are not to be believed.
+            packet.kind = Kind::Invalid;
+        }
         let known = self.translated.filter(|t| t.to == packet.tuple);
         packet.tuple = known.map_or(packet.tuple, |t| t.from);
         packet

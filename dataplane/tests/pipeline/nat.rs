@@ -123,6 +123,21 @@ fn an_answer_to_a_ping_that_nobody_sent_is_invalid() {
     }
 }
 
+#[test]
+fn a_packet_that_is_cut_is_invalid() {
+    let mut s = Switch::new(&Net::of([
+        flow(0, 1).does([ct(1).commit().table(1).go()]),
+        flow(1, 5).masked(Field::CtState, 0x30, 0x30).does([out(3)]),
+        flow(1, 1).does([out(2)]),
+    ]));
+    let six = eth().ipv6([1; 16], [2; 16]);
+    let others = [six.clone().udp(7, 8), six.icmp(1, 0, [0; 4]), eth().ipv4(IP_A, FAR).udp(7, 8)];
+    for p in others.map(|p| p.payload(&[0; 60]).build()) {
+        assert_eq!(s.ports(1, &p[..p.len() - 40]), [3]);
+    }
+    assert!(s.see().conns.is_empty());
+}
+
 /// Looks up, and what is new goes to `commit` in table 1. What was translated leaves by 2, the rest
 /// by 3; answers come home by 1.
 fn in_two_steps(commit: Action) -> Vec<Flow> {

@@ -12,6 +12,9 @@
 //! **Lookup.** A page is an array of buckets; a bucket has four marks in half a cache line, then
 //! the four values. A mark is 16 bits of the hash and a payload of 48. A miss mostly looks at
 //! four marks and branches on nothing that surprises; a full bucket goes on into the next.
+//!
+//! Records may do without a value: their marks then have 40 bits of the hash, from which the rest
+//! of it must follow (`counts`), and a payload of 24.
 
 use crate::prefetch::prefetch;
 use std::sync::Arc;
@@ -28,16 +31,16 @@ const DEPTH_MAX: u32 = 20;
 const FAN: usize = 32;
 /// First bit of the hash that the directory uses; bits from the 31st down choose the bucket.
 const DIRECTORY_SHIFT: u32 = 8;
-const TAG_SHIFT: u32 = 48;
 
-/// Bits of a payload.
-pub(super) const PAYLOAD: u64 = (1 << TAG_SHIFT) - 1;
+/// Bits of a payload beside a value, and without one. The bits above are the hash's.
+const PAYLOAD_BITS: u32 = 48;
+pub(super) const PAYLOAD_BITS_BARE: u32 = 24;
 
 /// Buckets, and a last word for upkeep: records, and bits of the hash that they have in common.
 type Page = Arc<[u64]>;
 
 #[derive(Clone, Debug)]
-pub(super) struct Pages {
+pub(super) struct Pages<const BITS: u32 = PAYLOAD_BITS> {
     root: Arc<[Arc<[Page]>]>,
     /// Entries of the directory, less one.
     directory: usize,
@@ -49,9 +52,9 @@ pub(super) struct Pages {
 }
 
 #[inline(always)]
-fn tag_of(hash: u64) -> u64 {
+fn tag_of<const BITS: u32>(hash: u64) -> u64 {
     // Never 0: a mark of 0 is a free lane.
-    (hash >> TAG_SHIFT) | 1
+    (hash >> BITS) | 1
 }
 
 /// Bucket of a hash. Any number of buckets will do, so that a page can be as large as it must.
@@ -60,8 +63,13 @@ fn home(hash: u64, buckets: usize) -> usize {
     (((hash & 0xffff_ffff) * buckets as u64) >> 32) as usize
 }
 
-fn mark(hash: u64, payload: u64) -> u64 {
-    (tag_of(hash) << TAG_SHIFT) | (payload & PAYLOAD)
+fn mark<const BITS: u32>(hash: u64, payload: u64) -> u64 {
+    (tag_of::<BITS>(hash) << BITS) | (payload & ones(BITS))
+}
+
+#[inline(always)]
+const fn ones(bits: u32) -> u64 {
+    (1 << bits) - 1
 }
 
 /// Where a record is.
@@ -71,7 +79,7 @@ struct Place {
     lane: usize,
 }
 
-impl Pages {
+impl<const BITS: u32> Pages<BITS> {
     /// An empty table for values of so many words.
     pub(super) fn new(value: usize) -> Self {
         let page: Page = vec![0; LANES * (1 + value) + 1].into();
@@ -99,7 +107,7 @@ impl Pages {
             if is_full || self.place(page, *hash, |v| v == *value).is_some() {
                 left.push(n);
             } else {
-                put(page, shape, *hash, *payload, value);
+                put(page, shape, *hash, mark::<BITS>(*hash, *payload), value);
                 self.len += 1;
             }
         }
@@ -165,7 +173,7 @@ impl Pages {
         may_be: impl Fn(u64) -> bool,
         equals: impl Fn(&[u64]) -> bool,
     ) -> Option<(Place, u64)> {
-        let tag = tag_of(hash);
+        let tag = tag_of::<BITS>(hash);
         let mut bucket = home(hash, self.buckets);
         for _ in 0..self.buckets {
             let (marks, values) =
@@ -175,13 +183,13 @@ impl Pages {
             let mut hits = 0u32;
             let mut free = false;
             for (lane, m) in marks.iter().enumerate() {
-                hits |= u32::from(m >> TAG_SHIFT == tag) << lane;
+                hits |= u32::from(m >> BITS == tag) << lane;
                 free |= *m == 0;
             }
             while hits != 0 {
                 let lane = hits.trailing_zeros() as usize;
                 let value = values.get(lane * self.value..(lane + 1) * self.value)?;
-                let payload = marks.get(lane)? & PAYLOAD;
+                let payload = marks.get(lane)? & ones(BITS);
                 if may_be(payload) && equals(value) {
                     return Some((Place { bucket, lane }, payload));
                 }
@@ -200,16 +208,16 @@ impl Pages {
         let Some(page) = self.page(hash) else { return };
         let Some((place, _)) = self.place(page, hash, equals) else { return };
         let at = place.bucket * self.bucket_words() + place.lane;
-        self.edit(hash, |page| page[at] = mark(hash, payload));
+        self.edit(hash, |page| page[at] = mark::<BITS>(hash, payload));
     }
 
-    /// Adds a record whose value is not there. `hash_of` gives the hash of a stored value.
+    /// Adds a record whose value is not there. `hash_of` gives the hash of a stored mark and value.
     pub(super) fn insert(
         &mut self,
         hash: u64,
         payload: u64,
         value: &[u64],
-        hash_of: &impl Fn(&[u64]) -> u64,
+        hash_of: &impl Fn(u64, &[u64]) -> u64,
     ) {
         loop {
             let lanes = self.buckets * LANES;
@@ -222,7 +230,7 @@ impl Pages {
         }
         let shape = (self.buckets, self.value);
         self.edit(hash, |page| {
-            put(page, shape, hash, payload, value);
+            put(page, shape, hash, mark::<BITS>(hash, payload), value);
         });
         self.len += 1;
     }
@@ -232,7 +240,7 @@ impl Pages {
         &mut self,
         hash: u64,
         equals: impl Fn(&[u64]) -> bool,
-        hash_of: &impl Fn(&[u64]) -> u64,
+        hash_of: &impl Fn(u64, &[u64]) -> u64,
     ) -> Option<u64> {
         let (place, payload) = self.place(self.page(hash)?, hash, equals)?;
         let shape = (self.buckets, self.value);
@@ -274,7 +282,7 @@ impl Pages {
         }
     }
 
-    fn make_room(&mut self, hash: u64, hash_of: &impl Fn(&[u64]) -> u64) {
+    fn make_room(&mut self, hash: u64, hash_of: &impl Fn(u64, &[u64]) -> u64) {
         let Some(depth) = self.page(hash).map(|p| upkeep(p).1) else { return };
         let is_one_page = self.directory == 0;
         if (is_one_page && self.buckets < BUCKETS_MAX) || depth >= DEPTH_MAX {
@@ -289,7 +297,7 @@ impl Pages {
 
     /// Doubles the buckets of every page: there is one, or hashes agree in all that the
     /// directory can tell apart.
-    fn grow_pages(&mut self, hash_of: &impl Fn(&[u64]) -> u64) {
+    fn grow_pages(&mut self, hash_of: &impl Fn(u64, &[u64]) -> u64) {
         let old = self.clone();
         self.buckets *= 2;
         let shape = (self.buckets, self.value);
@@ -321,14 +329,14 @@ impl Pages {
         self.directory = entries * 2 - 1;
     }
 
-    fn split(&mut self, hash: u64, depth: u32, hash_of: &impl Fn(&[u64]) -> u64) {
+    fn split(&mut self, hash: u64, depth: u32, hash_of: &impl Fn(u64, &[u64]) -> u64) {
         let Some(page) = self.page(hash).cloned() else { return };
         let shape = (self.buckets, self.value);
         let mut halves = [(); 2].map(|()| empty_page(shape, depth + 1));
-        for (payload, value) in records(&page, self.value) {
-            let h = hash_of(value);
+        for (mark, value) in records(&page, self.value) {
+            let h = hash_of(mark, value);
             let half = (h >> (DIRECTORY_SHIFT + depth)) as usize & 1;
-            put(&mut halves[half], shape, h, payload, value);
+            put(&mut halves[half], shape, h, mark, value);
         }
         let first = (hash >> DIRECTORY_SHIFT) as usize & ((1usize << depth) - 1);
         for (half, page) in halves.into_iter().enumerate() {
@@ -343,6 +351,7 @@ impl Pages {
         entries
             .filter(|(at, page)| *at < 1 << upkeep(page).1)
             .flat_map(|(_, page)| records(page, self.value))
+            .map(|(mark, value)| (mark & ones(BITS), value))
     }
 
     /// Memory in bytes.
@@ -373,13 +382,13 @@ fn empty_page(shape: (usize, usize), depth: u32) -> Vec<u64> {
     page
 }
 
-fn put(page: &mut [u64], shape: (usize, usize), hash: u64, payload: u64, value: &[u64]) {
+fn put(page: &mut [u64], shape: (usize, usize), hash: u64, mark: u64, value: &[u64]) {
     let (buckets, words) = shape;
     let mut bucket = home(hash, buckets);
     loop {
         let from = bucket * LANES * (1 + words);
         if let Some(lane) = (0..LANES).find(|lane| page[from + lane] == 0) {
-            page[from + lane] = mark(hash, payload);
+            page[from + lane] = mark;
             page[from + LANES + lane * words..][..words].copy_from_slice(value);
             break;
         }
@@ -394,20 +403,21 @@ fn relay(
     page: &[u64],
     shape: (usize, usize),
     depth: u32,
-    hash_of: &impl Fn(&[u64]) -> u64,
+    hash_of: &impl Fn(u64, &[u64]) -> u64,
 ) -> Vec<u64> {
     let mut out = empty_page(shape, depth);
-    for (payload, value) in records(page, shape.1) {
-        put(&mut out, shape, hash_of(value), payload, value);
+    for (mark, value) in records(page, shape.1) {
+        put(&mut out, shape, hash_of(mark, value), mark, value);
     }
     out
 }
 
+/// Marks and values.
 fn records(page: &[u64], words: usize) -> impl Iterator<Item = (u64, &[u64])> {
     page.chunks_exact(LANES * (1 + words)).flat_map(move |bucket| {
         (0..LANES)
             .filter(|lane| bucket[*lane] != 0)
-            .map(move |lane| (bucket[lane] & PAYLOAD, &bucket[LANES + lane * words..][..words]))
+            .map(move |lane| (bucket[lane], &bucket[LANES + lane * words..][..words]))
     })
 }
 
@@ -425,8 +435,8 @@ mod tests {
     }
 
     fn run(agree: u32, steps: &[(u64, bool)]) -> Result<(), TestCaseError> {
-        let hash = |v: &[u64]| hash_of(v[0], agree);
-        let (mut pages, mut model) = (Pages::new(1), BTreeMap::new());
+        let hash = |_: u64, v: &[u64]| hash_of(v[0], agree);
+        let (mut pages, mut model) = (<Pages>::new(1), BTreeMap::new());
         let mut old = Vec::new();
         for (n, (v, is_insert)) in steps.iter().enumerate() {
             let (h, same) = (hash_of(*v, agree), |s: &[u64]| s[0] == *v);
@@ -472,13 +482,13 @@ mod tests {
 
     #[test]
     fn a_change_after_a_clone_copies_one_page() {
-        let hash = |v: &[u64]| hash_of(v[0], 0);
-        let mut pages = Pages::new(1);
+        let hash = |_: u64, v: &[u64]| hash_of(v[0], 0);
+        let mut pages = <Pages>::new(1);
         for v in 0..100_000u64 {
-            pages.insert(hash(&[v]), v, &[v], &hash);
+            pages.insert(hash(0, &[v]), v, &[v], &hash);
         }
         let before = pages.clone();
-        pages.remove(hash(&[77]), |s| s[0] == 77, &hash);
+        pages.remove(hash(0, &[77]), |s| s[0] == 77, &hash);
         let fans = |p: &Pages| p.root.iter().map(Arc::as_ptr).collect::<Vec<_>>();
         let (a, b) = (fans(&before), fans(&pages));
         let copied = a.iter().zip(&b).filter(|(a, b)| !std::ptr::eq(**a, **b)).count();

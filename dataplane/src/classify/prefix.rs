@@ -10,7 +10,7 @@
 //! fraction of its memory and find the limit in a few loads; the price is at most a step too many
 //! bits, which splits a cached flow in pieces but never makes it wrong.
 
-use super::counts::Counts;
+use super::counts::{Counts, WORD_BITS};
 use crate::packet::field::ones;
 use crate::packet::key::{FlowKey, Mask};
 
@@ -26,6 +26,11 @@ const LEVELS: [&[u8]; TRACKED] = [
     &[4, 8, 12],
     &[4, 8, 12],
 ];
+
+/// Where the word of a narrow field's prefix, of 24 bits at most, has its length. The word is one
+/// that `Counts` tells from all others.
+const LEN_SHIFT: u32 = 24;
+const _: () = assert!(LEN_SHIFT + 5 <= WORD_BITS);
 
 fn value(field: usize, key: &FlowKey) -> u128 {
     match field {
@@ -78,7 +83,7 @@ pub(super) fn lengths(mask: &Mask) -> [u8; TRACKED] {
 fn word(field: usize, len: u8, v: u128) -> u64 {
     let top = v >> (WIDTH[field.min(TRACKED - 1)] - len);
     if is_exact(field) {
-        return top as u64 | (u64::from(len) << 56);
+        return top as u64 | (u64::from(len) << LEN_SHIFT);
     }
     let fold = |a: u64, b: u64| {
         let p = u128::from(a) * u128::from(b);
@@ -91,8 +96,8 @@ fn word(field: usize, len: u8, v: u128) -> u64 {
 
 /// The word of a narrow field's prefix, cut from `from` to `to` bits.
 fn shorter(word: u64, from: u8, to: u8) -> u64 {
-    let bits = word & ((1 << 56) - 1);
-    (bits >> (from - to)) | (u64::from(to) << 56)
+    let bits = word & ((1 << LEN_SHIFT) - 1);
+    (bits >> (from - to)) | (u64::from(to) << LEN_SHIFT)
 }
 
 fn is_exact(field: usize) -> bool {

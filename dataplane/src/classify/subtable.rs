@@ -7,7 +7,9 @@
 //! **Stages** (Open vSwitch's staged lookup). The mask's fields in four groups: metadata and
 //! registers, L2, L3, L4. For all groups but the last a count tells whether any rule agrees with
 //! the key in the groups so far. If none does, these groups alone prove the miss, and a cache
-//! need not know the ports. A plain lookup does not ask: the whole hash costs it less.
+//! need not know the ports. A plain lookup does not ask: the whole hash costs it less. What every
+//! cached walk depends on anyway (Ethernet type, IP protocol, fragment bits: `pipeline::keymask`)
+//! counts as metadata: it proves most and costs nothing, and a mask has a stage less to count.
 
 use super::counts::Counts;
 use super::pages::Pages;
@@ -23,7 +25,6 @@ const STAGES: [&[Field]; 3] = [
     &[
         Field::EthDst,
         Field::EthSrc,
-        Field::EthType,
         Field::VlanTci,
         Field::VlanTpid,
         Field::MplsLabel,
@@ -37,10 +38,8 @@ const STAGES: [&[Field]; 3] = [
         Field::Ipv6Src,
         Field::Ipv6Dst,
         Field::Ipv6Label,
-        Field::IpProto,
         Field::IpTos,
         Field::IpTtl,
-        Field::IpFrag,
         Field::ArpSha,
         Field::ArpTha,
         Field::NdTarget,
@@ -170,7 +169,7 @@ impl Subtable {
         let packed = parts.pack(value);
         let stored = &packed[..parts.stored()];
         let hash = parts.hash(value);
-        let hash_of = |v: &[u64]| parts.hash_stored(v);
+        let hash_of = |_: u64, v: &[u64]| parts.hash_stored(v);
         let mut carried = rank;
         let mut is_new = true;
         for pages in std::iter::once(&mut self.best).chain(&mut self.lower) {
@@ -246,7 +245,7 @@ impl Subtable {
         for n in at + 1..ranks.len() {
             levels[n - 1].set(hash, same, ranks[n]);
         }
-        levels[ranks.len() - 1].remove(hash, same, &|v| parts.hash_stored(v));
+        levels[ranks.len() - 1].remove(hash, same, &|_, v| parts.hash_stored(v));
         while self.lower.last().is_some_and(|p| p.len() == 0) {
             self.lower.pop();
         }

@@ -15,7 +15,7 @@ use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Egress, Lane, LaneConfig, Port, PortRole, Program, Rule, RuleStats, Underlay,
+    Egress, FlowStats, Lane, LaneConfig, Port, PortRole, Program, Rule, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
@@ -52,7 +52,7 @@ pub fn rule(table: u8, priority: u16, fields: &[(Field, u128)], actions: Vec<Act
         cookie: 0,
         matching: (&RuleMatch { value, mask, priority, clauses: None }).into(),
         actions: actions.into(),
-        stats: Arc::new(RuleStats::default()),
+        stats: FlowStats::default(),
     })
 }
 

@@ -75,7 +75,7 @@ impl BridgeState {
         let (Some(field), Some(present)) = (field, self.tlv.present(index)) else { return 0 };
         let acts = |a: &FlowAction| a.any(&|a| a.names_option(field));
         let uses = |s: &Stored| {
-            present.get(s.rule.matching.mask()) != 0 || s.manner().actions.iter().any(acts)
+            present.get(s.rule.matching.mask()) != 0 || s.form().actions.iter().any(acts)
         };
         let in_group =
             |g: &&StoredGroup| g.group.buckets.iter().any(|b| b.actions.iter().any(acts));

@@ -37,7 +37,8 @@ pub fn clauses(list: &[FlowAction]) -> Option<Box<[Clause]>> {
     (!all.is_empty()).then(|| all.into())
 }
 
-fn lowered(a: &FlowAction) -> impl Iterator<Item = Action> + use<> {
+/// What one action comes to.
+pub(super) fn lowered(a: &FlowAction) -> impl Iterator<Item = Action> + use<> {
     let both = match a {
         FlowAction::Move { src, dst } => moves(*src, *dst),
         other => [action(other), None],

@@ -6,6 +6,7 @@
 pub mod lower;
 pub mod lower_group;
 mod lower_verbs;
+pub mod outline;
 mod ports;
 mod underlay;
 

@@ -9,6 +9,7 @@ use super::parse::{Head, parse_line};
 use super::ports::{self, PortNames};
 use super::span::Span;
 use super::{DEFAULT_PRIORITY, Flow, FlowAction, Match};
+use std::borrow::Cow;
 
 /// What to do with flows. `Show` selects as `Delete` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,16 +129,22 @@ impl FlowFilter {
     }
 
     pub fn selects(&self, flow: &Flow) -> bool {
-        self.selects_but_match(flow.table, flow.cookie, &flow.actions)
+        self.selects_but_match(flow.table, flow.cookie, &|| Cow::Borrowed(&flow.actions))
             && self.selects_match(flow.priority, &flow.match_)
     }
 
     /// Whether nothing but the match and the priority can keep a flow from being selected.
-    pub fn selects_but_match(&self, table: u8, cookie: u64, actions: &[FlowAction]) -> bool {
+    /// `actions` are made only if they are asked for.
+    pub fn selects_but_match<'a>(
+        &self,
+        table: u8,
+        cookie: u64,
+        actions: &dyn Fn() -> Cow<'a, [FlowAction]>,
+    ) -> bool {
         self.table.is_none_or(|t| t == table)
             && self.cookie.is_none_or(|(value, mask)| (cookie ^ value) & mask == 0)
-            && self.out_port.is_none_or(|p| outputs_to(actions, p))
-            && self.out_group.is_none_or(|g| uses_group(actions, g))
+            && self.out_port.is_none_or(|p| outputs_to(&actions(), p))
+            && self.out_group.is_none_or(|g| uses_group(&actions(), g))
     }
 
     pub fn selects_match(&self, priority: u16, match_: &Match) -> bool {

@@ -1,12 +1,13 @@
 //! A change under way: made in place, with a journal to take it back by.
 
 use super::{
-    Flows, Manner, Outcome, Packed, Removed, RemovedReason, Site, StoreError, Stored, manner_of,
+    Flows, Manner, Outcome, Packed, Removed, RemovedReason, Site, StoreError, Stored, form_of,
+    manner_of,
 };
 use crate::compile::lower;
 use crate::flow::{Command, Flow, FlowMod};
 use sluice_dataplane::action::Action;
-use sluice_dataplane::pipeline::{Actions, Rule, RuleChange, RuleIds, RuleStats};
+use sluice_dataplane::pipeline::{Actions, FlowStats, Rule, RuleChange, RuleIds};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ enum Undo {
 pub(crate) struct Pending {
     journal: Vec<Undo>,
     /// Counters to start anew once the change is made.
-    resets: Vec<Arc<RuleStats>>,
+    resets: Vec<Arc<Rule>>,
     out: Outcome,
     version: u64,
 }
@@ -33,7 +34,7 @@ pub(crate) struct Pending {
 impl Pending {
     /// Numbers of flows that went are free from the next program on.
     pub fn settle(self, flows: &mut Flows, ids: &mut RuleIds) -> Outcome {
-        self.resets.iter().for_each(|s| s.reset());
+        self.resets.iter().for_each(|r| r.stats.reset());
         for undo in &self.journal {
             if let Undo::Gone(s) = undo {
                 ids.give_back(s.number, self.version);
@@ -68,7 +69,7 @@ pub(super) struct Draft<'a> {
     pub(super) flows: &'a mut Flows,
     site: Site<'a>,
     journal: Vec<Undo>,
-    resets: Vec<Arc<RuleStats>>,
+    resets: Vec<Arc<Rule>>,
     out: Outcome,
     /// Table and cookie of flows whose last learner may have gone.
     pub(super) orphans: Vec<(u8, u64)>,
@@ -143,7 +144,7 @@ impl<'a> Draft<'a> {
 
     pub fn add(&mut self, mut flow: Packed) -> Result<(), StoreError> {
         self.flows.pool.adopt(&mut flow);
-        if flow.manner().flags.check_overlap
+        if flow.form().flags.check_overlap
             && let Some(other) = self.overlapping(&flow)
         {
             let with = other.text(self.site.names);
@@ -200,8 +201,8 @@ impl<'a> Draft<'a> {
     /// be gone first anyway. Others are never evicted (Open vSwitch: `eviction_group_add_rule`).
     fn least_important(&self, table: u8) -> Option<u32> {
         let all = self.flows.all.iter();
-        all.filter(|s| s.rule.table == table && s.manner().can_time_out())
-            .min_by_key(|s| (s.manner().importance, due_ns(s), s.created_ns))
+        all.filter(|s| s.rule.table == table && s.form().can_time_out())
+            .min_by_key(|s| (s.form().importance, due_ns(s), s.created_ns))
             .map(|s| s.number)
     }
 
@@ -219,10 +220,10 @@ impl<'a> Draft<'a> {
         for number in numbers {
             let Some(have) = self.flows.by_number(number) else { continue };
             let actions = m.flow.actions.clone().into();
-            let manner = Manner { actions, ..have.manner().clone() };
+            let manner = Manner { actions, ..have.form().clone() };
             let cookie = if m.sets_cookie { m.flow.cookie } else { have.rule.cookie };
             if m.flow.flags.reset_counts {
-                self.resets.push(have.rule.stats.clone());
+                self.resets.push(have.rule.clone());
             }
             let list = self.list(manner, None);
             self.rewrite(number, cookie, list);
@@ -239,8 +240,8 @@ impl<'a> Draft<'a> {
             match there.map(|s| (s.number, s.rule.cookie, s.rule.actions.clone())) {
                 Some((number, cookie, actions)) => {
                     stays.insert(number);
-                    let is_equal =
-                        actions.is_same(&flow.actions) || *manner_of(&actions) == *flow.manner();
+                    let is_equal = actions.is_same(&flow.actions)
+                        || manner_of(&actions) == manner_of(&flow.actions);
                     if !is_equal || cookie != flow.cookie {
                         self.rewrite(number, flow.cookie, flow.actions);
                     }
@@ -293,7 +294,7 @@ impl<'a> Draft<'a> {
         let created_ns = self.site.now_ns.max(self.flows.last_ns + 1);
         self.flows.last_ns = created_ns;
         let Packed { table, priority, cookie, matching, actions } = flow;
-        let (bridge, stats) = (self.site.bridge, Arc::default());
+        let (bridge, stats) = (self.site.bridge, FlowStats::default());
         let rule = Rule { bridge, table, priority, cookie, matching, actions, stats };
         let rule = Arc::new(rule);
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
@@ -312,7 +313,7 @@ impl<'a> Draft<'a> {
         self.out.changed.modified += 1;
         let was = &before.rule;
         // Clauses of a conjunction come and go with the actions.
-        let clauses = lower::clauses(&manner_of(&actions).actions);
+        let clauses = lower::clauses(&form_of(&actions).actions);
         let rule = Arc::new(Rule {
             bridge: was.bridge,
             table: was.table,
@@ -320,7 +321,7 @@ impl<'a> Draft<'a> {
             cookie,
             matching: was.matching.with_clauses(clauses),
             actions,
-            stats: was.stats.clone(),
+            stats: FlowStats::of(was),
         });
         self.out.changes.push(RuleChange::Put { number, rule: rule.clone() });
         if let Some(index) = &mut self.by_cookie {
@@ -343,7 +344,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn take_one(&mut self, number: u32, reason: RemovedReason) -> bool {
         let Some(s) = self.drop_flow(number) else { return false };
-        if s.manner().flags.send_flow_rem {
+        if s.form().flags.send_flow_rem {
             self.out.removed.push(Removed { stored: s, reason });
         }
         true
@@ -379,7 +380,7 @@ fn due_ns(s: &Stored) -> u64 {
 
 /// Idle and hard timeout, after what `fin_timeout` made of them.
 fn timeouts(s: &Stored) -> (u16, u16) {
-    let manner = s.manner();
+    let manner = s.form();
     s.rule.stats.timeouts_s(manner.idle_timeout_s, manner.hard_timeout_s)
 }
 

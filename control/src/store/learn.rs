@@ -11,7 +11,7 @@
 //! for this table and cookie.
 
 use super::draft::Draft;
-use super::{Flows, Outcome, RemovedReason, Site, StoreError, Stored, manner_of};
+use super::{Flows, Outcome, RemovedReason, Site, StoreError, Stored, form_of, manner_of};
 use crate::flow::{self, Flow, FlowAction, Match, SubField};
 use sluice_dataplane::action::learn::{Learn, LearnTarget, learned, nth};
 use sluice_dataplane::action::{Action, PORT_LOCAL};
@@ -60,11 +60,12 @@ impl Flows {
         if let Some(have) = self.find(&flow) {
             have.rule.stats.learn_again(now_ns);
             let (number, cookie) = (have.number, flow.cookie);
-            if *have.manner().actions == *flow.actions && have.rule.cookie == cookie {
+            if *manner_of(&have.rule.actions).actions == *flow.actions && have.rule.cookie == cookie
+            {
                 return Ok(Outcome::default());
             }
             return Draft::run(self, site, |draft| {
-                let list = draft.pack(flow).manner().clone();
+                let list = manner_of(&draft.pack(flow).actions);
                 let list = draft.list(list, Some(made.actions.into()));
                 draft.rewrite(number, cookie, list);
                 Ok(())
@@ -79,7 +80,7 @@ impl Flows {
         }
         Draft::run(self, site, |draft| {
             let mut flow = draft.pack(flow);
-            flow.actions = draft.list(flow.manner().clone(), Some(made.actions.into()));
+            flow.actions = draft.list(manner_of(&flow.actions), Some(made.actions.into()));
             draft.add_new(flow)
         })
     }
@@ -141,7 +142,7 @@ fn loads(field: Field, lo: u8, bits: u8, value: u128, list: &mut Vec<FlowAction>
 impl Draft<'_> {
     /// A flow with these actions went or changed: so may flows go that were learned by its like.
     pub(super) fn note_orphans(&mut self, gone: &Actions) {
-        each_learn(&manner_of(gone).actions, &mut |l| {
+        each_learn(&form_of(gone).actions, &mut |l| {
             if l.delete_learned {
                 self.orphans.push((l.table, l.cookie));
             }
@@ -237,7 +238,7 @@ mod tests {
         let key = FlowKey { eth_src: 0x0a, in_port: 3, ..FlowKey::ZERO };
         let learn = nth(&learner.actions, 0).unwrap();
         let known = sluice_dataplane::action::learn::is_learned;
-        assert!(known(learn, &key, made.cookie, &made.actions));
+        assert!(known(learn, &key, made.cookie, made.actions.spelled_out()));
     }
 
     #[test]

@@ -3,20 +3,22 @@
 //! A typed flow has a key and a mask of 800 bytes and a list of actions of its own; a table has a
 //! hundred thousand flows of a handful of masks and action lists. So a flow is kept as a rule of
 //! the dataplane, which shares its mask and its actions with others, and the list carries along
-//! what it was made from ([`Manner`]). The text is written when somebody asks. A [`Pool`] finds
-//! the mask and the list that are there already.
+//! what it was made from ([`Manner`]). Lists that differ in values alone share their outline
+//! (`compile::outline`), and what that was made from has 0 in their place. The text is written
+//! when somebody asks. A [`Pool`] finds the mask, the list and the outline that are there already.
 //!
 //! What no flow uses any more goes from the pool when that has doubled since the last look, or
 //! when most of it may be unused: so a pool costs no more than twice what it is for.
 
-use crate::compile::lower;
+use crate::compile::{lower, outline};
 use crate::flow::refers_to;
 use crate::flow::{Command, Flow, FlowAction, FlowFlags, FlowMod, Match};
 use hashbrown::HashTable;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::classify::{CompactMatch, Shape};
 use sluice_dataplane::packet::key::Mask;
-use sluice_dataplane::pipeline::{Actions, Rule};
+use sluice_dataplane::pipeline::actions::take_values;
+use sluice_dataplane::pipeline::{Actions, Outline, Rule};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
@@ -42,19 +44,55 @@ impl Manner {
 /// Of rules that were not made from flows.
 static NO_MANNER: LazyLock<Manner> = LazyLock::new(Manner::default);
 
-/// What a list of actions was made from.
-pub fn manner_of(actions: &Actions) -> &Manner {
-    let source = actions.source().and_then(|s| s.downcast_ref::<Source>());
-    source.map_or_else(|| &*NO_MANNER, |s| &s.manner)
+/// What a list of actions was made from, with 0 for each value that was taken out.
+pub fn form_of(actions: &Actions) -> &Manner {
+    source(actions.outline()).map_or_else(|| &*NO_MANNER, |s| &s.form)
 }
 
-/// Rides along with the dataplane's list.
+/// What a list of actions was made from.
+pub fn manner_of(actions: &Actions) -> Manner {
+    let mut manner = form_of(actions).clone();
+    outline::put(&mut manner.actions, actions.values());
+    manner
+}
+
+/// Rides along with the dataplane's outline.
 #[derive(Debug)]
 struct Source {
-    manner: Manner,
-    /// The list is not what the actions as written come to, but what a `learn` made.
+    form: Manner,
+    /// How many values were taken out.
+    values: usize,
+    /// The list is not what the actions as written come to, but what a `learn` made. Its values
+    /// come after those of the actions as written.
     is_learned: bool,
     hash: u64,
+}
+
+fn source(outline: &Outline) -> Option<&Source> {
+    outline.source().and_then(|s| s.downcast_ref::<Source>())
+}
+
+/// The hash of an outline; all outlines here have a source.
+fn outline_hash(outline: &Outline) -> u64 {
+    source(outline).map_or(0, |s| s.hash)
+}
+
+/// The values of a list, and no zeros behind them.
+fn values_of(list: &Actions) -> &[u64] {
+    let n = source(list.outline()).map_or(0, |s| s.values);
+    list.values().get(..n).unwrap_or_default()
+}
+
+/// The hash of a list.
+fn list_hash(outline: u64, values: &[u64]) -> u64 {
+    values.iter().fold(outline, |h, v| {
+        let p = u128::from(h ^ v) * 0x9e37_79b9_7f4a_7c15;
+        (p as u64) ^ ((p >> 64) as u64)
+    })
+}
+
+fn hash_of(list: &Actions) -> u64 {
+    list_hash(outline_hash(list.outline()), values_of(list))
 }
 
 /// The flow that a rule is.
@@ -69,7 +107,7 @@ pub fn flow_of(rule: &Rule) -> Flow {
         importance: manner.importance,
         flags: manner.flags,
         match_: match_of(rule),
-        actions: manner.actions.to_vec(),
+        actions: manner.actions.into(),
     }
 }
 
@@ -89,8 +127,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    pub fn manner(&self) -> &Manner {
-        manner_of(&self.actions)
+    pub fn form(&self) -> &Manner {
+        form_of(&self.actions)
     }
 }
 
@@ -105,7 +143,10 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Pool {
     shapes: HashTable<Arc<Shape>>,
+    outlines: HashTable<Arc<Outline>>,
     lists: HashTable<Actions>,
+    /// Room for the values of a list.
+    values: Vec<u64>,
     /// The last mask: the next one is mostly the same.
     last: Option<Arc<Shape>>,
     /// Sizes at which to look for what is unused.
@@ -114,10 +155,6 @@ pub struct Pool {
 
 /// Entries below which nobody looks.
 const FEW: usize = 64;
-
-fn source_hash(list: &Actions) -> u64 {
-    list.source().and_then(|s| s.downcast_ref::<Source>()).map_or(0, |s| s.hash)
-}
 
 impl Pool {
     /// The shape of a mask, if it is there.
@@ -146,29 +183,60 @@ impl Pool {
 
     /// The list for flows of this kind; `learned`: with these actions in place of what it comes
     /// to.
-    pub fn list(&mut self, manner: Manner, learned: Option<Box<[Action]>>) -> Actions {
-        let hash = manner_hash(&manner);
-        let is_it = |l: &Actions| {
-            let source = l.source().and_then(|s| s.downcast_ref::<Source>());
-            source.is_some_and(|s| {
+    pub fn list(&mut self, mut manner: Manner, mut learned: Option<Box<[Action]>>) -> Actions {
+        let mut values = std::mem::take(&mut self.values);
+        outline::take(&mut manner.actions, &mut values);
+        if let Some(list) = &mut learned {
+            take_values(list, &mut values);
+        }
+        let outline = self.outline(manner, learned, values.len());
+        let list = self.shared(outline, &values, None);
+        self.values = values;
+        list
+    }
+
+    /// The outline for flows of this form.
+    fn outline(
+        &mut self,
+        form: Manner,
+        learned: Option<Box<[Action]>>,
+        values: usize,
+    ) -> Arc<Outline> {
+        let hash = manner_hash(&form);
+        let is_it = |o: &Arc<Outline>| {
+            source(o).is_some_and(|s| {
                 s.is_learned == learned.is_some()
-                    && s.manner == manner
-                    && learned.as_ref().is_none_or(|list| **list == **l)
+                    && s.form == form
+                    && learned.as_ref().is_none_or(|list| **list == *o.list())
             })
         };
-        if let Some(have) = self.lists.find(hash, is_it) {
+        if let Some(have) = self.outlines.find(hash, is_it) {
             return have.clone();
         }
         let is_learned = learned.is_some();
-        let list = learned.unwrap_or_else(|| lower::actions(&manner.actions));
-        let new = Actions::new(list, Some(Box::new(Source { manner, is_learned, hash })));
-        self.keep_list(new.clone());
+        let list = learned.unwrap_or_else(|| outline::actions(&form.actions));
+        let source = Source { form, values, is_learned, hash };
+        let new = Arc::new(Outline::new(list, Some(Box::new(source))));
+        self.keep_outline(new.clone());
         new
     }
 
-    fn keep_list(&mut self, list: Actions) {
+    fn keep_outline(&mut self, outline: Arc<Outline>) {
         self.make_room();
-        self.lists.insert_unique(source_hash(&list), list, source_hash);
+        self.outlines.insert_unique(outline_hash(&outline), outline, |o| outline_hash(o));
+    }
+
+    /// The list of an outline of ours with these values; `new` is one to keep if none is there.
+    fn shared(&mut self, outline: Arc<Outline>, values: &[u64], new: Option<Actions>) -> Actions {
+        let hash = list_hash(outline_hash(&outline), values);
+        let same = |l: &Actions| Arc::ptr_eq(l.outline(), &outline) && values_of(l) == values;
+        if let Some(have) = self.lists.find(hash, same) {
+            return have.clone();
+        }
+        let new = new.unwrap_or_else(|| Actions::new(outline, values));
+        self.make_room();
+        self.lists.insert_unique(hash, new.clone(), hash_of);
+        new
     }
 
     /// Packs a flow.
@@ -209,21 +277,30 @@ impl Pool {
                 self.last = Some(theirs);
             }
         }
-        let hash = source_hash(&p.actions);
-        let same = |l: &Actions| l.is_same(&p.actions) || is_equal(l, &p.actions);
-        match self.lists.find(hash, same) {
-            Some(ours) => p.actions = ours.clone(),
-            None => self.keep_list(p.actions.clone()),
-        }
+        let theirs = p.actions.outline();
+        let same = |o: &Arc<Outline>| Arc::ptr_eq(o, theirs) || is_equal(o, theirs);
+        let ours = self.outlines.find(outline_hash(theirs), same).cloned();
+        let outline = ours.unwrap_or_else(|| {
+            self.keep_outline(theirs.clone());
+            theirs.clone()
+        });
+        let new = Arc::ptr_eq(&outline, theirs).then(|| p.actions.clone());
+        p.actions = self.shared(outline, values_of(&p.actions), new);
     }
 
     /// The groups and meters that the flows cannot be without.
     pub fn refers_to(&self) -> impl Iterator<Item = (Vec<u32>, Vec<u32>)> {
-        self.lists.iter().map(|l| refers_to(&manner_of(l).actions))
+        let used = self.outlines.iter().filter_map(|o| source(o));
+        used.map(|s| refers_to(&s.form.actions))
+    }
+
+    /// Entries.
+    fn kept(&self) -> usize {
+        self.shapes.len() + self.outlines.len() + self.lists.len()
     }
 
     fn make_room(&mut self) {
-        if self.shapes.len() + self.lists.len() >= self.look_at {
+        if self.kept() >= self.look_at {
             self.forget_unused();
         }
     }
@@ -238,10 +315,11 @@ impl Pool {
     fn forget_unused(&mut self) {
         self.last = None;
         self.lists.retain(|l| !l.is_alone());
+        self.outlines.retain(|o| Arc::strong_count(o) > 1);
         self.shapes.retain(|s| Arc::strong_count(s) > 1);
-        self.look_at = FEW.max(2 * (self.shapes.len() + self.lists.len()));
+        self.look_at = FEW.max(2 * self.kept());
         if self.lists.capacity() > FEW.max(4 * self.lists.len()) {
-            self.lists.shrink_to_fit(source_hash);
+            self.lists.shrink_to_fit(hash_of);
         }
     }
 
@@ -257,12 +335,10 @@ fn manner_hash(manner: &Manner) -> u64 {
     h.finish()
 }
 
-fn is_equal(a: &Actions, b: &Actions) -> bool {
-    let source = |l: &Actions| {
-        let s = l.source().and_then(|s| s.downcast_ref::<Source>());
-        s.map(|s| (s.is_learned, s.hash))
-    };
-    source(a) == source(b) && manner_of(a) == manner_of(b) && **a == **b
+fn is_equal(a: &Outline, b: &Outline) -> bool {
+    let both = source(a).zip(source(b));
+    both.is_some_and(|(a, b)| (a.is_learned, a.hash) == (b.is_learned, b.hash) && a.form == b.form)
+        && a.list() == b.list()
 }
 
 /// Hash of a place: table, priority and match.
@@ -277,6 +353,7 @@ pub fn place_hash(table: u8, priority: u16, matching: &CompactMatch) -> u64 {
 mod tests {
     use super::*;
     use crate::flow::{NoNames, parse_flow};
+    use sluice_dataplane::pipeline::FlowStats;
 
     fn flow(text: &str) -> Flow {
         parse_flow(text, &NoNames).unwrap()
@@ -303,7 +380,7 @@ mod tests {
                 cookie: p.cookie,
                 matching: p.matching.clone(),
                 actions: p.actions.clone(),
-                stats: Arc::default(),
+                stats: FlowStats::default(),
             };
             assert_eq!(flow_of(&rule), flow(text));
         }
@@ -333,6 +410,6 @@ mod tests {
         pool.fit(1);
         pool.forget_unused();
         assert_eq!(pool.len(), (1, 1));
-        assert_eq!(kept.manner().actions.len(), 1);
+        assert_eq!(kept.form().actions.len(), 1);
     }
 }

@@ -7,8 +7,7 @@ use crate::api::ApiResult;
 use crate::api::types::ApiError;
 use crate::flow::{Flow, PacketOutText, parse_packet_out, refers_to};
 use crate::store::{Packed, Pool};
-use sluice_dataplane::counters::RuleStats;
-use sluice_dataplane::pipeline::{PacketOut, Rule};
+use sluice_dataplane::pipeline::{FlowStats, PacketOut, Rule};
 use std::sync::Arc;
 
 impl Core {
@@ -24,7 +23,7 @@ impl Core {
         self.model.check_refs(at, refers).map_err(|e| model_error(&e))?;
         let port = b.ports.iter().find(|p| u32::from(p.config.number) == in_port).map(|p| p.ix);
         let Packed { table, priority, cookie, matching, actions } = Pool::default().pack(flow);
-        let (bridge, stats) = (at as u16, Arc::new(RuleStats::default()));
+        let (bridge, stats) = (at as u16, FlowStats::default());
         let rule = Rule { bridge, table, priority, cookie, matching, actions, stats };
         self.worker.packet_out(PacketOut {
             bytes: bytes.into(),

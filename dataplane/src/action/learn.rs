@@ -7,6 +7,7 @@
 use super::{Action, PORT_LOCAL, Set, port};
 use crate::packet::field::{Field, Prereq, Subfield, ones};
 use crate::packet::key::{FlowKey, Mask};
+use std::borrow::Cow;
 
 /// Where a spec takes its bits from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,10 +183,14 @@ pub fn learned(learn: &Learn, key: &FlowKey) -> LearnedFlow {
 }
 
 /// Whether a flow with this cookie and these actions is what a packet would learn.
-pub fn is_learned(learn: &Learn, key: &FlowKey, cookie: u64, actions: &[Action]) -> bool {
-    let mut there = actions.iter();
+pub fn is_learned<'a>(
+    learn: &Learn,
+    key: &FlowKey,
+    cookie: u64,
+    mut there: impl Iterator<Item = Cow<'a, Action>>,
+) -> bool {
     cookie == learn.cookie
-        && learn.actions(key).all(|a| there.next().is_some_and(|b| same(&a, b)))
+        && learn.actions(key).all(|a| there.next().is_some_and(|b| same(&a, &b)))
         && there.next().is_none()
 }
 

@@ -26,6 +26,8 @@ use std::sync::Arc;
 pub enum Action {
     /// To an OpenFlow port number of this bridge. LOCAL is `PORT_LOCAL`.
     Output(u32),
+    /// The same, of the port that a value beside the list names, as with `SetOwn`.
+    OutputOwn(u8),
     /// Back out of the port it came in by: the one exception to "never out of the in_port".
     InPort,
     /// Every port but the in_port and those marked no-flood.
@@ -36,6 +38,9 @@ pub enum Action {
     Normal,
     /// `load`, `set_field`, `mod_*`.
     Set(Set),
+    /// The same with a value that lies beside the list (`pipeline::actions`). Only in a rule's own
+    /// list, not in those within it.
+    SetOwn(SetOwn),
     /// `move`.
     Move {
         src: Subfield,
@@ -159,6 +164,35 @@ pub struct Set {
     pub value: u128,
     /// Bits of the range to write.
     pub mask: u128,
+}
+
+impl Set {
+    /// The same with a value that lies beside the list, shifted left by so much.
+    pub fn own(&self, at: u8, shift: u8) -> SetOwn {
+        SetOwn { dst: self.dst, prereq: self.prereq, mask: self.mask, shift, at }
+    }
+}
+
+/// A [`Set`] of one of the values that lie beside the list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SetOwn {
+    pub dst: Subfield,
+    pub prereq: Prereq,
+    /// Bits of the range to write.
+    pub mask: u128,
+    /// The value is shifted left by so much.
+    pub shift: u8,
+    /// Its number.
+    pub at: u8,
+}
+
+impl SetOwn {
+    /// The action with its value.
+    #[inline]
+    pub fn with(&self, value: u64) -> Set {
+        let value = u128::from(value) << (self.shift & 127);
+        Set { dst: self.dst, prereq: self.prereq, value, mask: self.mask }
+    }
 }
 
 /// Where `ct` takes its zone from.

@@ -16,7 +16,7 @@
 
 use crate::action::group::{Group, GroupKind, Selection};
 use crate::action::learn::{Learn, LearnSource};
-use crate::action::{Action, Ct, Nat, Zone};
+use crate::action::{Action, Ct, Nat, Set, SetOwn, Zone};
 use crate::cache::KeyMask;
 use crate::packet::field::{FIELDS, Field, Prereq, Subfield};
 use crate::packet::key::{FlowKey, KeyStack, KeyTunnel, Mask, PacketKey};
@@ -148,6 +148,7 @@ fn of_write(s: Subfield, mask: &mut Mask) {
 fn of_action(a: &Action, mask: &mut Mask) {
     match a {
         Action::Output(_)
+        | Action::OutputOwn(_)
         | Action::InPort
         | Action::Flood
         | Action::All
@@ -189,9 +190,9 @@ fn of_action(a: &Action, mask: &mut Mask) {
                 whole(f, mask);
             }
         }
-        Action::Set(s) => {
-            of_write(s.dst, mask);
-            of_prereq(s.prereq, mask);
+        Action::Set(Set { dst, prereq, .. }) | Action::SetOwn(SetOwn { dst, prereq, .. }) => {
+            of_write(*dst, mask);
+            of_prereq(*prereq, mask);
         }
         Action::Move { src, src_prereq, dst, dst_prereq } => {
             of_range(*src, mask);

@@ -48,7 +48,7 @@ impl<'w> Walk<'_, 'w> {
         let same = rule.priority == learn.priority
             && *rule.matching.mask() == m.mask
             && rule.matching.value() == m.value
-            && is_learned(learn, &self.key, rule.cookie, &rule.actions);
+            && is_learned(learn, &self.key, rule.cookie, rule.actions.spelled_out());
         same.then_some(number)
     }
 

@@ -10,6 +10,7 @@
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
 //! that the worker hands in.
 
+pub mod actions;
 mod adapt;
 mod arrive;
 mod check;
@@ -44,10 +45,11 @@ mod upkeep;
 mod verbs;
 
 pub use crate::counters::RuleStats;
+pub use actions::{Actions, Outline};
 pub use freeze::{Continuation, METADATA, Punts};
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
 pub use resume::Resume;
-pub use rule::{Actions, Rule, RuleIds};
+pub use rule::{FlowStats, Rule, RuleIds};
 pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

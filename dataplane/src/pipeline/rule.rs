@@ -9,71 +9,14 @@
 //! costs a copy of the directory, and changing a rule afterwards copies one page. Control changes
 //! its book while workers read older ones.
 
-use crate::action::Action;
 pub use crate::classify::CompactMatch;
 use crate::classify::RuleMatch;
 use crate::counters::RuleStats;
 use crate::packet::key::Mask;
-use crate::pipeline::keymask;
-use std::any::Any;
+use crate::pipeline::actions::Actions;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
-
-/// A list of actions, for any number of rules. A clone is the same list.
-#[derive(Clone, Debug)]
-pub struct Actions(Arc<Shared>);
-
-/// What there is once for all rules with a list.
-#[derive(Debug)]
-struct Shared {
-    list: Box<[Action]>,
-    /// The bits of a packet that the list reads or writes: pairs of word number and bits. Groups
-    /// are not counted.
-    sees: Box<[(u8, u64)]>,
-    /// What it was made from, for who made it.
-    source: Option<Box<dyn Any + Send + Sync>>,
-}
-
-impl Actions {
-    /// A list with what it was made from.
-    pub fn new(list: Box<[Action]>, source: Option<Box<dyn Any + Send + Sync>>) -> Self {
-        let sees = keymask::of_actions(&list);
-        let words = sees.words().iter().zip(0..).filter(|(w, _)| **w != 0);
-        let sees = words.map(|(w, at)| (at, *w)).collect();
-        Self(Arc::new(Shared { list, sees, source }))
-    }
-
-    /// What the list was made from.
-    pub fn source(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.0.source.as_deref()
-    }
-
-    /// Whether both are one list.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Whether nobody else has it.
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
-    }
-}
-
-impl Deref for Actions {
-    type Target = [Action];
-
-    #[inline]
-    fn deref(&self) -> &[Action] {
-        &self.0.list
-    }
-}
-
-impl From<Vec<Action>> for Actions {
-    fn from(list: Vec<Action>) -> Self {
-        Self::new(list.into(), None)
-    }
-}
 
 /// A flow as the dataplane has it. There may be a million of them: what rules have in common (the
 /// mask, the actions) they share.
@@ -87,10 +30,40 @@ pub struct Rule {
     pub matching: CompactMatch,
     pub actions: Actions,
     /// Lives as long as the flow, through all programs.
-    pub stats: Arc<RuleStats>,
+    pub stats: FlowStats,
 }
 
-const _: () = assert!(size_of::<Rule>() == 72, "a rule and its two counts of references: 96 bytes");
+const _: () = assert!(size_of::<Rule>() == 112, "with its counts of references 128 bytes");
+
+/// What a flow met.
+///
+/// A flow that is modified is another rule and keeps its counters. Few are: so the counters lie in
+/// the flow's first rule, and later ones hold that.
+#[derive(Debug, Default)]
+pub struct FlowStats {
+    own: RuleStats,
+    first: Option<Arc<Rule>>,
+}
+
+impl FlowStats {
+    /// Those of this rule, for one in its place.
+    pub fn of(rule: &Arc<Rule>) -> Self {
+        let first = rule.stats.first.as_ref().unwrap_or(rule);
+        Self { own: RuleStats::default(), first: Some(first.clone()) }
+    }
+}
+
+impl Deref for FlowStats {
+    type Target = RuleStats;
+
+    #[inline]
+    fn deref(&self) -> &RuleStats {
+        match &self.first {
+            None => &self.own,
+            Some(first) => &first.stats.own,
+        }
+    }
+}
 
 impl Rule {
     /// The match spelled out.
@@ -121,7 +94,7 @@ impl RuleBook {
     pub fn add_sees(&self, number: u32, mask: &mut Mask) -> bool {
         let Some(rule) = self.get(number) else { return false };
         let words = mask.words_mut();
-        for (at, bits) in &rule.actions.0.sees {
+        for (at, bits) in rule.actions.outline().sees() {
             if let Some(w) = words.get_mut(usize::from(*at)) {
                 *w |= bits;
             }
@@ -194,21 +167,34 @@ mod tests {
         assert_eq!((ids.take(), ids.take()), (0, 4));
     }
 
+    fn rule(cookie: u64, stats: FlowStats) -> Arc<Rule> {
+        let m = RuleMatch { value: FlowKey::ZERO, mask: FlowKey::ZERO, priority: 1, clauses: None };
+        let (matching, actions) = ((&m).into(), Vec::new().into());
+        Arc::new(Rule { bridge: 0, table: 0, priority: 1, cookie, matching, actions, stats })
+    }
+
+    #[test]
+    fn a_modified_flow_counts_on() {
+        let first = rule(1, FlowStats::default());
+        first.stats.add(1, 60, 5);
+        let second = rule(2, FlowStats::of(&first));
+        let third = rule(3, FlowStats::of(&second));
+        second.stats.add(2, 120, 6);
+        third.stats.add(4, 240, 7);
+        for r in [&first, &second, &third] {
+            assert_eq!((r.stats.packets(), r.stats.bytes(), r.stats.used_ns()), (7, 420, 7));
+        }
+        // The one between is held by nobody.
+        assert_eq!(Arc::strong_count(&second), 1);
+        drop((first, second));
+        assert_eq!(third.stats.packets(), 7);
+        third.stats.reset();
+        assert_eq!(third.stats.packets(), 0);
+    }
+
     #[test]
     fn an_older_book_keeps_its_rules() {
-        let rule = |cookie| {
-            let m =
-                RuleMatch { value: FlowKey::ZERO, mask: FlowKey::ZERO, priority: 1, clauses: None };
-            Arc::new(Rule {
-                bridge: 0,
-                table: 0,
-                priority: 1,
-                cookie,
-                matching: (&m).into(),
-                actions: Vec::new().into(),
-                stats: Arc::default(),
-            })
-        };
+        let rule = |cookie| rule(cookie, FlowStats::default());
         let mut book = RuleBook::default();
         book.set(70, Some(rule(1)));
         let old = book.clone();

@@ -5,7 +5,7 @@
 
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
-use crate::action::{Action, Sample, Set};
+use crate::action::{Action, Sample, Set, SetOwn};
 use crate::counters::Drop;
 use crate::limits::DEPTH_MAX;
 use crate::packet::field::{Prereq, Subfield, prereq_met};
@@ -29,12 +29,17 @@ impl<'w> Walk<'_, 'w> {
     pub(super) fn action(&mut self, a: &'w Action) -> Flow {
         match a {
             Action::Output(number) => self.output(*number, false),
+            Action::OutputOwn(at) => self.output(self.own_value(*at) as u32, false),
             Action::InPort => self.output(self.key.in_port, true),
             Action::Flood => self.flood(true),
             Action::All => self.flood(false),
             Action::Normal => self.normal(),
             Action::Set(s) => {
                 self.set(s);
+                Ok(())
+            }
+            Action::SetOwn(own) => {
+                self.set_own(own);
                 Ok(())
             }
             Action::Move { src, src_prereq, dst, dst_prereq } => {
@@ -110,11 +115,13 @@ impl<'w> Walk<'_, 'w> {
             Action::FinTimeout { idle_s, hard_s } => self.fin_timeout(*idle_s, *hard_s),
             // Those that `action` runs itself.
             Action::Output(_)
+            | Action::OutputOwn(_)
             | Action::InPort
             | Action::Flood
             | Action::All
             | Action::Normal
             | Action::Set(_)
+            | Action::SetOwn(_)
             | Action::Move { .. }
             | Action::ModVlan { .. }
             | Action::PushVlan { .. }
@@ -166,6 +173,20 @@ impl<'w> Walk<'_, 'w> {
         self.restore(&kept);
         self.close_scope(&scope)?;
         end
+    }
+
+    /// A value beside the list of the rule that is run.
+    #[inline]
+    fn own_value(&self, at: u8) -> u64 {
+        self.owner().map_or(0, |r| r.actions.value(at))
+    }
+
+    #[inline(never)]
+    fn set_own(&mut self, own: &SetOwn) {
+        if prereq_met(own.prereq, &self.key) {
+            let set = own.with(self.own_value(own.at));
+            set.dst.set_masked(&mut self.key, set.value, set.mask);
+        }
     }
 
     #[inline(never)]

@@ -24,7 +24,8 @@ use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::Punt;
 use sluice_dataplane::pipeline::{
-    Continuation, Egress, Lane, LaneConfig, PacketOutError, Program, Resume, Rule, RuleChange,
+    Continuation, Egress, FlowStats, Lane, LaneConfig, PacketOutError, Program, Resume, Rule,
+    RuleChange,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
@@ -142,7 +143,7 @@ impl Side {
                     cookie: old.cookie,
                     matching: old.matching.clone(),
                     actions: actions.clone().into(),
-                    stats: old.stats.clone(),
+                    stats: FlowStats::of(old),
                 };
                 RuleChange::Put { number: *number, rule: Arc::new(rule) }
             }

@@ -11,7 +11,7 @@ use sluice_dataplane::packet::key::{FlowKey, PortIx};
 use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
-use sluice_dataplane::pipeline::{Port, PortRole, Program, Rule, RuleStats, Underlay};
+use sluice_dataplane::pipeline::{FlowStats, Port, PortRole, Program, Rule, Underlay};
 use sluice_dataplane::tunnel::{Inherit, TlvMap, TlvMapping};
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use std::collections::HashMap;
@@ -321,6 +321,6 @@ pub fn rule(bridge: u16, f: &Flow) -> Arc<Rule> {
         cookie: f.cookie,
         matching: (&RuleMatch { value, mask: f.mask, priority: f.priority, clauses: None }).into(),
         actions: f.actions.clone().into(),
-        stats: Arc::new(RuleStats::default()),
+        stats: FlowStats::default(),
     })
 }

@@ -218,6 +218,11 @@ fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// Nothing came in time, or a signal did: a wait with a timeout is not taken up again by itself.
+fn is_nothing(error: &io::Error) -> bool {
+    is_late(error) || error.kind() == io::ErrorKind::Interrupted
+}
+
 /// A connection that stays open while other things happen, as a person's ssh session does.
 #[derive(Debug)]
 pub struct Session {
@@ -325,7 +330,7 @@ fn serve_echo(
                 (seen, served) = (Some(from), served + 1);
                 socket.send_to(buffer.get(..len).unwrap_or_default(), from)?;
             }
-            Err(error) if is_late(&error) => {}
+            Err(error) if is_nothing(&error) => {}
             Err(error) => return Err(error),
         }
     }
@@ -347,7 +352,7 @@ fn ask_echo(socket: &UdpSocket, at: SocketAddr, options: UdpOptions) -> io::Resu
             Ok(len) => len,
             // Refused: an ICMP error came back; to us that is loss.
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(true),
-            Err(e) if is_late(&e) => return Ok(false),
+            Err(e) if is_nothing(&e) => return Ok(false),
             Err(e) => return Err(e),
         };
         let got = buffer.get(..len).unwrap_or_default();

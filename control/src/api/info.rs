@@ -1,5 +1,5 @@
-//! What a switch shows of itself: bridges, ports, flows, connections, counters. Entries of the lists
-//! in a [`Reply`](super::types::Reply).
+//! What a switch shows of itself: bridges, ports, flows, connections, counters. Entries of the
+//! lists in a [`Reply`](super::types::Reply).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

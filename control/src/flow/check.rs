@@ -4,8 +4,8 @@
 //! makes sure that packets have it, a tag that an action pushed counts as being there, `ct`
 //! needs an IP packet, `goto_table` goes forward. The `mod_*` actions of OpenFlow 1.0 are
 //! exempt: on a packet without the field they do nothing. But no version has both such an action
-//! without its packets and what came later (`meter`, `push_vlan`, some flags): Open vSwitch refuses a
-//! flow with both.
+//! without its packets and what came later (`meter`, `push_vlan`, some flags): Open vSwitch refuses
+//! a flow with both.
 
 use super::action_set;
 use super::error::Problem;

@@ -183,8 +183,8 @@ impl CtPacket {
         p
     }
 
-    /// Whether a packet of no connection may begin one: what answers (a SYN with an ACK, the reply to
-    /// a query) is invalid where nobody asked (Open vSwitch's `valid_new`, Linux
+    /// Whether a packet of no connection may begin one: what answers (a SYN with an ACK, the reply
+    /// to a query) is invalid where nobody asked (Open vSwitch's `valid_new`, Linux
     /// `nf_conntrack_proto_icmp.c`).
     pub(super) fn may_open(&self) -> bool {
         match self.tuple.proto {

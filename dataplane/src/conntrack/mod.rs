@@ -6,8 +6,8 @@
 //! - *established*: the connection was answered (TCP: any valid segment but a repeated SYN);
 //! - *related*: an ICMP error about a connection; it creates and refreshes nothing;
 //! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, an error
-//!   about nothing we know, or an answer to what nobody asked. Later fragments are invalid: they have no ports, and
-//!   reassembly is another room's.
+//!   about nothing we know, or an answer to what nobody asked. Later fragments are invalid: they
+//!   have no ports, and reassembly is another room's.
 //!
 //! *reply* says that it travels against the direction of the first packet. Nothing is remembered
 //! until `ct(commit)`. A zone is a name space of its own.

@@ -6,9 +6,9 @@
 //! translated but untracked: connection fields are readable only behind `table=` (Open vSwitch
 //! clears them after each `ct`). What goes wrong in the copy ends the copy alone.
 //!
-//! **Twice in one zone.** `ct(nat,table=1)` and, there, `ct(commit,nat(src=...),table=2)` is how many
-//! programs translate: the first serves connections that are known, the second makes new ones. A
-//! packet of a connection that nobody has answered yet is new and known: the first translates it,
+//! **Twice in one zone.** `ct(nat,table=1)` and, there, `ct(commit,nat(src=...),table=2)` is how
+//! many programs translate: the first serves connections that are known, the second makes new ones.
+//! A packet of a connection that nobody has answered yet is new and known: the first translates it,
 //! and the second meets it under a tuple that no connection answers to. So the walk remembers what
 //! it translated last. In the same zone such a packet is looked up by its tuple of before, and stays
 //! `+snat` or `+dnat`; a `ct` of another zone, and a `ct_clear`, forget it (Open vSwitch,

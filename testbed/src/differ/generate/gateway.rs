@@ -24,7 +24,7 @@ pub fn draw(c: &mut Chance, ports: u64) -> (Drawn, Vec<Part>) {
         0x0800 => ("10.9.9.9", "src"),
         _ => ("[fd09::9]", c.pick(&["src", "dst"]) as &str),
     };
-    // A port that most packets do not have; the second step may also leave translation to the first.
+    // A port that most packets do not have; the second step may leave translation to the first.
     let nat = match c.below(4) {
         0 => String::new(),
         _ => format!(",nat({side}={address}:{})", c.within(6000, 6003)),

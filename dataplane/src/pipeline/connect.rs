@@ -10,8 +10,8 @@
 //! many programs translate: the first serves connections that are known, the second makes new ones.
 //! A packet of a connection that nobody has answered yet is new and known: the first translates it,
 //! and the second meets it under a tuple that no connection answers to. So the walk remembers what
-//! it translated last. In the same zone such a packet is looked up by its tuple of before, and stays
-//! `+snat` or `+dnat`; a `ct` of another zone, and a `ct_clear`, forget it (Open vSwitch,
+//! it translated last. In the same zone such a packet is looked up by its tuple of before, and
+//! stays `+snat` or `+dnat`; a `ct` of another zone, and a `ct_clear`, forget it (Open vSwitch,
 //! `lib/conntrack.c`, looks a translated packet up by the reverse of its tuple).
 
 use super::miss::{Flow, Stop, Walk};

@@ -260,8 +260,8 @@ pub fn output(case: &Case, out: &Output) -> Output {
 }
 
 /// Whether labels of another Ethernet type are put on a packet that has some, or had some in a
-/// copy. Open vSwitch compares the labels with those of the packet as it is, and not their type: as many
-/// labels of the other type leave with the type of before.
+/// copy. Open vSwitch compares the labels with those of the packet as it is, and not their type: as
+/// many labels of the other type leave with the type of before.
 fn mixes_label_types(case: &Case) -> bool {
     let mentions = |word| mentions(case, &[word]);
     mentions("push_mpls:0x8848") && (makes_copies(case) || mentions("pop_mpls"))

@@ -387,6 +387,26 @@ mod tests {
     }
 
     #[test]
+    fn lists_that_differ_in_values_share_their_outline() {
+        let mut pool = Pool::default();
+        let [a, b] =
+            [1, 2].map(|n| pool.pack(flow(&format!("ip actions=load:{n}->reg0,output:{n}"))));
+        assert!(!a.actions.is_same(&b.actions));
+        assert!(Arc::ptr_eq(a.actions.outline(), b.actions.outline()));
+        // What packets made is not what the text comes to.
+        let made = |n: u32| Some([Action::Output(n)].into());
+        let of = |p: &Packed| manner_of(&p.actions);
+        let (c, d) = (pool.list(of(&a), made(7)), pool.list(of(&b), made(8)));
+        assert!(!Arc::ptr_eq(a.actions.outline(), c.outline()));
+        assert!(Arc::ptr_eq(c.outline(), d.outline()));
+        for (list, from, to) in [(&c, &a, 7), (&d, &b, 8)] {
+            let spelled: Vec<Action> = list.spelled_out().map(|a| a.into_owned()).collect();
+            assert_eq!(spelled, [Action::Output(to)]);
+            assert_eq!(manner_of(list), of(from));
+        }
+    }
+
+    #[test]
     fn an_adopted_flow_shares_with_those_that_are_there() {
         let (mut ours, mut theirs) = (Pool::default(), Pool::default());
         let a = ours.pack(flow("udp,tp_dst=1 actions=output:1"));
@@ -409,7 +429,7 @@ mod tests {
         assert!(pool.len().1 <= 2 * FEW, "{:?}", pool.len());
         pool.fit(1);
         pool.forget_unused();
-        assert_eq!(pool.len(), (1, 1));
+        assert_eq!((pool.len(), pool.outlines.len()), ((1, 1), 1));
         assert_eq!(kept.form().actions.len(), 1);
     }
 }

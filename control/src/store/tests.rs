@@ -192,3 +192,74 @@ fn places_are_found_again_after_a_refusal_among_many() {
         assert!(f.find(&add(&text(k)).flow).is_some());
     }
 }
+
+#[test]
+fn a_modification_resets_counters_and_sets_the_cookie_when_told_to_and_made() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:1").unwrap();
+    f.sorted()[0].rule.stats.add(3, 180, 9);
+    let m = |c, t: &str| parse_flow_mod(t, Some(c), &NoNames).unwrap();
+    let resets = m(Command::Modify, "reset_counts,cookie=0x7,ip,actions=output:2");
+    let refused = m(Command::Add, "priority=5,tcp,check_overlap,actions=drop");
+    let mods = [resets.clone(), refused];
+    assert!(change(&mut f, 6, |f, site| f.apply(&mods, site)).is_err());
+    assert_eq!(f.sorted()[0].rule.stats.packets(), 3, "it was refused");
+    change(&mut f, 6, |f, site| f.apply(&[resets], site)).unwrap();
+    let rule = &f.sorted()[0].rule;
+    assert_eq!((rule.stats.packets(), rule.cookie), (0, 7));
+    run(&mut f, Command::Modify, "ip,actions=output:3").unwrap();
+    assert_eq!(f.sorted()[0].rule.cookie, 7, "none was given");
+}
+
+#[test]
+fn replacing_changes_what_differs_and_keeps_to_the_limit() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "priority=5,ip,actions=output:1").unwrap();
+    f.sorted()[0].rule.stats.add(1, 60, 9);
+    let mut pool = Pool::default();
+    let mut replace = |f: &mut Flows, texts: &[&str]| {
+        let flows = texts.iter().map(|t| pool.pack(parse_flow(t, &NoNames).unwrap())).collect();
+        change(f, 7, |f, site| f.replace(flows, site)).map(|o| o.changed)
+    };
+    for text in ["priority=5,ip actions=output:2", "cookie=0x9, priority=5,ip actions=output:2"] {
+        let done = replace(&mut f, &[text]).unwrap();
+        assert_eq!((done.added, done.modified, done.deleted), (0, 1, 0));
+        assert_eq!((texts(&f), f.sorted()[0].rule.stats.packets()), (vec![text.to_owned()], 1));
+    }
+    let before = texts(&f);
+    f.set_limit(0, TableLimit { flows_max: 1, evicts: false });
+    let full = replace(&mut f, &["arp,actions=drop", "udp,actions=drop"]);
+    assert_eq!(full, Err(StoreError::TableFull { table: 0, max: 1 }));
+    assert_eq!(texts(&f), before);
+}
+
+#[test]
+fn overlaps_and_evictions_are_a_tables_own() {
+    let mut f = Flows::default();
+    run(&mut f, Command::Add, "table=1,priority=5,ip,idle_timeout=1,actions=1").unwrap();
+    run(&mut f, Command::Add, "priority=5,tcp,check_overlap,idle_timeout=9,actions=1").unwrap();
+    f.set_limit(0, TableLimit { flows_max: 1, evicts: true });
+    run(&mut f, Command::Add, "arp,actions=1").unwrap();
+    assert_eq!(texts(&f).len(), 2);
+    assert!(texts(&f)[0].contains("arp") && texts(&f)[1].contains("table=1"), "{:?}", texts(&f));
+}
+
+#[test]
+fn a_number_that_is_free_comes_again_and_the_flow_is_listed_last() {
+    let (mut f, mut ids) = (Flows::default(), RuleIds::default());
+    let run = |f: &mut Flows, ids: &mut RuleIds, c, t: &str| {
+        let m = parse_flow_mod(t, Some(c), &NoNames).unwrap();
+        let site = Site { bridge: 0, names: &NoNames, ids, version: 4, now_ns: 5 };
+        f.apply(&[m], site).unwrap();
+    };
+    for t in ["ip,actions=1", "arp,actions=1"] {
+        run(&mut f, &mut ids, Command::Add, t);
+    }
+    run(&mut f, &mut ids, Command::Delete, "ip");
+    run(&mut f, &mut ids, Command::Add, "udp,actions=1");
+    ids.swept(4);
+    run(&mut f, &mut ids, Command::Add, "tcp,actions=1");
+    let numbers: Vec<u32> = f.sorted().iter().map(|s| s.number).collect();
+    assert_eq!(numbers, [1, 2, 0]);
+    assert_eq!(f.by_place.len(), f.len(), "no place is left of what went");
+}

@@ -173,6 +173,8 @@ mod tests {
             prop_assert_eq!(compact.full(priority), m.clone());
             let again = CompactMatch::from(&m);
             prop_assert_eq!(&compact, &again);
+            let more = [clause(0), clause(1), clause(2)].into();
+            prop_assert!(compact.with_clauses(Some(more)) != compact);
             // Another value, where there is a bit to differ in.
             let mut other = m.clone();
             if let Some(n) = (0..KEY_WORDS).find(|n| mask.words()[*n] != 0) {

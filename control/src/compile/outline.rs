@@ -120,6 +120,7 @@ mod tests {
             let v = wide as u64;
             let hi = lo + bits.min(32 - lo) - 1;
             let part = v & ((1 << (hi - lo + 1)) - 1);
+            let ones = ((1u64 << (hi - lo + 1)) - 1) << lo;
             let mac = v.to_be_bytes().map(|b| format!("{b:02x}"))[..6].join(":");
             let ip = std::net::Ipv4Addr::from(v as u32);
             let (port, small) = (v % 0xff00, v & 0xffff);
@@ -128,7 +129,7 @@ mod tests {
                 format!("load:{part:#x}->NXM_NX_REG1[{lo}..{hi}]"),
                 format!("load:{v:#x}->NXM_NX_XXREG0[64..127]"),
                 format!("load:{:#x}->NXM_OF_IP_TOS[]", v & 0xff),
-                format!("set_field:{:#x}/{:#x}->reg2", part << lo, ((1u64 << (hi - lo + 1)) - 1) << lo),
+                format!("set_field:{:#x}/{ones:#x}->reg2", part << lo),
                 format!("set_field:{wide:#x}->xxreg1"),
                 format!("set_field:{v:#x}->metadata"),
                 format!("set_field:{}->vlan_vid", small & 0xfff | 0x1000),

@@ -172,7 +172,9 @@ fn of_action(a: &Action, mask: &mut Mask) {
         | Action::DeleteField(_) => {}
         Action::FinTimeout { .. } => whole(Field::TcpFlags, mask),
         Action::OutputField(src) | Action::Push { src, .. } => of_range(*src, mask),
-        Action::Pop { dst, prereq, .. } => {
+        Action::Set(Set { dst, prereq, .. })
+        | Action::SetOwn(SetOwn { dst, prereq, .. })
+        | Action::Pop { dst, prereq, .. } => {
             of_write(*dst, mask);
             of_prereq(*prereq, mask);
         }
@@ -189,10 +191,6 @@ fn of_action(a: &Action, mask: &mut Mask) {
             for f in [Field::EthDst, Field::EthSrc, Field::VlanTci] {
                 whole(f, mask);
             }
-        }
-        Action::Set(Set { dst, prereq, .. }) | Action::SetOwn(SetOwn { dst, prereq, .. }) => {
-            of_write(*dst, mask);
-            of_prereq(*prereq, mask);
         }
         Action::Move { src, src_prereq, dst, dst_prereq } => {
             of_range(*src, mask);

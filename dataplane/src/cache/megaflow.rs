@@ -21,7 +21,8 @@
 //!
 //! **When an entry may be used**: as in tier 1; see the room's head.
 
-use super::microflow::{KeyMask, Masked, NONE};
+use super::mask::KeyMask;
+use super::microflow::{Masked, NONE};
 use crate::limits::MEGAFLOW_MASKS;
 use crate::packet::key::{KeyBase, PacketKey};
 

@@ -15,74 +15,10 @@
 //! by a group is to move those of group `s` whose next bit is set. So few flows stay on few pages,
 //! growth costs each insertion about the same, and a look at all entries costs what is in use.
 
-use crate::packet::key::{KeyBase, KeyL3, KeyStack, KeyTunnel, PacketKey, shape};
+use super::mask::{KeyMask, base_words, l3_words, stack_words, tunnel_words};
+use crate::packet::key::{PacketKey, shape};
 use crate::prefetch::prefetch;
 use crate::sys::advise_huge_pages;
-
-/// Which bits of a packet's key the program can see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyMask {
-    pub base: [u64; 5],
-    pub l3: [u64; 8],
-    pub tunnel: [u64; 8],
-    pub stack: [u64; 8],
-}
-
-impl KeyMask {
-    /// Everything matters.
-    pub const ALL: Self = Self {
-        base: [u64::MAX; 5],
-        l3: [u64::MAX; 8],
-        tunnel: [u64::MAX; 8],
-        stack: [u64::MAX; 8],
-    };
-
-    /// The bits that one of two masks has.
-    pub fn or(&self, other: &Self) -> Self {
-        Self {
-            base: std::array::from_fn(|i| self.base[i] | other.base[i]),
-            l3: std::array::from_fn(|i| self.l3[i] | other.l3[i]),
-            tunnel: std::array::from_fn(|i| self.tunnel[i] | other.tunnel[i]),
-            stack: std::array::from_fn(|i| self.stack[i] | other.stack[i]),
-        }
-    }
-
-    /// From a mask in packet form.
-    pub fn new(mask: &PacketKey) -> Self {
-        Self {
-            base: base_words(&mask.base),
-            l3: *l3_words(&mask.l3),
-            tunnel: *tunnel_words(&mask.tunnel),
-            stack: *stack_words(&mask.stack),
-        }
-    }
-}
-
-#[inline]
-fn base_words(b: &KeyBase) -> [u64; 5] {
-    zerocopy::transmute!(*b)
-}
-
-#[inline]
-fn l3_words(b: &KeyL3) -> &[u64; 8] {
-    zerocopy::transmute_ref!(b)
-}
-
-#[inline]
-fn tunnel_words(b: &KeyTunnel) -> &[u64; 8] {
-    zerocopy::transmute_ref!(b)
-}
-
-#[inline]
-fn stack_words(b: &KeyStack) -> &[u64; 8] {
-    zerocopy::transmute_ref!(b)
-}
-
-impl Default for KeyMask {
-    fn default() -> Self {
-        Self::ALL
-    }
-}
 
 /// No traversal.
 pub const NONE: u32 = u32::MAX;

@@ -28,10 +28,12 @@
 //! reserved at start; a flow whose two groups are full takes the slot longest unused. Records come
 //! from a fixed pool.
 
+pub mod mask;
 pub mod megaflow;
 pub mod microflow;
 pub mod traversal;
 
+pub use mask::KeyMask;
 pub use megaflow::Megaflows;
-pub use microflow::{KeyMask, Microflows};
+pub use microflow::Microflows;
 pub use traversal::{CtGuard, FdbGuard, Traversal, Traversals};

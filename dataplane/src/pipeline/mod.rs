@@ -21,6 +21,7 @@ mod delta;
 mod events;
 mod execute;
 mod freeze;
+mod find;
 mod group;
 mod guards;
 mod headers;

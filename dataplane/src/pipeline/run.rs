@@ -23,7 +23,7 @@ use super::punt::PacketIns;
 use super::trace::Silent;
 use super::upkeep::credit_item;
 use crate::cache::microflow::{Masked, NONE};
-use crate::cache::traversal::{Item, Recording, Traversals};
+use crate::cache::traversal::{Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtConfig, CtStats};
@@ -33,7 +33,6 @@ use crate::packet::frame::Frame;
 use crate::packet::key::{PacketKey, PortIx};
 use crate::packet::l4sum;
 use crate::packet::parse::{self, Layers};
-use crate::prefetch::prefetch;
 use crate::xsk::burst::RxBurst;
 use crate::xsk::pool::FramePool;
 use std::sync::Arc;
@@ -104,27 +103,6 @@ pub struct Lane {
 
 /// Tunnel headers that one program's walks may need at a time.
 const TEMPLATES_MAX: usize = 4096;
-
-/// The places of the ones in a word.
-fn ones(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let at = word.trailing_zeros();
-        word &= word.wrapping_sub(1);
-        (at < u64::BITS).then_some(at as usize)
-    })
-}
-
-/// Asks for what an entry's hit reads first.
-#[inline]
-fn ask_traversal(cache: &Microflows, traversals: &Traversals, at: u32) {
-    let Some(entry) = cache.slot(at) else { return };
-    if let Some(t) = traversals.get(entry.traversal) {
-        prefetch(t);
-        if entry.is_long() {
-            prefetch(t.rest());
-        }
-    }
-}
 
 /// Completes a checksum that the sender left to the device.
 fn complete_checksum(frame: &mut Frame, slot: &Slot, counters: &Counters) {
@@ -373,67 +351,6 @@ impl Lane {
             counters.add(Stat::Batches, 1);
         }
         n
-    }
-
-    /// Finds each packet's entry and asks for its traversal, then for its connections.
-    #[inline]
-    fn find(&mut self, n: usize) {
-        if !self.cache_on {
-            return;
-        }
-        let mut away = 0u64;
-        for (i, slot) in self.batch.iter_mut().take(n).enumerate() {
-            if self.cache.is_at(slot.home, &slot.key, &slot.masked) {
-                slot.hit = slot.home;
-                ask_traversal(&self.cache, &self.traversals, slot.hit);
-            } else {
-                slot.hit = NONE;
-                away |= 1 << i;
-                self.cache.ask_beside(slot.home);
-            }
-        }
-        if away != 0 {
-            self.find_away(away);
-        }
-        if !self.conntrack.is_empty() {
-            self.find_connections(n);
-        }
-    }
-
-    /// Finds the entries of these packets of the batch, which are not at home. Not inlined: few
-    /// are, and what they need is asked for in stages as well.
-    #[inline(never)]
-    fn find_away(&mut self, away: u64) {
-        let mut rest = 0;
-        for i in ones(away) {
-            let Some(slot) = self.batch.get_mut(i) else { break };
-            match self.cache.find_in_group(slot.home, &slot.key, &slot.masked) {
-                Some(at) => {
-                    slot.hit = at;
-                    ask_traversal(&self.cache, &self.traversals, at);
-                }
-                None => {
-                    slot.hit = self.cache.second_home(&slot.key);
-                    self.cache.ask_group(slot.hit);
-                    rest |= 1 << i;
-                }
-            }
-        }
-        for i in ones(rest) {
-            let Some(slot) = self.batch.get_mut(i) else { break };
-            let found = self.cache.find_in_group(slot.hit, &slot.key, &slot.masked);
-            slot.hit = found.unwrap_or(NONE);
-            ask_traversal(&self.cache, &self.traversals, slot.hit);
-        }
-    }
-
-    fn find_connections(&mut self, n: usize) {
-        for slot in self.batch.iter().take(n) {
-            let Some(entry) = self.cache.slot(slot.hit) else { continue };
-            if let Some(Item::Ct(g)) = self.traversals.items(entry.traversal).next() {
-                self.conntrack.prefetch(g.conn);
-            }
-        }
     }
 
     fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {

@@ -1,0 +1,94 @@
+//! The stage that finds each packet's entry of tier 1, and asks for what the entry's hit will read.
+//!
+//! Homes were asked for when the keys were hashed. What is not at home is asked for in stages as
+//! well: all of the batch's, before the first is looked at.
+
+use super::run::Lane;
+use crate::cache::Microflows;
+use crate::cache::microflow::NONE;
+use crate::cache::traversal::{Item, Traversals};
+use crate::prefetch::prefetch;
+
+/// The places of the ones in a word.
+fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let at = word.trailing_zeros();
+        word &= word.wrapping_sub(1);
+        (at < u64::BITS).then_some(at as usize)
+    })
+}
+
+/// Asks for what an entry's hit reads first.
+#[inline]
+fn ask_traversal(cache: &Microflows, traversals: &Traversals, at: u32) {
+    let Some(entry) = cache.slot(at) else { return };
+    if let Some(t) = traversals.get(entry.traversal) {
+        prefetch(t);
+        if entry.is_long() {
+            prefetch(t.rest());
+        }
+    }
+}
+
+impl Lane {
+    /// Finds each packet's entry and asks for its traversal, then for its connections.
+    #[inline]
+    pub(super) fn find(&mut self, n: usize) {
+        if !self.cache_on {
+            return;
+        }
+        let mut away = 0u64;
+        for (i, slot) in self.batch.iter_mut().take(n).enumerate() {
+            if self.cache.is_at(slot.home, &slot.key, &slot.masked) {
+                slot.hit = slot.home;
+                ask_traversal(&self.cache, &self.traversals, slot.hit);
+            } else {
+                slot.hit = NONE;
+                away |= 1 << i;
+                self.cache.ask_beside(slot.home);
+            }
+        }
+        if away != 0 {
+            self.find_away(away);
+        }
+        if !self.conntrack.is_empty() {
+            self.find_connections(n);
+        }
+    }
+
+    /// Finds the entries of these packets of the batch, which are not at home. Not inlined: few
+    /// are, and what they need is asked for in stages as well.
+    #[inline(never)]
+    fn find_away(&mut self, away: u64) {
+        let mut rest = 0;
+        for i in ones(away) {
+            let Some(slot) = self.batch.get_mut(i) else { break };
+            match self.cache.find_in_group(slot.home, &slot.key, &slot.masked) {
+                Some(at) => {
+                    slot.hit = at;
+                    ask_traversal(&self.cache, &self.traversals, at);
+                }
+                None => {
+                    slot.hit = self.cache.second_home(&slot.key);
+                    self.cache.ask_group(slot.hit);
+                    rest |= 1 << i;
+                }
+            }
+        }
+        for i in ones(rest) {
+            let Some(slot) = self.batch.get_mut(i) else { break };
+            let found = self.cache.find_in_group(slot.hit, &slot.key, &slot.masked);
+            slot.hit = found.unwrap_or(NONE);
+            ask_traversal(&self.cache, &self.traversals, slot.hit);
+        }
+    }
+
+    fn find_connections(&mut self, n: usize) {
+        for slot in self.batch.iter().take(n) {
+            let Some(entry) = self.cache.slot(slot.hit) else { continue };
+            if let Some(Item::Ct(g)) = self.traversals.items(entry.traversal).next() {
+                self.conntrack.prefetch(g.conn);
+            }
+        }
+    }
+}

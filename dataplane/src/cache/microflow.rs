@@ -1,24 +1,11 @@
-//! Exact match on the masked packet key: groups of four slots of a line each.
-//!
-//! **Where a key is.** Its hash names a group and one slot of it, its *home*. Nearly all entries
-//! are at home, so a lookup touches one line; the other three of the group are looked at when
-//! home is taken by another, and four of a second group that the hash names too when the first is
-//! full. A table has two slots for each entry that it may hold, and eight while it can still grow:
-//! then one entry in sixteen is away from home, and hardly ever is a group full. In the fullest
-//! table one in four is: whoever looks for a batch of keys asks for all their homes, then for
-//! what is beside those that were not there (`is_at`, `ask_beside`, `find_in_group`).
-//!
-//! **Growth.** Memory is reserved for all entries at start, and touched as entries come: the table
-//! grows by linear hashing (W. Litwin, "Linear hashing: a new tool for file and table addressing",
-//! 1980), one group at a time. With `2^k + s` groups, the first `s` have been split: a hash goes to
-//! the group of its low `k + 1` bits if that is there, else to that of its low `k` bits. To grow
-//! by a group is to move those of group `s` whose next bit is set. So few flows stay on few pages,
-//! growth costs each insertion about the same, and a look at all entries costs what is in use.
+//! Exact match on the masked packet key: slots of a line each. Where a key's slot is, and how the
+//! table grows, is `place`'s.
 
 use super::mask::{KeyMask, base_words, l3_words, stack_words, tunnel_words};
 use crate::packet::key::{PacketKey, shape};
 use crate::prefetch::prefetch;
 use crate::sys::advise_huge_pages;
+use place::{ENTRIES_MAX, GROUPS_MIN, SLOTS_AN_ENTRY, SLOTS_MAX, WAYS};
 
 /// No traversal.
 pub const NONE: u32 = u32::MAX;
@@ -47,10 +34,15 @@ const _: () = assert!(size_of::<Slot>() == 64);
 
 /// Bits of `Slot::flags`, in places that the shape has for other things; the lines that belong to
 /// the key are beside them, in their own.
-const OWES: u8 = shape::TUNNEL_V6;
-const LONG: u8 = shape::L3_VALID;
+const OWES: u8 = shape::STAG;
+const LONG: u8 = 1 << 7;
 const LINES: u8 = shape::L3 | shape::TUNNEL | shape::STACK;
-const _: () = assert!(LINES & (OWES | LONG) == 0);
+/// Where keys are whose home this slot is, and which are not here (`place`). Three bits.
+const ELSEWHERE: u8 = 7 << ELSEWHERE_SHIFT;
+const ELSEWHERE_SHIFT: u32 = 2;
+/// What is said of a place, and not of the entry that is there now.
+const OF_THE_PLACE: u8 = OWES | ELSEWHERE;
+const _: () = assert!(LINES & (OWES | LONG | ELSEWHERE) == 0 && ELSEWHERE & (OWES | LONG) == 0);
 
 impl Slot {
     /// Whether the slot is in the list of slots that owe counts.
@@ -93,20 +85,6 @@ const EMPTY: Slot = Slot {
     flags: 0,
 };
 
-/// Slots of a group.
-const WAYS: u32 = 4;
-/// Slots for an entry in the fullest table, and while there is room.
-const SLOTS_AN_ENTRY: u32 = 2;
-const ROOM: u32 = 8;
-/// Bits of a hash: the group's below, two for the home above.
-const HASH_BITS: u32 = 24;
-const HOME_SHIFT: u32 = HASH_BITS - WAYS.trailing_zeros();
-/// Most slots that these bits can tell apart.
-const SLOTS_MAX: usize = 1 << HASH_BITS;
-const ENTRIES_MAX: usize = SLOTS_MAX / SLOTS_AN_ENTRY as usize;
-/// Groups to begin with.
-const GROUPS_MIN: u32 = 256;
-
 /// The table.
 pub struct Microflows {
     /// Those of the groups that are there; room for all is reserved.
@@ -121,6 +99,8 @@ pub struct Microflows {
     wide: u32,
     /// Slots that hold an entry.
     live: u32,
+    /// For each group, entries whose first group it is and which are in their second.
+    spilled: Box<[u8]>,
     seed: [u64; 6],
     mask: KeyMask,
 }
@@ -167,69 +147,9 @@ impl Microflows {
             groups_max,
             wide: groups - 1,
             live: 0,
+            spilled: vec![0; groups_max as usize].into(),
             seed,
             mask: KeyMask::ALL,
-        }
-    }
-
-    /// Entries that there can be.
-    pub fn capacity(&self) -> usize {
-        (self.groups_max * WAYS / SLOTS_AN_ENTRY) as usize
-    }
-
-    /// Slots that there can be.
-    pub fn slots_max(&self) -> usize {
-        (self.groups_max * WAYS) as usize
-    }
-
-    /// Slots that are there now: the numbers of all entries are below.
-    pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
-    }
-
-    /// Whether a group should be added.
-    #[inline]
-    pub fn is_crowded(&self) -> bool {
-        self.live * ROOM > self.groups * WAYS && self.groups < self.groups_max
-    }
-
-    /// Adds a group. `owed` hears of the new places of slots that owe counts; slot numbers of
-    /// before are void.
-    pub fn grow(&mut self, mut owed: impl FnMut(u32)) {
-        if self.groups >= self.groups_max {
-            return;
-        }
-        if self.groups > self.wide {
-            self.wide = self.wide * 2 + 1;
-        }
-        let new = self.groups;
-        let old = new & (self.wide >> 1);
-        self.slots.extend([EMPTY; WAYS as usize]);
-        self.groups += 1;
-        for from in old * WAYS..(old + 1) * WAYS {
-            let slot = self.slots[from as usize];
-            let mut homes = [slot.hash(), second(slot.hash())].map(|h| self.home(h)).into_iter();
-            let Some(home) = homes.find(|at| at / WAYS == new) else { continue };
-            if slot.traversal == NONE || homes.any(|at| at / WAYS == old) {
-                continue;
-            }
-            let Some(to) = self.empty(home) else { continue };
-            self.slots[to as usize] = slot;
-            self.copy_lines(from as usize, to as usize, slot.flags);
-            if slot.owes() {
-                owed(to);
-            }
-            // The number of the old place stays in the list of those that owe.
-            self.slots[from as usize] = Slot { flags: slot.flags & OWES, ..EMPTY };
-        }
-    }
-
-    fn copy_lines(&mut self, from: usize, to: usize, lines: u8) {
-        let all = [(shape::L3, &mut self.l3), (shape::TUNNEL, &mut self.tunnel)];
-        for (bit, array) in all.into_iter().chain([(shape::STACK, &mut self.stack)]) {
-            if lines & bit != 0 {
-                array[to] = array[from];
-            }
         }
     }
 
@@ -258,14 +178,6 @@ impl Microflows {
             prefetch(slot);
         }
         home
-    }
-
-    /// The home of a hash, with the groups that are there.
-    #[inline]
-    fn home(&self, hash: u32) -> u32 {
-        let wide = hash & self.wide;
-        let group = if wide < self.groups { wide } else { wide & (self.wide >> 1) };
-        group * WAYS + (hash >> HOME_SHIFT)
     }
 
     #[inline]
@@ -339,91 +251,23 @@ impl Microflows {
                 || line_same(self.stack.get(at), stack_words(&key.stack), &self.mask.stack))
     }
 
-    /// The slot that holds this key.
-    #[inline]
-    pub fn find(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
-        if self.same(home as usize, key, masked) {
-            Some(home)
-        } else {
-            self.find_away(home, key, masked)
-        }
-    }
-
-    /// Looks at the other slots of the group, and at the second group.
-    #[inline(never)]
-    fn find_away(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
-        let beside = group(home).skip(1).find(|at| self.is_at(*at, key, masked));
-        beside.or_else(|| self.find_in_group(self.second_home(key), key, masked))
-    }
-
-    /// Whether this slot holds this key.
-    #[inline]
-    pub fn is_at(&self, at: u32, key: &PacketKey, masked: &Masked) -> bool {
-        self.same(at as usize, key, masked)
-    }
-
-    /// The slot that holds this key, of the four of a group.
-    pub fn find_in_group(&self, home: u32, key: &PacketKey, masked: &Masked) -> Option<u32> {
-        group(home).find(|at| self.is_at(*at, key, masked))
-    }
-
-    /// A slot of the second group that a key's hash names.
-    pub fn second_home(&self, key: &PacketKey) -> u32 {
-        self.home(second(self.mix(key, &mut Masked::default())))
-    }
-
-    /// Asks for the lines of a group.
-    pub fn ask_group(&self, home: u32) {
-        group(home).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
-    }
-
-    /// Asks for the lines of a group, but for this one.
-    #[inline]
-    pub fn ask_beside(&self, home: u32) {
-        group(home).skip(1).filter_map(|at| self.slots.get(at as usize)).for_each(prefetch);
-    }
-
-    /// An empty slot of this group.
-    fn empty(&self, home: u32) -> Option<u32> {
-        group(home).find(|at| self.slots[*at as usize].traversal == NONE)
-    }
-
-    /// The slot a new entry with this home should take: an empty one while there may be more
-    /// entries, else the one longest unused of its groups.
-    /// The caller must give back what the slot holds before it calls [`Microflows::fill`].
-    pub fn victim(&self, home: u32, key: &PacketKey) -> u32 {
-        let again = self.second_home(key);
-        if self.live as usize >= self.capacity()
-            && let Some(at) = self.oldest(home, again)
-        {
-            return at;
-        }
-        let empty = self.empty(home).or_else(|| self.empty(again));
-        empty.or_else(|| self.oldest(home, again)).unwrap_or(home)
-    }
-
-    /// Of the entries in two groups, the one longest unused.
-    fn oldest(&self, home: u32, again: u32) -> Option<u32> {
-        let slot = |at: &u32| &self.slots[*at as usize];
-        let both = group(home).chain(group(again)).filter(|at| slot(at).traversal != NONE);
-        both.min_by_key(|at| slot(at).used)
-    }
-
     /// Empties a slot; gives what it held.
     pub fn take(&mut self, at: u32) -> Option<Slot> {
         let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
         let held = *slot;
-        *slot = Slot { flags: held.flags & OWES, ..EMPTY };
+        *slot = Slot { flags: held.flags & OF_THE_PLACE, ..EMPTY };
         self.live -= 1;
+        self.gone(at, held.hash());
         Some(held)
     }
 
-    /// Writes an entry.
+    /// Writes an entry. What the slot holds must have been taken and given back before.
     pub fn fill(&mut self, at: u32, key: &PacketKey, masked: &Masked, walk: Kept) {
         let i = at as usize;
-        let [a, b, c, _] = self.mix(key, &mut Masked::default()).to_le_bytes();
-        let before = self.slots[i];
-        self.live += u32::from(before.traversal == NONE);
+        self.take(at);
+        let hash = self.mix(key, &mut Masked::default());
+        let [a, b, c, _] = hash.to_le_bytes();
+        self.live += 1;
         self.slots[i] = Slot {
             key: *masked,
             traversal: walk.traversal,
@@ -432,7 +276,7 @@ impl Microflows {
             bytes: 0,
             epoch: walk.epoch,
             hash: [a, b, c],
-            flags: before.flags & OWES | key.base.shape & LINES,
+            flags: self.slots[i].flags & OF_THE_PLACE | key.base.shape & LINES,
         };
         if key.has_l3() {
             self.l3[i] = and_line(l3_words(&key.l3), &self.mask.l3);
@@ -443,6 +287,7 @@ impl Microflows {
         if key.has_stack() {
             self.stack[i] = and_line(stack_words(&key.stack), &self.mask.stack);
         }
+        self.came(at, hash);
     }
 
     #[inline]
@@ -461,18 +306,6 @@ fn folded(h: u64) -> u32 {
     (h ^ (h >> 32)) as u32 & (SLOTS_MAX as u32 - 1)
 }
 
-/// The slots of a group, from this one on.
-#[inline]
-fn group(home: u32) -> impl Iterator<Item = u32> {
-    (0..WAYS).map(move |n| home / WAYS * WAYS + (home + n) % WAYS)
-}
-
-/// The hash that names the second group: all bits of the first decide each of it.
-#[inline]
-fn second(hash: u32) -> u32 {
-    hash.wrapping_mul(0x9e37_79b1).rotate_left(13).wrapping_mul(0x85eb_ca6b) >> (32 - HASH_BITS)
-}
-
 #[inline]
 fn line_same(have: Option<&[u64; 8]>, w: &[u64; 8], m: &[u64; 8]) -> bool {
     let Some(have) = have else { return false };
@@ -487,5 +320,6 @@ fn and_line(w: &[u64; 8], m: &[u64; 8]) -> [u64; 8] {
     std::array::from_fn(|i| w[i] & m[i])
 }
 
+mod place;
 #[cfg(test)]
 mod tests;

@@ -44,8 +44,7 @@ impl Lane {
                 ask_traversal(&self.cache, &self.traversals, slot.hit);
             } else {
                 slot.hit = NONE;
-                away |= 1 << i;
-                self.cache.ask_beside(slot.home);
+                away |= u64::from(self.cache.ask_elsewhere(slot.home)) << i;
             }
         }
         if away != 0 {
@@ -56,23 +55,20 @@ impl Lane {
         }
     }
 
-    /// Finds the entries of these packets of the batch, which are not at home. Not inlined: few
-    /// are, and what they need is asked for in stages as well.
+    /// Finds the entries of these packets of the batch, which may be beside their homes. Not
+    /// inlined: few are, and what they need is asked for in stages as well.
     #[inline(never)]
     fn find_away(&mut self, away: u64) {
         let mut rest = 0;
         for i in ones(away) {
             let Some(slot) = self.batch.get_mut(i) else { break };
-            match self.cache.find_in_group(slot.home, &slot.key, &slot.masked) {
-                Some(at) => {
-                    slot.hit = at;
-                    ask_traversal(&self.cache, &self.traversals, at);
-                }
-                None => {
-                    slot.hit = self.cache.second_home(&slot.key);
-                    self.cache.ask_group(slot.hit);
-                    rest |= 1 << i;
-                }
+            if let Some(at) = self.cache.find_elsewhere(slot.home, &slot.key, &slot.masked) {
+                slot.hit = at;
+                ask_traversal(&self.cache, &self.traversals, at);
+            } else if let Some(again) = self.cache.second_home(slot.home, &slot.key) {
+                slot.hit = again;
+                self.cache.ask_group(again);
+                rest |= 1 << i;
             }
         }
         for i in ones(rest) {

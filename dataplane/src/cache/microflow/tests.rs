@@ -1,5 +1,7 @@
 use super::*;
 use crate::packet::key::shape;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 fn key(n: u8) -> PacketKey {
     let mut k = PacketKey::default();
@@ -110,8 +112,10 @@ fn growth_keeps_every_entry_and_its_lines_and_says_who_owes() {
     for n in kept_at {
         let home = t.hash(&key(n), &mut m);
         let at = t.find(home, &key(n), &m).expect("an entry is lost");
-        let beside = || t.find_in_group(home, &key(n), &m);
-        let staged = beside().or_else(|| t.find_in_group(t.second_home(&key(n)), &key(n), &m));
+        let again = t.second_home(home, &key(n));
+        let staged = t.is_at(home, &key(n), &m).then_some(home);
+        let staged = staged.or_else(|| t.find_elsewhere(home, &key(n), &m));
+        let staged = staged.or_else(|| t.find_in_group(again?, &key(n), &m));
         assert_eq!(staged, Some(at), "in stages as at once");
         assert_eq!(t.is_at(home, &key(n), &m), at == home);
         assert_eq!(t.slot(at).map(|s| s.traversal), Some(n));
@@ -126,11 +130,7 @@ fn growth_keeps_every_entry_and_its_lines_and_says_who_owes() {
 #[test]
 fn a_full_table_gives_up_an_entry_for_each_new_one() {
     let mut t = Microflows::new(1 << 10, 7);
-    let key = |n: u32| {
-        let mut k = PacketKey::default();
-        k.base.ip_src = n.to_be_bytes();
-        k
-    };
+    let key = numbered;
     let mut m = Masked::default();
     for n in 0..10_000 {
         let home = t.hash(&key(n), &mut m);
@@ -147,4 +147,77 @@ fn a_full_table_gives_up_an_entry_for_each_new_one() {
     assert!(t.live as usize >= t.capacity());
     let home = t.hash(&key(9_999), &mut m);
     assert!(t.find(home, &key(9_999), &m).is_some(), "the last one is there");
+}
+
+fn numbered(n: u32) -> PacketKey {
+    let mut k = PacketKey::default();
+    k.base.ip_src = n.to_be_bytes();
+    k
+}
+
+/// A table small enough to overflow its groups, and every entry's whereabouts.
+struct Life {
+    t: Microflows,
+    /// Entries taken that were beside their home, and in their second group; lookups that ended
+    /// at home with nothing found.
+    beside: u32,
+    again: u32,
+    nowhere: u32,
+}
+
+impl Life {
+    /// Looks for a key, and holds what is found against a search of all slots. A found one may
+    /// be taken away, and a missing one comes.
+    fn step(&mut self, n: u32, tick: u32, chance: u8) -> Result<(), TestCaseError> {
+        let (t, k, mut m) = (&mut self.t, numbered(n), Masked::default());
+        let home = t.hash(&k, &mut m);
+        let there = (0..t.slots()).find(|at| t.is_at(*at, &k, &m));
+        let found = t.find(home, &k, &m);
+        prop_assert_eq!(found, there, "key {}", n);
+        match found {
+            Some(at) if chance < 80 => {
+                let in_group = at / WAYS == home / WAYS;
+                self.beside += u32::from(at != home && in_group);
+                self.again += u32::from(!in_group);
+                t.take(at);
+            }
+            Some(_) => {}
+            None => {
+                self.nowhere += u32::from(!t.ask_elsewhere(home));
+                let at = t.victim(home, &k);
+                t.take(at);
+                t.fill(at, &k, &m, kept(n, tick));
+            }
+        }
+        if t.is_crowded() && chance % 2 == 0 {
+            t.grow(|_| {});
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// What a home says may be too much only while one of its keys is, or may be, in its second
+    /// group.
+    #[test]
+    fn homes_know_where_their_keys_are(
+        steps in vec((0..1500u32, any::<u8>()), 5000..6000),
+        seed in any::<u64>(),
+    ) {
+        let mut life = Life { t: Microflows::new(1 << 10, seed), beside: 0, again: 0, nowhere: 0 };
+        for (tick, (n, chance)) in (0..).zip(&steps) {
+            life.step(*n, tick, *chance)?;
+        }
+        prop_assert!(life.beside > 100 && life.again > 0 && life.nowhere > 200);
+        let mut t = life.t;
+        for at in 0..t.slots() {
+            t.take(at);
+        }
+        let says = |at: &u32| t.slots[*at as usize].flags & ELSEWHERE != 0;
+        let left = (0..t.slots()).filter(says).map(|at| at / WAYS);
+        let unfounded = left.filter(|group| t.spilled[*group as usize] == 0).count();
+        prop_assert_eq!(unfounded, 0);
+    }
 }

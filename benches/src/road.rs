@@ -15,7 +15,7 @@ use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Egress, FlowStats, Lane, LaneConfig, Port, PortRole, Program, Rule, Underlay,
+    Egress, First, FlowStats, Lane, LaneConfig, Port, PortRole, Program, Rule, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
@@ -155,7 +155,14 @@ impl Road {
     /// `microflows` entries of tier 1; 0 leaves tier 3 alone.
     pub fn new(program: Program, packets: &[Vec<u8>], microflows: usize) -> Self {
         let conntrack = CtConfig { conns_max: 1 << 17, ..CtConfig::default() };
-        let config = LaneConfig { microflows, megaflows: 0, conntrack, self_check: 0, seed: 7 };
+        let config = LaneConfig {
+            microflows,
+            megaflows: 0,
+            conntrack,
+            self_check: 0,
+            first: First::Measured,
+            seed: 7,
+        };
         let mut lane = Lane::new(&config, Arc::new(Counters::default()));
         let now = Now::from_secs(1);
         drop(lane.set_program(Arc::new(program), now));

@@ -26,7 +26,7 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Egress, Lane, LaneConfig};
+use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
@@ -173,7 +173,14 @@ fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
 fn a_lane_neither_allocates_nor_frees() {
     let counters = Arc::new(Counters::default());
     let conntrack = CtConfig { conns_max: 512, seed: 5, ..CtConfig::default() };
-    let config = LaneConfig { microflows: 64, megaflows: 64, conntrack, self_check: 100, seed: 7 };
+    let config = LaneConfig {
+        microflows: 64,
+        megaflows: 64,
+        conntrack,
+        self_check: 100,
+        first: First::Measured,
+        seed: 7,
+    };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(128).unwrap();
     let mut burst = RxBurst::new();

@@ -217,8 +217,11 @@ fn lap(
     let mut drops = drops(&e);
     drops.iter_mut().for_each(|(k, v)| *v -= drops_before.get(k).copied().unwrap_or(0));
     drops.retain(|_, v| *v > 0);
-    let tiers =
-        Tiers { tier1: after.tier1 - tiers_before.tier1, tier3: after.tier3 - tiers_before.tier3 };
+    let tiers = Tiers {
+        tier1: after.tier1 - tiers_before.tier1,
+        tier2: after.tier2 - tiers_before.tier2,
+        tier3: after.tier3 - tiers_before.tier3,
+    };
     // Control ends with it.
     drop(mail);
     let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
@@ -287,6 +290,7 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
     let mut tiers = Tiers::default();
     for l in laps {
         tiers.tier1 += l.tiers.tier1;
+        tiers.tier2 += l.tiers.tier2;
         tiers.tier3 += l.tiers.tier3;
         l.drops.iter().for_each(|(k, v)| *drops.entry(*k).or_default() += v);
     }

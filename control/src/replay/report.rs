@@ -32,6 +32,7 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
 pub struct Tiers {
     pub tier1: u64,
+    pub tier2: u64,
     pub tier3: u64,
 }
 
@@ -131,7 +132,11 @@ pub struct Settings {
 
 pub(super) fn tiers(engine: &Engine) -> Tiers {
     let c = engine.lane.counters();
-    Tiers { tier1: c.stat(Stat::Tier1Hits), tier3: c.stat(Stat::Tier3Walks) }
+    Tiers {
+        tier1: c.stat(Stat::Tier1Hits),
+        tier2: c.stat(Stat::Tier2Hits),
+        tier3: c.stat(Stat::Tier3Walks),
+    }
 }
 
 pub(super) fn drops(engine: &Engine) -> BTreeMap<&'static str, u64> {
@@ -176,7 +181,8 @@ impl fmt::Display for Report {
         for (reason, n) in &self.drops {
             writeln!(f, "drop     {n:>10} {reason}")?;
         }
-        writeln!(f, "tiers    {:>10} tier 1, {} tier 3", self.tiers.tier1, self.tiers.tier3)?;
+        let t = self.tiers;
+        writeln!(f, "tiers    {:>10} tier 1, {} tier 2, {} tier 3", t.tier1, t.tier2, t.tier3)?;
         writeln!(f, "conns    {:>10}", self.conntrack_entries)?;
         for flow in self.flows.iter().filter(|flow| flow.n_packets > 0) {
             writeln!(f, "flow     {:>10} packets  {}: {}", flow.n_packets, flow.bridge, flow.flow)?;
@@ -198,8 +204,8 @@ impl fmt::Display for BenchReport {
         let t = self.tiers;
         writeln!(
             f,
-            "         tier 1 {}, tier 3 {}, allocations {}",
-            t.tier1, t.tier3, self.allocations
+            "         tier 1 {}, tier 2 {}, tier 3 {}, allocations {}",
+            t.tier1, t.tier2, t.tier3, self.allocations
         )?;
         let (ns, cycles) = (self.floor.ns_per_packet, self.floor.tsc_cycles_per_packet);
         writeln!(f, "         of it the replay's own copy: {ns:.1} ns and {cycles:.0} cycles")?;

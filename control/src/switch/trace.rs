@@ -21,7 +21,7 @@ use sluice_dataplane::counters::{Counters, Drop};
 use sluice_dataplane::packet::field::{FIELDS, Field};
 use sluice_dataplane::packet::key::{FlowKey, Mask, PortIx};
 use sluice_dataplane::pipeline::trace::{Depends, Observer, Silent};
-use sluice_dataplane::pipeline::{Lane, LaneConfig, NextHop, Rule};
+use sluice_dataplane::pipeline::{First, Lane, LaneConfig, NextHop, Rule};
 use sluice_dataplane::tunnel::TlvMap;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -35,7 +35,14 @@ pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> 
     let names = core.model.ports().map(|(_, p)| (p.ix, p.config.name.clone())).collect();
     let options = bridge.tlv.clone();
     let conntrack = CtConfig { conns_max: 16, ..CtConfig::default() };
-    let settings = LaneConfig { microflows: 0, megaflows: 0, conntrack, self_check: 0, seed: 1 };
+    let settings = LaneConfig {
+        microflows: 0,
+        megaflows: 0,
+        conntrack,
+        self_check: 0,
+        first: First::Measured,
+        seed: 1,
+    };
     let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
     let now = core.now();
     lane.set_program(core.model.current(), now);

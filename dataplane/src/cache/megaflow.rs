@@ -21,44 +21,13 @@
 //!
 //! **When an entry may be used**: as in tier 1; see the room's head.
 
+use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE};
 use super::mask::KeyMask;
-use super::microflow::{Masked, NONE};
 use crate::limits::MEGAFLOW_MASKS;
 use crate::packet::key::{KeyBase, PacketKey};
 
-/// A megaflow.
-#[derive(Clone, Copy, Debug)]
-pub struct Megaflow {
-    /// Number of the traversal, `NONE` if the slot is empty.
-    pub traversal: u32,
-    /// When it was last used, in ticks of the cache.
-    pub used: u32,
-    /// Counts not yet credited to the rules.
-    pub packets: u32,
-    pub bytes: u32,
-    /// The last change of the program that it was held against.
-    pub epoch: u32,
-    mask: u8,
-    /// Set while it is in the list of megaflows that owe counts.
-    pub owes: bool,
-    key: Masked,
-    lines: Lines,
-}
-
 /// What IPv6, tunnelled and tagged packets have beyond the first line: zero where there is none.
 type Lines = [[u64; 8]; 3];
-
-const EMPTY: Megaflow = Megaflow {
-    traversal: NONE,
-    used: 0,
-    packets: 0,
-    bytes: 0,
-    epoch: 0,
-    mask: 0,
-    owes: false,
-    key: [0; 5],
-    lines: [[0; 8]; 3],
-};
 
 /// A mask in use.
 #[derive(Clone, Copy, Debug)]
@@ -72,12 +41,15 @@ struct Tuple {
 
 /// The megaflows of a worker. All memory is taken at start.
 pub struct Megaflows {
-    slots: Box<[Megaflow]>,
+    slots: Box<[Entry]>,
+    /// Beside each slot: touched for packets with more than a line only.
+    lines: Box<[Lines]>,
     tuples: Vec<Tuple>,
     /// Places in `tuples`, the most successful first.
     order: Vec<u8>,
     seed: u64,
     bucket_mask: u64,
+    live: usize,
 }
 
 fn words(key: &PacketKey) -> (Masked, Lines) {
@@ -89,7 +61,7 @@ fn words(key: &PacketKey) -> (Masked, Lines) {
 }
 
 fn is_one_line(key: &PacketKey) -> bool {
-    !key.has_l3() && !key.has_tunnel() && !key.has_stack()
+    key.base.shape & LINES == 0
 }
 
 fn under(lines: &Lines, m: &KeyMask) -> Lines {
@@ -109,10 +81,12 @@ impl Megaflows {
         let slots = if entries == 0 { 0 } else { entries.next_power_of_two().max(2) };
         Self {
             slots: vec![EMPTY; slots].into(),
+            lines: vec![[[0; 8]; 3]; slots].into(),
             tuples: Vec::with_capacity(MEGAFLOW_MASKS),
             order: Vec::with_capacity(MEGAFLOW_MASKS),
             seed: seed | 1,
             bucket_mask: (slots / 2).max(1) as u64 - 1,
+            live: 0,
         }
     }
 
@@ -128,30 +102,38 @@ impl Megaflows {
     /// Finds a megaflow that the packet matches; says how many masks it tried.
     pub fn find(&mut self, key: &PacketKey) -> (Option<u32>, usize) {
         let (base, lines) = words(key);
-        let one_line = is_one_line(key);
+        if is_one_line(key) { self.probe(&base, None) } else { self.probe(&base, Some(&lines)) }
+    }
+
+    /// The same for a packet whose key is one line, of these words.
+    #[inline]
+    pub fn find_words(&mut self, base: &Masked) -> (Option<u32>, usize) {
+        self.probe(base, None)
+    }
+
+    #[inline(always)]
+    fn probe(&mut self, base: &Masked, lines: Option<&Lines>) -> (Option<u32>, usize) {
         let mut tried = 0;
-        for at in 0..self.order.len() {
-            let place = self.order[at];
-            let Some(tuple) = self.tuples.get_mut(place as usize) else { continue };
+        for place in &self.order {
+            let Some(tuple) = self.tuples.get_mut(usize::from(*place)) else { continue };
             if tuple.entries == 0 {
                 continue;
             }
             tried += 1;
-            let m = &tuple.mask;
-            let masked = std::array::from_fn(|i| base[i] & m.base[i]);
-            let mut h = hash_base(&masked, self.seed ^ u64::from(place));
-            let mut rest = [[0; 8]; 3];
-            if !one_line {
-                rest = under(&lines, m);
-                h = hash_lines(h, &rest);
+            let m = &tuple.mask.base;
+            let masked = std::array::from_fn(|i| base[i] & m[i]);
+            let rest = lines.map(|lines| under(lines, &tuple.mask));
+            let mut h = hash_base(&masked, self.seed ^ u64::from(*place));
+            if let Some(rest) = &rest {
+                h = hash_lines(h, rest);
             }
-            let bucket = ((h ^ (h >> 32)) & self.bucket_mask) as usize * 2;
-            for slot in [bucket, bucket + 1] {
-                let Some(e) = self.slots.get(slot) else { continue };
-                let same = e.traversal != NONE && e.mask == place && e.key == masked;
-                if same && (one_line || e.lines == rest) {
+            let bucket = ((h ^ (h >> 32)) & self.bucket_mask) as u32 * 2;
+            for at in [bucket, bucket + 1] {
+                let Some(e) = self.slots.get(at as usize) else { continue };
+                let same = is_of(e, *place, &masked);
+                if same && rest.as_ref().is_none_or(|r| self.lines.get(at as usize) == Some(r)) {
                     tuple.hits = tuple.hits.saturating_add(1);
-                    return (Some(slot as u32), tried);
+                    return (Some(at), tried);
                 }
             }
         }
@@ -175,11 +157,10 @@ impl Megaflows {
         }
         let first = ((h ^ (h >> 32)) & self.bucket_mask) as u32 * 2;
         let (a, b) = (&self.slots[first as usize], &self.slots[first as usize + 1]);
-        let is_own =
-            |e: &Megaflow| e.traversal != NONE && (e.mask, e.key, e.lines) == (tuple, base, lines);
+        let [of_a, of_b] = [0, 1].map(|n| self.lines[first as usize + n]);
         let at = match () {
-            () if is_own(a) => first,
-            () if is_own(b) => first + 1,
+            () if is_of(a, tuple, &base) && of_a == lines => first,
+            () if is_of(b, tuple, &base) && of_b == lines => first + 1,
             () if a.traversal == NONE || (b.traversal != NONE && a.used <= b.used) => first,
             () => first + 1,
         };
@@ -204,48 +185,66 @@ impl Megaflows {
     }
 
     /// Writes a megaflow into its place, which holds none any more.
-    pub fn fill(&mut self, place: &Place, traversal: u32, used: u32, epoch: u32) {
-        let Some(slot) = self.slots.get_mut(place.at as usize) else { return };
-        *slot = Megaflow {
-            traversal,
-            used,
+    pub fn fill(&mut self, place: &Place, walk: Kept) {
+        let i = place.at as usize;
+        let (Some(slot), Some(lines)) = (self.slots.get_mut(i), self.lines.get_mut(i)) else {
+            return;
+        };
+        *slot = Entry {
+            key: place.base,
+            traversal: walk.traversal,
+            used: walk.used,
             packets: 0,
             bytes: 0,
-            epoch,
-            mask: place.tuple,
-            owes: slot.owes,
-            key: place.base,
-            lines: place.lines,
+            epoch: walk.epoch,
+            tag: [place.tuple, 0, 0],
+            flags: slot.flags & OF_THE_PLACE,
         };
+        *lines = place.lines;
         if let Some(t) = self.tuples.get_mut(place.tuple as usize) {
             t.entries += 1;
         }
+        self.live += 1;
     }
 
     /// Empties a slot; its traversal, for the caller to release.
     pub fn vacate(&mut self, at: u32) -> Option<u32> {
         let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
-        if let Some(t) = self.tuples.get_mut(slot.mask as usize) {
+        if let Some(t) = self.tuples.get_mut(usize::from(slot.tag[0])) {
             t.entries -= 1;
         }
-        Some(std::mem::replace(&mut slot.traversal, NONE))
+        self.live -= 1;
+        let held = slot.traversal;
+        *slot = Entry { flags: slot.flags & OF_THE_PLACE, ..EMPTY };
+        Some(held)
+    }
+
+    /// Megaflows that are there.
+    pub fn live(&self) -> usize {
+        self.live
     }
 
     #[inline]
-    pub fn get(&self, at: u32) -> Option<&Megaflow> {
+    pub fn get(&self, at: u32) -> Option<&Entry> {
         self.slots.get(at as usize).filter(|s| s.traversal != NONE)
     }
 
+    /// A megaflow, and the first line of its mask.
     #[inline]
-    pub fn get_mut(&mut self, at: u32) -> Option<&mut Megaflow> {
+    pub fn get_mut(&mut self, at: u32) -> Option<(&mut Entry, &Masked)> {
+        let e = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
+        let mask = &self.tuples.get(usize::from(e.tag[0]))?.mask.base;
+        Some((e, mask))
+    }
+
+    /// A slot, whether there is a megaflow in it or not.
+    pub fn slot_mut(&mut self, at: u32) -> Option<&mut Entry> {
         self.slots.get_mut(at as usize)
     }
 
-    /// The megaflow's key under its mask, and the mask, of the first line.
-    pub fn base_of(&self, at: u32) -> Option<(&Masked, &Masked)> {
-        let e = self.get(at)?;
-        let t = self.tuples.get(e.mask as usize)?;
-        Some((&e.key, &t.mask.base))
+    /// The first line of an entry's mask.
+    pub fn mask_of(&self, e: &Entry) -> &Masked {
+        self.tuples.get(usize::from(e.tag[0])).map_or(&[u64::MAX; 5], |t| &t.mask.base)
     }
 
     /// Puts the masks that answered most first; to be called now and then.
@@ -263,6 +262,12 @@ pub struct Place {
     tuple: u8,
     base: Masked,
     lines: Lines,
+}
+
+/// Whether this is a megaflow of the mask at this place, with this value in the first line.
+#[inline]
+fn is_of(e: &Entry, place: u8, masked: &Masked) -> bool {
+    e.traversal != NONE && e.tag[0] == place && e.key == *masked
 }
 
 #[inline]
@@ -301,7 +306,7 @@ mod tests {
     fn put(m: &mut Megaflows, k: &PacketKey, bits: u8, traversal: u32) -> Option<u32> {
         let place = m.place(k, &mask(bits))?;
         m.vacate(place.at);
-        m.fill(&place, traversal, 1, 1);
+        m.fill(&place, Kept { traversal, used: 1, epoch: 1 });
         Some(place.at)
     }
 
@@ -313,7 +318,8 @@ mod tests {
         assert_eq!(m.get(found.unwrap()).map(|e| e.traversal), Some(7));
         assert_eq!(m.find(&key(1, [11, 0, 0, 1])).0, None);
         assert_eq!(m.find(&key(2, [10, 0, 0, 1])).0, None);
-        let (value, bits) = m.base_of(found.unwrap()).unwrap();
+        let entry = m.get(found.unwrap()).unwrap();
+        let (value, bits) = (&entry.key, m.mask_of(entry));
         assert!(value.iter().zip(bits).all(|(v, b)| v & !b == 0));
     }
 

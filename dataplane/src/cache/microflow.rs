@@ -1,94 +1,17 @@
 //! Exact match on the masked packet key: slots of a line each. Where a key's slot is, and how the
 //! table grows, is `place`'s.
 
+use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE};
 use super::mask::{KeyMask, base_words, l3_words, stack_words, tunnel_words};
-use crate::packet::key::{PacketKey, shape};
+use crate::packet::key::PacketKey;
 use crate::prefetch::prefetch;
 use crate::sys::advise_huge_pages;
 use place::{ENTRIES_MAX, GROUPS_MIN, SLOTS_AN_ENTRY, SLOTS_MAX, WAYS};
 
-/// No traversal.
-pub const NONE: u32 = u32::MAX;
-
-/// One cached packet key. A line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Slot {
-    pub key: Masked,
-    /// Number of the traversal, `NONE` if the slot is empty.
-    pub traversal: u32,
-    /// When the slot was last used, in ticks of the cache.
-    pub used: u32,
-    /// Counts not yet credited to the rules.
-    pub packets: u32,
-    /// In units of one byte; credited before it can wrap.
-    pub bytes: u32,
-    /// The last change of the program that the entry was held against.
-    pub epoch: u32,
-    /// The key's hash, `HASH_BITS` of it, in three bytes.
-    hash: [u8; 3],
-    flags: u8,
-}
-
-const _: () = assert!(size_of::<Slot>() == 64);
-
-/// Bits of `Slot::flags`, in places that the shape has for other things; the lines that belong to
-/// the key are beside them, in their own.
-const OWES: u8 = shape::STAG;
-const LONG: u8 = 1 << 7;
-const LINES: u8 = shape::L3 | shape::TUNNEL | shape::STACK;
-/// Where keys are whose home this slot is, and which are not here (`place`). Three bits.
-const ELSEWHERE: u8 = 7 << ELSEWHERE_SHIFT;
-const ELSEWHERE_SHIFT: u32 = 2;
-/// What is said of a place, and not of the entry that is there now.
-const OF_THE_PLACE: u8 = OWES | ELSEWHERE;
-const _: () = assert!(LINES & (OWES | LONG | ELSEWHERE) == 0 && ELSEWHERE & (OWES | LONG) == 0);
-
-impl Slot {
-    /// Whether the slot is in the list of slots that owe counts.
-    #[inline]
-    pub fn owes(&self) -> bool {
-        self.flags & OWES != 0
-    }
-
-    #[inline]
-    pub fn set_owes(&mut self, owes: bool) {
-        self.flags = if owes { self.flags | OWES } else { self.flags & !OWES };
-    }
-
-    /// Whether the traversal has been seen to go beyond its first line.
-    #[inline]
-    pub fn is_long(&self) -> bool {
-        self.flags & LONG != 0
-    }
-
-    /// Says that it does.
-    #[inline]
-    pub fn set_long(&mut self) {
-        self.flags |= LONG;
-    }
-
-    fn hash(&self) -> u32 {
-        let [a, b, c] = self.hash;
-        u32::from_le_bytes([a, b, c, 0])
-    }
-}
-
-const EMPTY: Slot = Slot {
-    key: [0; 5],
-    traversal: NONE,
-    used: 0,
-    packets: 0,
-    bytes: 0,
-    epoch: 0,
-    hash: [0; 3],
-    flags: 0,
-};
-
 /// The table.
 pub struct Microflows {
     /// Those of the groups that are there; room for all is reserved.
-    slots: Vec<Slot>,
+    slots: Vec<Entry>,
     l3: Box<[[u64; 8]]>,
     tunnel: Box<[[u64; 8]]>,
     stack: Box<[[u64; 8]]>,
@@ -104,17 +27,6 @@ pub struct Microflows {
     seed: [u64; 6],
     mask: KeyMask,
 }
-
-/// What a new entry keeps besides its key.
-#[derive(Clone, Copy, Debug)]
-pub struct Kept {
-    pub traversal: u32,
-    pub used: u32,
-    pub epoch: u32,
-}
-
-/// The masked base words of a packet, kept between hashing and comparing.
-pub type Masked = [u64; 5];
 
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
@@ -178,6 +90,11 @@ impl Microflows {
             prefetch(slot);
         }
         home
+    }
+
+    /// The hash alone.
+    pub fn flow_hash(&self, key: &PacketKey) -> u32 {
+        self.mix(key, &mut Masked::default())
     }
 
     #[inline]
@@ -252,12 +169,12 @@ impl Microflows {
     }
 
     /// Empties a slot; gives what it held.
-    pub fn take(&mut self, at: u32) -> Option<Slot> {
+    pub fn take(&mut self, at: u32) -> Option<Entry> {
         let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
         let held = *slot;
-        *slot = Slot { flags: held.flags & OF_THE_PLACE, ..EMPTY };
+        *slot = Entry { flags: held.flags & OF_THE_PLACE, ..EMPTY };
         self.live -= 1;
-        self.gone(at, held.hash());
+        self.gone(at, held.tag());
         Some(held)
     }
 
@@ -268,14 +185,14 @@ impl Microflows {
         let hash = self.mix(key, &mut Masked::default());
         let [a, b, c, _] = hash.to_le_bytes();
         self.live += 1;
-        self.slots[i] = Slot {
+        self.slots[i] = Entry {
             key: *masked,
             traversal: walk.traversal,
             used: walk.used,
             packets: 0,
             bytes: 0,
             epoch: walk.epoch,
-            hash: [a, b, c],
+            tag: [a, b, c],
             flags: self.slots[i].flags & OF_THE_PLACE | key.base.shape & LINES,
         };
         if key.has_l3() {
@@ -291,12 +208,12 @@ impl Microflows {
     }
 
     #[inline]
-    pub fn slot(&self, at: u32) -> Option<&Slot> {
+    pub fn slot(&self, at: u32) -> Option<&Entry> {
         self.slots.get(at as usize)
     }
 
     #[inline]
-    pub fn slot_mut(&mut self, at: u32) -> Option<&mut Slot> {
+    pub fn slot_mut(&mut self, at: u32) -> Option<&mut Entry> {
         self.slots.get_mut(at as usize)
     }
 }

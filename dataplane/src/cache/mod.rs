@@ -28,11 +28,13 @@
 //! reserved at start; a flow whose two groups are full takes the slot longest unused. Records come
 //! from a fixed pool.
 
+pub mod entry;
 pub mod mask;
 pub mod megaflow;
 pub mod microflow;
 pub mod traversal;
 
+pub use entry::Entry;
 pub use mask::KeyMask;
 pub use megaflow::Megaflows;
 pub use microflow::Microflows;

@@ -6,8 +6,8 @@
 //! - *Tier 2* is looked up and filled while its hits save more than its probes cost. A probe
 //!   costs about a tenth of a short walk (`PROBES_A_WALK`), so what counts is hits times ten
 //!   against masks tried. A tier that lost is left alone for a while, then tried again.
-//! - *Tier 1* is always looked up (it costs one line that is asked for early), but filled for
-//!   one of `SPARSE` misses only while few of its entries are met again.
+//! - *Tier 1* is looked up first (it costs one line that is asked for early) unless tier 2 is
+//!   (`first`), but filled for one of `SPARSE` misses only while few of its entries are met again.
 //!
 //! The outcome of a packet never depends on any of this, only its cost.
 

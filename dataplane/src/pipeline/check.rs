@@ -1,4 +1,5 @@
-//! The runtime self-check: of every so many packets, one that hit tier 1 is walked too.
+//! The runtime self-check: of every so many packets, one that hit the tier asked first is walked
+//! too.
 //!
 //! The walk is dry (it learns, commits and counts nothing) and its steps are compared with those
 //! that the cache is about to run. A difference is a flaw of ours: it is counted, control logs
@@ -20,6 +21,7 @@ use super::upkeep::vacate;
 use crate::action::Ct;
 use crate::action::group::{Bucket, Group};
 use crate::action::learn::Learn;
+use crate::cache::Entry;
 use crate::cache::traversal::{Item, Recording};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtPacket, CtResult, Tuple};
@@ -97,32 +99,45 @@ impl Lane {
         self.counters.add(Stat::SelfChecks, 1);
         if !self.walks_alike(i, at, now) {
             self.counters.add(Stat::SelfCheckFailures, 1);
-            vacate(&mut self.cache, &mut self.traversals, &self.program, at, now);
+            if self.first.is_tier2() {
+                self.vacate_mega(at, now);
+            } else {
+                vacate(&mut self.cache, &mut self.traversals, &self.program, at, now);
+            }
         }
     }
 
     /// The slot of a packet's entry, if it would be served now.
     fn checkable(&self, i: usize, now: Now) -> Option<u32> {
         let slot = self.batch.get(i)?;
-        let entry = self.cache.slot(slot.hit)?;
+        let entry = self.found(slot.hit)?;
         let head = self.traversals.get(entry.traversal)?.head;
         let len = slot.frame.as_ref().map_or(0, Frame::len);
-        let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
         let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
-        let current = self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty));
-        let is_served = fits
-            && current
+        let is_current = if self.first.is_tier2() {
+            self.mega_is_current(slot.hit)
+        } else {
+            self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
+        };
+        let is_served = head.fits(len)
+            && is_current
             && guards::would_hold(guards, &self.conntrack, &self.program, slot, now);
         is_served.then_some(slot.hit)
     }
 
+    /// The entry at a place of the tier that is asked first.
+    fn found(&self, at: u32) -> Option<&Entry> {
+        if self.first.is_tier2() { self.mega.get(at) } else { self.cache.slot(at) }
+    }
+
     fn walks_alike(&mut self, i: usize, at: u32, now: Now) -> bool {
-        let (Some(slot), Some(entry)) = (self.batch.get(i), self.cache.slot(at)) else {
+        let held = self.found(at).map(|entry| entry.traversal);
+        let (Some(slot), Some(traversal)) = (self.batch.get(i), held) else {
             return true;
         };
         let Some(frame) = slot.frame.as_ref() else { return true };
-        let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { return true };
-        let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
+        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return true };
+        let guards = self.traversals.items(traversal).take(head.guards as usize);
         let mut answers = Answers::new(guards, &self.conntrack);
         let mut world = World {
             program: &self.program,
@@ -143,7 +158,7 @@ impl Lane {
         let record = (&mut self.check.recording, &mut self.check.punts);
         walk(&mut world, subject, record, &mut answers, true);
         self.check.punts.clear();
-        let kept = self.traversals.items(entry.traversal).skip(head.guards as usize);
+        let kept = self.traversals.items(traversal).skip(head.guards as usize);
         let kept = kept.take(head.steps as usize).map_while(|item| match item {
             Item::Do(step) => Some(step),
             _ => None,

@@ -28,7 +28,7 @@
 use super::keymask::to_packet;
 use super::program::Bridge;
 use crate::cache::KeyMask;
-use crate::cache::microflow::Masked;
+use crate::cache::entry::Masked;
 use crate::classify::RuleMatch;
 use crate::limits::CHANGES_MAX;
 use crate::packet::key::{FlowKey, KeyBase, Mask, PortIx};

@@ -3,9 +3,9 @@
 //! Homes were asked for when the keys were hashed. What is not at home is asked for in stages as
 //! well: all of the batch's, before the first is looked at.
 
-use super::run::Lane;
+use super::run::{Lane, UNHASHED};
 use crate::cache::Microflows;
-use crate::cache::microflow::NONE;
+use crate::cache::entry::NONE;
 use crate::cache::traversal::{Item, Traversals};
 use crate::prefetch::prefetch;
 
@@ -31,12 +31,58 @@ fn ask_traversal(cache: &Microflows, traversals: &Traversals, at: u32) {
 }
 
 impl Lane {
-    /// Finds each packet's entry and asks for its traversal, then for its connections.
+    /// Finds each packet's entry in the tier that is asked first, and asks for its traversal, then
+    /// for its connections.
     #[inline]
     pub(super) fn find(&mut self, n: usize) {
-        if !self.cache_on {
-            return;
+        if self.first.samples() {
+            self.sample(n);
         }
+        if self.first.is_tier2() {
+            (0..n).for_each(|i| self.find_mega(i));
+        } else if self.cache_on {
+            self.find_micros(n);
+        }
+    }
+
+    /// Counts the flows of this batch, and what tier 2 could do for it.
+    #[cold]
+    #[inline(never)]
+    fn sample(&mut self, n: usize) {
+        for slot in self.batch.iter().take(n) {
+            self.first.met(self.cache.flow_hash(&slot.key));
+            if self.first.probes() {
+                let (found, tried) = self.mega.find(&slot.key);
+                self.first.looked_up(tried, found.is_some());
+            }
+        }
+        self.first.sampled(self.mega.live(), self.uses_tier2());
+    }
+
+    /// Finds a packet's megaflow.
+    #[inline]
+    pub(super) fn find_mega(&mut self, i: usize) {
+        let Some(slot) = self.batch.get_mut(i) else { return };
+        let is_common = slot.home == UNHASHED;
+        let (found, tried) =
+            if is_common { self.mega.find_words(&slot.masked) } else { self.mega.find(&slot.key) };
+        self.first.looked_up(tried, found.is_some());
+        slot.hit = found.unwrap_or(NONE);
+    }
+
+    /// Looks for a packet in tier 1 that tier 2, which was asked first, does not have.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn find_behind(&mut self, i: usize) {
+        let Some(slot) = self.batch.get_mut(i) else { return };
+        slot.home = self.cache.hash(&slot.key, &mut slot.masked);
+        let found = self.cache.find(slot.home, &slot.key, &slot.masked);
+        slot.hit = found.filter(|_| self.cache_on).unwrap_or(NONE);
+    }
+
+    /// Finds each packet's microflow.
+    #[inline]
+    fn find_micros(&mut self, n: usize) {
         let mut away = 0u64;
         for (i, slot) in self.batch.iter_mut().take(n).enumerate() {
             if self.cache.is_at(slot.home, &slot.key, &slot.masked) {

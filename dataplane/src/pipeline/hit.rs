@@ -27,9 +27,9 @@ pub(super) enum Hit {
 }
 
 impl Lane {
-    /// Serves a packet from its cache entry if all guards hold.
+    /// Serves a packet from its entry of tier 1, or of tier 2, if all guards hold.
     #[inline(always)]
-    pub(super) fn serve<E: Egress>(
+    pub(super) fn serve<E: Egress, const TIER2: bool>(
         &mut self,
         i: usize,
         now: Now,
@@ -38,13 +38,22 @@ impl Lane {
         egress: &mut E,
     ) -> Hit {
         let Some(slot) = self.batch.get_mut(i) else { return Hit::None };
-        let Some(entry) = self.cache.slot_mut(slot.hit) else { return Hit::None };
+        let found = if TIER2 {
+            self.mega.get_mut(slot.hit)
+        } else {
+            self.cache.slot_mut(slot.hit).map(|entry| (entry, &[u64::MAX; 5]))
+        };
+        let Some((entry, mask)) = found else { return Hit::None };
         let Some(t) = self.traversals.get(entry.traversal) else { return Hit::None };
         let (traversal, head) = (entry.traversal, &t.head);
         let len = slot.frame.as_ref().map_or(0, Frame::len);
-        if !head.fits(len)
-            || !self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
-        {
+        let (tables, dirty) = (head.tables, Dirty(head.dirty));
+        let is_current = if TIER2 {
+            self.recent.holds_under(entry.epoch, (&entry.key, mask), tables, dirty)
+        } else {
+            self.recent.holds(entry.epoch, &entry.key, tables, dirty)
+        };
+        if !head.fits(len) || !is_current {
             return Hit::Stale;
         }
         if head.guards > 0 {
@@ -62,7 +71,7 @@ impl Lane {
             if t.is_long() {
                 entry.set_long();
             }
-            self.owing.push(slot.hit);
+            if TIER2 { &mut self.mega_owing } else { &mut self.owing }.push(slot.hit);
         } else if entry.bytes >= BYTES_OWED_MAX {
             let (p, b) = (entry.packets, entry.bytes);
             (entry.packets, entry.bytes) = (0, 0);

@@ -1,22 +1,18 @@
 //! The second tier on the road: serving what missed tier 1 from a megaflow, and keeping walks.
 //!
-//! It stands behind tier 1 and off the hot path: a packet that hits tier 1 never comes here.
+//! It stands behind tier 1, off the hot path, unless it is asked first (`first`): then what was
+//! found goes the same short road as a hit of tier 1 (`hit`).
 
 use super::delta::Dirty;
-use super::execute::{Hand, Sent};
-use super::guards;
+use super::execute::Sent;
+use super::hit::Hit;
 use super::keymask;
 use super::run::{Egress, Lane};
 use super::upkeep::{credit, vacate};
-use crate::cache::microflow::Kept;
-use crate::cache::traversal::Item;
+use crate::cache::entry::{Kept, NONE};
 use crate::clock::Now;
 use crate::counters::Stat;
-use crate::packet::frame::Frame;
 use crate::xsk::pool::FramePool;
-
-/// A megaflow's byte count is credited before it passes this.
-const BYTES_OWED_MAX: u32 = 1 << 31;
 
 impl Lane {
     /// Whether tier 2 is there and pays.
@@ -25,7 +21,8 @@ impl Lane {
         self.mega.capacity() > 0 && self.adapt.uses_tier2()
     }
 
-    /// Serves packet `i` from a megaflow if there is one whose guards hold.
+    /// Serves packet `i`, which tier 1 does not have, from a megaflow if there is one whose guards
+    /// hold.
     #[inline(never)]
     pub(super) fn serve_mega<E: Egress>(
         &mut self,
@@ -39,47 +36,11 @@ impl Lane {
         let (found, tried) = self.mega.find(&slot.key);
         self.adapt.tier2_lookup(tried, found.is_some());
         let Some(at) = found else { return false };
-        if !self.mega_holds(i, at, now) {
-            self.counters.add(Stat::Tier2Stale, 1);
-            self.vacate_mega(at, now);
+        let Some(traversal) = self.mega.get(at).map(|e| e.traversal) else { return false };
+        slot.hit = at;
+        if !self.serve_from_mega(i, now, sent, pool, egress) {
             return false;
         }
-        let Some(slot) = self.batch.get_mut(i) else { return false };
-        let Some(frame) = slot.frame.take() else { return false };
-        let Some(entry) = self.mega.get_mut(at) else { return false };
-        let traversal = entry.traversal;
-        let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return false };
-        entry.used = (now.ns >> 20) as u32;
-        entry.epoch = self.recent.epoch();
-        entry.packets += 1;
-        entry.bytes += frame.len() as u32;
-        let due = entry.bytes >= BYTES_OWED_MAX;
-        if !std::mem::replace(&mut entry.owes, true) {
-            self.mega_owing.push(at);
-        }
-        if due {
-            self.settle_mega(at, now);
-        }
-        let Some(slot) = self.batch.get(i) else { return false };
-        let mut hand = Hand {
-            translations: &[],
-            punts: None,
-            packet_ins: &mut self.packet_ins,
-            program: &self.program,
-            now,
-            chance: &mut self.chance,
-            templates: &self.templates,
-            counters: &self.counters,
-            sent,
-            pool,
-            egress,
-        };
-        let items = self.traversals.items(traversal).skip(head.guards as usize);
-        let steps = items.take(head.steps as usize).map_while(|item| match item {
-            Item::Do(s) => Some(s),
-            _ => None,
-        });
-        hand.execute(steps, usize::from(head.steps), frame, &slot.key, slot.layers);
         if self.cache_on && self.adapt.keeps_tier1() {
             self.traversals.share(traversal);
             self.put_micro(i, traversal, now);
@@ -87,22 +48,32 @@ impl Lane {
         true
     }
 
-    fn mega_holds(&mut self, i: usize, at: u32, now: Now) -> bool {
-        let Some(slot) = self.batch.get(i) else { return false };
-        let Some(entry) = self.mega.get(at) else { return false };
-        let Some(head) = self.traversals.get(entry.traversal).map(|t| t.head) else { return false };
-        let len = slot.frame.as_ref().map_or(0, Frame::len);
-        let fits = (usize::from(head.len_min)..=usize::from(head.len_max)).contains(&len);
-        let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
-        fits && self.mega_is_current(at)
-            && guards::hold(guards, &mut self.conntrack, &self.program, slot, now)
+    /// Serves packet `i` from the megaflow that was found for it; frees that if it does not hold.
+    #[inline(always)]
+    pub(super) fn serve_from_mega<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> bool {
+        match self.serve::<E, true>(i, now, sent, pool, egress) {
+            Hit::Served => return true,
+            Hit::None => {}
+            Hit::Stale => {
+                self.counters.add(Stat::Tier2Stale, 1);
+                let at = self.batch.get(i).map_or(NONE, |slot| slot.hit);
+                self.vacate_mega(at, now);
+            }
+        }
+        false
     }
 
     /// Whether no change of rules since can concern the megaflow.
-    fn mega_is_current(&self, at: u32) -> bool {
-        let (Some(entry), Some(known)) = (self.mega.get(at), self.mega.base_of(at)) else {
-            return false;
-        };
+    pub(super) fn mega_is_current(&self, at: u32) -> bool {
+        let Some(entry) = self.mega.get(at) else { return false };
+        let known = (&entry.key, self.mega.mask_of(entry));
         self.traversals.get(entry.traversal).is_some_and(|t| {
             self.recent.holds_under(entry.epoch, known, t.head.tables, Dirty(t.head.dirty))
         })
@@ -110,8 +81,9 @@ impl Lane {
 
     /// Keeps the recording of packet `i`'s walk where it is of use.
     pub(super) fn keep(&mut self, i: usize, now: Now) {
-        let tier1 = self.cache_on && self.adapt.keeps_tier1();
         let tier2 = self.recording.wide && !self.recording.has_ct && self.uses_tier2();
+        let is_enough = tier2 && self.first.is_tier2();
+        let tier1 = self.cache_on && !is_enough && self.adapt.keeps_tier1();
         if !tier1 && !tier2 {
             return;
         }
@@ -154,13 +126,14 @@ impl Lane {
             return;
         };
         self.vacate_mega(place.at, now);
-        self.mega.fill(&place, traversal, (now.ns >> 20) as u32, self.recent.epoch());
+        let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
+        self.mega.fill(&place, Kept { traversal, used, epoch });
         self.counters.add(Stat::Tier2Inserts, 1);
     }
 
     /// Credits what a megaflow owes.
     fn settle_mega(&mut self, at: u32, now: Now) {
-        let Some(entry) = self.mega.get_mut(at) else { return };
+        let Some(entry) = self.mega.slot_mut(at) else { return };
         let counts = (entry.packets, entry.bytes);
         (entry.packets, entry.bytes) = (0, 0);
         let traversal = entry.traversal;
@@ -172,14 +145,14 @@ impl Lane {
     /// Credits what all megaflows owe.
     pub(super) fn settle_megas(&mut self, now: Now) {
         while let Some(at) = self.mega_owing.pop() {
-            if let Some(entry) = self.mega.get_mut(at) {
-                entry.owes = false;
+            if let Some(entry) = self.mega.slot_mut(at) {
+                entry.set_owes(false);
             }
             self.settle_mega(at, now);
         }
     }
 
-    fn vacate_mega(&mut self, at: u32, now: Now) {
+    pub(super) fn vacate_mega(&mut self, at: u32, now: Now) {
         self.settle_mega(at, now);
         if let Some(traversal) = self.mega.vacate(at) {
             self.traversals.release(traversal);
@@ -195,7 +168,7 @@ impl Lane {
             return self.vacate_mega(at, now);
         }
         let epoch = self.recent.epoch();
-        if let Some(entry) = self.mega.get_mut(at) {
+        if let Some(entry) = self.mega.slot_mut(at) {
             entry.epoch = epoch;
         }
     }

@@ -20,8 +20,9 @@ mod connect;
 mod delta;
 mod events;
 mod execute;
-mod freeze;
 mod find;
+mod first;
+mod freeze;
 mod group;
 mod guards;
 mod headers;
@@ -47,6 +48,7 @@ mod verbs;
 
 pub use crate::counters::RuleStats;
 pub use actions::{Actions, Outline};
+pub use first::First;
 pub use freeze::{Continuation, METADATA, Punts};
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};

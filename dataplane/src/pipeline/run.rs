@@ -15,6 +15,7 @@ use super::check::Check;
 use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
+use super::first::{Choice, First};
 use super::freeze::Punts;
 use super::hit::Hit;
 use super::miss::{Subject, Templates, World, walk};
@@ -22,7 +23,7 @@ use super::program::{Port, Program};
 use super::punt::PacketIns;
 use super::trace::Silent;
 use super::upkeep::credit_item;
-use crate::cache::microflow::{Masked, NONE};
+use crate::cache::entry::{Masked, NONE};
 use crate::cache::traversal::{Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
@@ -52,6 +53,8 @@ pub struct LaneConfig {
     pub conntrack: CtConfig,
     /// Walk one of so many packets that hit, and compare; 0: none.
     pub self_check: u32,
+    /// Which tier is asked first.
+    pub first: First,
     /// Secret of the hashes.
     pub seed: u64,
 }
@@ -61,8 +64,10 @@ pub(super) struct Slot {
     pub(super) frame: Option<Frame>,
     pub(super) key: PacketKey,
     pub(super) layers: Layers,
+    /// The key's first line, masked for tier 1; as it is while tier 2 is asked first.
     pub(super) masked: Masked,
     pub(super) home: u32,
+    /// Place of the entry that was found, in the tier that is asked first.
     pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
@@ -74,6 +79,7 @@ pub struct Lane {
     pub(super) cache: Microflows,
     pub(super) mega: Megaflows,
     pub(super) adapt: Adapt,
+    pub(super) first: Choice,
     pub(super) check: Check,
     pub(super) traversals: Traversals,
     pub(super) recent: Recent,
@@ -100,6 +106,9 @@ pub struct Lane {
     /// Conntrack's counts that are in `counters` already.
     pub(super) ct_seen: CtStats,
 }
+
+/// `Slot::home` of a common packet while tier 2 is asked first.
+pub(super) const UNHASHED: u32 = NONE - 1;
 
 /// Tunnel headers that one program's walks may need at a time.
 const TEMPLATES_MAX: usize = 4096;
@@ -158,6 +167,7 @@ impl Lane {
             mega_owing: Vec::with_capacity(mega.capacity()),
             mega,
             adapt: Adapt::default(),
+            first: Choice::new(if config.microflows > 0 { config.first } else { First::Tier2 }),
             check: Check::new(config.self_check),
             cache,
             recent: Recent::new(),
@@ -259,7 +269,7 @@ impl Lane {
                 &mut self.batch,
                 &self.program,
                 &self.counters,
-                &self.cache,
+                (!self.first.is_tier2()).then_some(&self.cache),
                 &mut rest,
                 in_port,
                 pool,
@@ -289,13 +299,13 @@ impl Lane {
     }
 
     /// Parses up to a batch of frames, out of their tunnels where they came by one, and hashes
-    /// their keys while they are at hand.
+    /// their keys for tier 1 while they are at hand, unless tier 2 is asked first.
     #[inline]
     fn receive(
         batch: &mut [Slot],
         program: &Program,
         counters: &Counters,
-        cache: &Microflows,
+        cache: Option<&Microflows>,
         frames: &mut impl Iterator<Item = Frame>,
         in_port: PortIx,
         pool: &mut FramePool,
@@ -323,7 +333,11 @@ impl Lane {
                     if port.partial_checksums {
                         complete_checksum(&mut frame, slot, counters);
                     }
-                    slot.home = cache.hash_words(common.words, &mut slot.masked);
+                    if let Some(cache) = cache {
+                        slot.home = cache.hash_words(common.words, &mut slot.masked);
+                    } else {
+                        (slot.home, slot.masked) = (UNHASHED, common.words);
+                    }
                 }
                 None => {
                     let parsed = receive_other(slot, &mut frame, program, port, counters);
@@ -339,7 +353,9 @@ impl Lane {
             slot.frame = Some(frame);
             n += 1;
         }
-        if others > 0 {
+        if others > 0
+            && let Some(cache) = cache
+        {
             // Not at once: the key was written in pieces, and reading it would wait for them.
             for slot in batch.iter_mut().take(n).filter(|s| s.home == NONE) {
                 slot.home = cache.hash(&slot.key, &mut slot.masked);
@@ -354,40 +370,67 @@ impl Lane {
     }
 
     fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
-        let (mut stale, mut missed, mut walks) = (0, 0, 0);
-        let mut sent = Sent::default();
-        if self.check.is_due(n) && self.cache_on {
+        if self.check.is_due(n) {
             self.self_check(n, now);
         }
+        if self.first.is_tier2() {
+            self.judge_as::<E, true>(n, now, pool, egress);
+        } else {
+            self.judge_as::<E, false>(n, now, pool, egress);
+        }
+    }
+
+    /// Judges the batch, with what was found in the tier that is asked first.
+    #[inline(always)]
+    fn judge_as<E: Egress, const TIER2: bool>(
+        &mut self,
+        n: usize,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
+        let (mut stale, mut missed, mut walks, mut hits2) = (0, 0, 0, 0);
+        let mut sent = Sent::default();
         for i in 0..n {
-            if missed > 0
+            if TIER2 {
+                if missed > 0 {
+                    self.find_mega(i);
+                }
+                if self.serve_from_mega(i, now, &mut sent, pool, egress) {
+                    hits2 += 1;
+                    continue;
+                }
+                self.find_behind(i);
+            } else if missed > 0
                 && self.cache_on
                 && let Some(slot) = self.batch.get_mut(i)
             {
                 // The walk may have taken or made entries.
                 slot.hit = self.cache.find(slot.home, &slot.key, &slot.masked).unwrap_or(NONE);
             }
-            match self.serve(i, now, &mut sent, pool, egress) {
+            match self.serve::<E, false>(i, now, &mut sent, pool, egress) {
                 Hit::Served => continue,
                 Hit::Stale => stale += 1,
                 Hit::None => {}
             }
             missed += 1;
-            walks += u64::from(self.miss(i, now, &mut sent, pool, egress));
+            walks += u64::from(self.miss::<E, TIER2>(i, now, &mut sent, pool, egress));
         }
         self.counters.add(Stat::TxPackets, sent.packets);
         self.counters.add(Stat::TxBytes, sent.bytes);
-        let hits = n as u64 - missed;
+        let hits = n as u64 - missed - hits2;
         self.counters.add(Stat::Tier1Hits, hits);
         self.counters.add(Stat::Tier1Stale, stale);
+        self.counters.add(Stat::Tier2Hits, hits2);
         self.counters.add(Stat::Tier3Walks, walks);
         self.adapt.tier1_hits(hits as u32);
     }
 
-    /// Serves a packet that tier 1 does not have: from tier 2, or by a walk. True: it walked.
+    /// Serves a packet that the tier asked first does not have: from tier 2, or by a walk. True: it
+    /// walked.
     #[cold]
     #[inline(never)]
-    fn miss<E: Egress>(
+    fn miss<E: Egress, const TIER2: bool>(
         &mut self,
         i: usize,
         now: Now,
@@ -397,8 +440,9 @@ impl Lane {
     ) -> bool {
         if self.adapt.missed() {
             self.mega.rank();
+            self.first.missed();
         }
-        if self.uses_tier2() && self.serve_mega(i, now, sent, pool, egress) {
+        if !TIER2 && self.uses_tier2() && self.serve_mega(i, now, sent, pool, egress) {
             self.counters.add(Stat::Tier2Hits, 1);
             return false;
         }

@@ -11,7 +11,7 @@ use super::run::Lane;
 use super::trace::Observer;
 use crate::action::step::Step;
 use crate::cache::Microflows;
-use crate::cache::microflow::NONE;
+use crate::cache::entry::NONE;
 use crate::cache::traversal::{Item, Traversals, WHOLE_GROUP};
 use crate::clock::Now;
 use crate::counters::{Drop, Stat};

@@ -12,7 +12,7 @@ use sluice_dataplane::counters::{Counters, Stat};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Lane, LaneConfig, Program, RuleChange};
+use sluice_dataplane::pipeline::{First, Lane, LaneConfig, Program, RuleChange};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
 use std::sync::Arc;
@@ -37,7 +37,14 @@ fn flows(port: u32) -> Vec<Flow> {
 fn work(programs: &Receiver<Arc<Program>>, microflows: usize) -> (u64, u64) {
     let counters = Arc::new(Counters::default());
     let conntrack = CtConfig { conns_max: 16, seed: 5, ..CtConfig::default() };
-    let config = LaneConfig { microflows, megaflows: 16, conntrack, self_check: 7, seed: 7 };
+    let config = LaneConfig {
+        microflows,
+        megaflows: 16,
+        conntrack,
+        self_check: 7,
+        first: First::Measured,
+        seed: 7,
+    };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(64).unwrap();
     let (mut burst, mut sink) = (RxBurst::new(), Sink::default());

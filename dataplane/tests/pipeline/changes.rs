@@ -26,7 +26,8 @@ impl Book {
 
     /// Adds, changes and removes up to three rules in one go.
     pub fn change(&mut self, c: &mut Chance, s: &mut Switch) {
-        self.ids.swept(s.cached.lane.swept().min(s.wide.lane.swept()));
+        let swept = s.sides().map(|side| side.lane.swept());
+        self.ids.swept(swept.into_iter().min().unwrap());
         let mut edits = Vec::new();
         let mut fresh = Vec::new();
         for _ in 0..1 + c.below(3) {

@@ -23,7 +23,8 @@
 //! by a group is to move those of group `s` whose next bit is set. So few flows stay on few pages,
 //! growth costs each insertion about the same, and a look at all entries costs what is in use.
 
-use super::{ELSEWHERE, ELSEWHERE_SHIFT, EMPTY, Masked, Microflows, NONE, OF_THE_PLACE, Slot};
+use super::Microflows;
+use crate::cache::entry::{ELSEWHERE, ELSEWHERE_SHIFT, EMPTY, Entry, Masked, NONE, OF_THE_PLACE};
 use crate::packet::key::{PacketKey, shape};
 use crate::prefetch::prefetch;
 
@@ -45,7 +46,7 @@ const MANY: u8 = u8::MAX;
 
 const _: () = assert!(ELSEWHERE >> ELSEWHERE_SHIFT == (1 << (WAYS - 1)) - 1);
 
-impl Slot {
+impl Entry {
     /// Says of a place that a key whose home it is may be so many slots further on.
     fn point(&mut self, distance: u32) {
         self.flags |= 1 << (ELSEWHERE_SHIFT + distance - 1);
@@ -97,7 +98,7 @@ impl Microflows {
             if slot.traversal == NONE {
                 continue;
             }
-            let [first, again] = [slot.hash(), second(slot.hash())].map(|h| self.home(h));
+            let [first, again] = [slot.tag(), second(slot.tag())].map(|h| self.home(h));
             let home = if [old, new].contains(&(first / WAYS)) { first } else { again };
             if home / WAYS == new
                 && let Some(to) = self.empty(home)
@@ -108,7 +109,7 @@ impl Microflows {
                     owed(to);
                 }
                 // The number of the old place stays in the list of those that owe.
-                self.slots[from as usize] = Slot { flags: slot.flags & OF_THE_PLACE, ..EMPTY };
+                self.slots[from as usize] = Entry { flags: slot.flags & OF_THE_PLACE, ..EMPTY };
             }
         }
         self.split_pointers(old, new, said);
@@ -284,7 +285,7 @@ impl Microflows {
         }
         for at in from..from + WAYS {
             let slot = &self.slots[at as usize];
-            let home = self.home(slot.hash());
+            let home = self.home(slot.tag());
             if slot.traversal != NONE && home / WAYS == group && home != at {
                 self.slots[home as usize].point(at.wrapping_sub(home) % WAYS);
             }

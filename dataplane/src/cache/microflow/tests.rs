@@ -1,4 +1,6 @@
+use super::place::WAYS;
 use super::*;
+use crate::cache::entry::ELSEWHERE;
 use crate::packet::key::shape;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,0 +1,94 @@
+//! What both caches keep of a packet's kind: a line.
+
+use crate::packet::key::shape;
+
+/// No traversal.
+pub const NONE: u32 = u32::MAX;
+
+/// The words of a key's first line under a mask.
+pub type Masked = [u64; 5];
+
+/// An entry. A line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Entry {
+    pub key: Masked,
+    /// Number of the traversal, `NONE` if there is no entry here.
+    pub traversal: u32,
+    /// When it was last used, in ticks of the cache.
+    pub used: u32,
+    /// Counts not yet credited to the rules.
+    pub packets: u32,
+    /// In units of one byte; credited before it can wrap.
+    pub bytes: u32,
+    /// The last change of the program that the entry was held against.
+    pub epoch: u32,
+    /// Tier 1: the key's hash, what is kept of it. Tier 2: the place of the entry's mask.
+    pub(super) tag: [u8; 3],
+    pub(super) flags: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// Bits of `Entry::flags`, in places that the shape has for other things; the lines that belong to
+/// the key are beside them, in their own.
+const OWES: u8 = shape::STAG;
+const LONG: u8 = 1 << 7;
+pub(super) const LINES: u8 = shape::L3 | shape::TUNNEL | shape::STACK;
+/// Where keys are whose home this place is, and which are not here (`microflow::place`). Three
+/// bits.
+pub(super) const ELSEWHERE: u8 = 7 << ELSEWHERE_SHIFT;
+pub(super) const ELSEWHERE_SHIFT: u32 = 2;
+/// What is said of a place, and not of the entry that is there now.
+pub(super) const OF_THE_PLACE: u8 = OWES | ELSEWHERE;
+const _: () = assert!(LINES & (OWES | LONG | ELSEWHERE) == 0 && ELSEWHERE & (OWES | LONG) == 0);
+
+impl Entry {
+    /// Whether the place is in the list of those that owe counts.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        self.flags & OWES != 0
+    }
+
+    #[inline]
+    pub fn set_owes(&mut self, owes: bool) {
+        self.flags = if owes { self.flags | OWES } else { self.flags & !OWES };
+    }
+
+    /// Whether the traversal has been seen to go beyond its first line.
+    #[inline]
+    pub fn is_long(&self) -> bool {
+        self.flags & LONG != 0
+    }
+
+    /// Says that it does.
+    #[inline]
+    pub fn set_long(&mut self) {
+        self.flags |= LONG;
+    }
+
+    pub(super) fn tag(&self) -> u32 {
+        let [a, b, c] = self.tag;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+}
+
+/// A place without an entry.
+pub(super) const EMPTY: Entry = Entry {
+    key: [0; 5],
+    traversal: NONE,
+    used: 0,
+    packets: 0,
+    bytes: 0,
+    epoch: 0,
+    tag: [0; 3],
+    flags: 0,
+};
+
+/// What a new entry keeps besides its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    pub traversal: u32,
+    pub used: u32,
+    pub epoch: u32,
+}

@@ -1,0 +1,248 @@
+//! Which tier is asked first.
+//!
+//! Tier 1 finds a walk by one line, which is near as long as the flows are few. Each of many
+//! flows has a line of its own, far away: then the walk of a packet is cheaper to find by tier 2, if
+//! it has few megaflows, all of them near, under one or two masks. Both are measured:
+//!
+//! - *How many flows.* One of `SAMPLED` batches sets a bit of a sketch for each packet, by its
+//!   flow's hash. From the bits that are set after a window follows how many different flows
+//!   were met (linear counting: K. Whang et al., "A linear-time probabilistic counting algorithm
+//!   for database applications", 1990); `MANY` of the packets sampled being of flows met once
+//!   means some 60 k flows that come by turns, `FEW` some 27 k.
+//! - *What tier 2 could do.* If there were many flows in the last window, the sampled batches are
+//!   looked up in tier 2 as well, for the count of masks tried and of hits.
+//!
+//! While tier 2 is first, nothing enters tier 1 that tier 2 has, and packets that tier 2 does not
+//! have are looked up in tier 1 as ever. Both the bits and the hits go on being counted, and
+//! `missed` ends it early. The outcome of a packet never depends on this.
+
+/// One batch in so many is looked at.
+const SAMPLED: u32 = 64;
+/// Sampled packets to a window.
+const WINDOW: u32 = 16_384;
+/// Words of the sketch, and its bits.
+const WORDS: usize = 512;
+const BITS: u32 = 64 * WORDS as u32;
+/// Different flows to a window's packets: from that on there are many; below that there are not.
+const MANY: f64 = 7.0 / 8.0;
+const FEW: f64 = 3.0 / 4.0;
+/// Megaflows that are near together: a line each.
+const NEAR: usize = 2048;
+/// Windows that tier 2 is not put first after it did badly; doubled each time, up to the second.
+const REST: u32 = 4;
+const REST_MAX: u32 = 1024;
+
+/// Which tier is asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum First {
+    /// What pays under the present traffic.
+    #[default]
+    Measured,
+    /// Always tier 2.
+    Tier2,
+}
+
+/// What was measured, and what follows from it.
+#[derive(Debug)]
+pub(super) struct Choice {
+    first: First,
+    tier2: bool,
+    /// Batches until the next that is looked at.
+    until: u32,
+    sketch: Box<[u64; WORDS]>,
+    packets: u32,
+    /// Lookups of tier 2, masks that they tried, and hits.
+    lookups: u32,
+    tried: u32,
+    hits: u32,
+    /// There were many flows in the last window.
+    many: bool,
+    /// Windows left until tier 2 may be first again.
+    resting: u32,
+    rest: u32,
+}
+
+impl Choice {
+    pub fn new(first: First) -> Self {
+        Self {
+            first,
+            tier2: first == First::Tier2,
+            until: SAMPLED,
+            sketch: Box::new([0; WORDS]),
+            packets: 0,
+            lookups: 0,
+            tried: 0,
+            hits: 0,
+            many: false,
+            resting: 0,
+            rest: REST,
+        }
+    }
+
+    /// Whether tier 2 is asked first.
+    #[inline]
+    pub fn is_tier2(&self) -> bool {
+        self.tier2
+    }
+
+    /// Whether the batch that comes now is one to look at.
+    #[inline]
+    pub fn samples(&mut self) -> bool {
+        self.until -= 1;
+        if self.until == 0 {
+            self.until = SAMPLED;
+        }
+        self.until == SAMPLED
+    }
+
+    /// Whether sampled batches should be looked up in tier 2 though tier 1 is first.
+    pub fn probes(&self) -> bool {
+        self.many && !self.tier2 && self.resting == 0
+    }
+
+    /// A lookup of tier 2 tried so many masks.
+    #[inline]
+    pub fn looked_up(&mut self, tried: usize, hit: bool) {
+        self.lookups += 1;
+        self.tried += tried as u32;
+        self.hits += u32::from(hit);
+    }
+
+    /// A sampled packet, by its flow's hash.
+    #[inline]
+    pub fn met(&mut self, hash: u32) {
+        let bit = hash.wrapping_mul(0x9e37_79b1) >> (u32::BITS - BITS.trailing_zeros());
+        if let Some(word) = self.sketch.get_mut(bit as usize / 64) {
+            *word |= 1 << (bit % 64);
+        }
+        self.packets += 1;
+    }
+
+    /// A sampled batch is over; there are so many megaflows, and tier 2 is in use or not.
+    pub fn sampled(&mut self, megaflows: usize, in_use: bool) {
+        if self.packets < WINDOW {
+            return;
+        }
+        let different = self.different() / f64::from(self.packets);
+        self.many = different >= MANY;
+        self.resting = self.resting.saturating_sub(1);
+        if self.first == First::Measured {
+            let near = in_use && megaflows <= NEAR;
+            if self.tier2 {
+                self.tier2 = near && different >= FEW;
+                if !self.hits_of(8) || self.tried > 4 * self.lookups {
+                    self.leave();
+                } else if self.tier2 {
+                    self.rest = REST;
+                }
+            } else if near && self.many && self.resting == 0 && self.lookups > 0 {
+                self.tier2 = self.hits_of(16) && 2 * self.tried <= 5 * self.lookups;
+            }
+        }
+        self.sketch.fill(0);
+        (self.packets, self.lookups, self.tried, self.hits) = (0, 0, 0, 0);
+    }
+
+    /// Whether at most one lookup in so many missed.
+    fn hits_of(&self, one_in: u32) -> bool {
+        (self.lookups - self.hits).saturating_mul(one_in) <= self.lookups
+    }
+
+    /// Thousands of packets missed both tiers since this was asked last. Tier 2 is not first any
+    /// longer if they are a good part of all.
+    pub fn missed(&mut self) {
+        if self.tier2 && self.first == First::Measured && !self.hits_of(8) {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        self.tier2 = false;
+        self.resting = self.rest;
+        self.rest = (self.rest * 2).min(REST_MAX);
+    }
+
+    /// Different flows that the sketch stands for.
+    fn different(&self) -> f64 {
+        let set: u32 = self.sketch.iter().map(|w| w.count_ones()).sum();
+        let bits = f64::from(BITS);
+        -bits * (1.0 - f64::from(set.min(BITS - 1)) / bits).ln()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Windows of packets of so many flows, in turn by a stride; with lookups of tier 2 where they
+    /// are made, which try `tried` masks, and hit or do not.
+    fn windows(c: &mut Choice, n: u32, flows: u32, megaflows: usize, tried: usize, hit: bool) {
+        let mut at = 0u32;
+        for _ in 0..n * (WINDOW / 32) * SAMPLED {
+            let looks = c.samples();
+            for _ in 0..32 {
+                at = (at + 618_033) % flows;
+                if looks {
+                    c.met(at.wrapping_mul(0x85eb_ca6b) ^ at >> 3);
+                }
+                if c.is_tier2() || looks && c.probes() {
+                    c.looked_up(tried, hit);
+                }
+            }
+            if looks {
+                c.sampled(megaflows, true);
+            }
+        }
+    }
+
+    #[test]
+    fn many_flows_under_few_megaflows_go_to_tier_2_and_few_flows_back() {
+        let mut c = Choice::new(First::Measured);
+        windows(&mut c, 4, 1000, 10, 1, true);
+        assert!(!c.is_tier2(), "few flows");
+        windows(&mut c, 4, 1_000_003, 10, 2, true);
+        assert!(c.is_tier2());
+        windows(&mut c, 2, 1000, 10, 2, true);
+        assert!(!c.is_tier2());
+    }
+
+    #[test]
+    fn many_masks_or_megaflows_or_misses_keep_tier_1_first() {
+        for (megaflows, tried, hit) in [(10, 5, true), (100_000, 1, true), (10, 1, false)] {
+            let mut c = Choice::new(First::Measured);
+            windows(&mut c, 6, 1_000_003, megaflows, tried, hit);
+            assert!(!c.is_tier2(), "{megaflows} megaflows, {tried} masks, hit: {hit}");
+        }
+    }
+
+    #[test]
+    fn what_went_badly_is_tried_ever_less_often() {
+        let mut c = Choice::new(First::Measured);
+        let mut times = 0;
+        for _ in 0..100 {
+            windows(&mut c, 1, 1_000_003, 10, 1, true);
+            if c.is_tier2() {
+                times += 1;
+                windows(&mut c, 1, 1_000_003, 10, 1, false);
+                assert!(!c.is_tier2());
+            }
+        }
+        assert!((2..=6).contains(&times), "{times} times");
+        let mut c = Choice::new(First::Measured);
+        windows(&mut c, 3, 1_000_003, 10, 1, true);
+        (0..8000).for_each(|n| c.looked_up(1, n > 999));
+        c.missed();
+        assert!(c.is_tier2(), "few of all");
+        (0..WINDOW * SAMPLED).for_each(|_| c.looked_up(1, false));
+        c.missed();
+        assert!(!c.is_tier2());
+    }
+
+    #[test]
+    fn what_is_told_stays() {
+        let mut c = Choice::new(First::Tier2);
+        windows(&mut c, 3, 10, 1_000_000, 30, false);
+        c.missed();
+        assert!(c.is_tier2());
+    }
+}

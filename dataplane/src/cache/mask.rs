@@ -1,5 +1,5 @@
-//! Which bits of a packet's key a program can see, as words: packets that differ in nothing else are
-//! the same to it, and share what the caches keep.
+//! Which bits of a packet's key a program can see, as words: packets that differ in nothing else
+//! are the same to it, and share what the caches keep.
 
 use crate::packet::key::{KeyBase, KeyL3, KeyStack, KeyTunnel, PacketKey};
 

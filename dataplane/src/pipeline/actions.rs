@@ -175,7 +175,7 @@ mod tests {
             let (dst, prereq) = (field.info().whole(), field.info().prereq);
             Action::Set(Set { dst, prereq, value, mask: u128::MAX })
         };
-        let list = vec![
+        let list = [
             set(Field::EthDst, 0x0200_0000_0001),
             Action::DecTtl,
             set(Field::Ipv6Dst, u128::MAX),

@@ -75,9 +75,12 @@ impl Lane {
     #[inline(never)]
     pub(super) fn find_behind(&mut self, i: usize) {
         let Some(slot) = self.batch.get_mut(i) else { return };
-        slot.home = self.cache.hash(&slot.key, &mut slot.masked);
-        let found = self.cache.find(slot.home, &slot.key, &slot.masked);
-        slot.hit = found.filter(|_| self.cache_on).unwrap_or(NONE);
+        slot.hit = NONE;
+        if self.cache_on {
+            slot.home = self.cache.hash(&slot.key, &mut slot.masked);
+            let found = self.cache.find(slot.home, &slot.key, &slot.masked);
+            slot.hit = found.unwrap_or(NONE);
+        }
     }
 
     /// Finds each packet's microflow.

@@ -1,8 +1,8 @@
 //! Which tier is asked first.
 //!
-//! Tier 1 finds a walk by one line, which is near as long as the flows are few. Each of many
-//! flows has a line of its own, far away: then the walk of a packet is cheaper to find by tier 2, if
-//! it has few megaflows, all of them near, under one or two masks. Both are measured:
+//! Tier 1 finds a walk by one line, which is near as long as the flows are few. Each of many flows
+//! has a line of its own, far away: then tier 2 finds the walk cheaper, if it has few megaflows,
+//! all of them near, under one or two masks. Both are measured:
 //!
 //! - *How many flows.* One of `SAMPLED` batches sets a bit of a sketch for each packet, by its
 //!   flow's hash. From the bits that are set after a window follows how many different flows

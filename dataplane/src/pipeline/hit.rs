@@ -10,7 +10,8 @@ use super::run::{Egress, Lane};
 use super::upkeep::credit;
 use crate::action::edit;
 use crate::action::step::Step;
-use crate::cache::traversal::Item;
+use crate::cache::Entry;
+use crate::cache::traversal::{Item, Traversal};
 use crate::clock::Now;
 use crate::packet::frame::Frame;
 use crate::xsk::pool::FramePool;
@@ -24,6 +25,29 @@ pub(super) enum Hit {
     /// There is an entry, and it does not hold.
     Stale,
     None,
+}
+
+/// Counts a packet on its entry, at this place. Some: counts that are to be credited at once.
+#[inline(always)]
+fn count(
+    entry: &mut Entry,
+    t: &Traversal,
+    len: u32,
+    owing: &mut Vec<u32>,
+    at: u32,
+) -> Option<(u32, u32)> {
+    entry.packets = entry.packets.wrapping_add(1);
+    entry.bytes = entry.bytes.wrapping_add(len);
+    if !entry.owes() {
+        entry.set_owes(true);
+        if t.is_long() {
+            entry.set_long();
+        }
+        owing.push(at);
+    } else if entry.bytes >= BYTES_OWED_MAX {
+        return Some((std::mem::take(&mut entry.packets), std::mem::take(&mut entry.bytes)));
+    }
+    None
 }
 
 impl Lane {
@@ -64,18 +88,9 @@ impl Lane {
         }
         entry.used = (now.ns >> 20) as u32;
         entry.epoch = self.recent.epoch();
-        entry.packets = entry.packets.wrapping_add(1);
-        entry.bytes = entry.bytes.wrapping_add(len as u32);
-        if !entry.owes() {
-            entry.set_owes(true);
-            if t.is_long() {
-                entry.set_long();
-            }
-            if TIER2 { &mut self.mega_owing } else { &mut self.owing }.push(slot.hit);
-        } else if entry.bytes >= BYTES_OWED_MAX {
-            let (p, b) = (entry.packets, entry.bytes);
-            (entry.packets, entry.bytes) = (0, 0);
-            credit(&self.traversals, &self.program, traversal, (p, b), now);
+        let owing = if TIER2 { &mut self.mega_owing } else { &mut self.owing };
+        if let Some(due) = count(entry, t, len as u32, owing, slot.hit) {
+            credit(&self.traversals, &self.program, traversal, due, now);
         }
         let Some(frame) = slot.frame.as_mut() else { return Hit::None };
         let last = usize::from(head.steps).wrapping_sub(1);

@@ -191,7 +191,7 @@ impl Life {
                 t.fill(at, &k, &m, kept(n, tick));
             }
         }
-        if t.is_crowded() && chance % 2 == 0 {
+        if t.is_crowded() && chance.is_multiple_of(2) {
             t.grow(|_| {});
         }
         Ok(())

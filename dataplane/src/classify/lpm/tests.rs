@@ -19,8 +19,14 @@ fn check_kinds(node: &Node) -> Result<(), TestCaseError> {
     let parts = match node {
         Node::Narrow(n) => &**n,
         Node::Wide(w) => &w.parts,
-        Node::Near { len, .. } => return Ok(prop_assert!(*len > 0 && *len <= NEAR)),
-        Node::Far(p) => return Ok(prop_assert!(p.len > NEAR)),
+        Node::Near { len, .. } => {
+            prop_assert!(*len > 0 && *len <= NEAR);
+            return Ok(());
+        }
+        Node::Far(p) => {
+            prop_assert!(p.len > NEAR);
+            return Ok(());
+        }
     };
     let kinds = (matches!(node, Node::Wide(_)), parts.len());
     prop_assert!(matches!(kinds, (true, 5..) | (false, ..=8)), "{:?}", kinds);

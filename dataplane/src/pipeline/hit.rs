@@ -6,6 +6,7 @@
 use super::delta::Dirty;
 use super::execute::{Hand, Sent};
 use super::guards;
+use super::owing::Owing;
 use super::run::{Egress, Lane};
 use super::upkeep::credit;
 use crate::action::edit;
@@ -33,7 +34,7 @@ fn count(
     entry: &mut Entry,
     t: &Traversal,
     len: u32,
-    owing: &mut Vec<u32>,
+    owing: &mut Owing,
     at: u32,
 ) -> Option<(u32, u32)> {
     entry.packets = entry.packets.wrapping_add(1);

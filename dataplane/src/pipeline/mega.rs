@@ -131,8 +131,16 @@ impl Lane {
         self.counters.add(Stat::Tier2Inserts, 1);
     }
 
+    /// Credits what a megaflow owes that is in the list of those that do.
+    pub(super) fn settle_mega(&mut self, at: u32, now: Now) {
+        if let Some(entry) = self.mega.slot_mut(at) {
+            entry.set_owes(false);
+        }
+        self.credit_mega(at, now);
+    }
+
     /// Credits what a megaflow owes.
-    fn settle_mega(&mut self, at: u32, now: Now) {
+    fn credit_mega(&mut self, at: u32, now: Now) {
         let Some(entry) = self.mega.slot_mut(at) else { return };
         let counts = (entry.packets, entry.bytes);
         (entry.packets, entry.bytes) = (0, 0);
@@ -142,18 +150,8 @@ impl Lane {
         }
     }
 
-    /// Credits what all megaflows owe.
-    pub(super) fn settle_megas(&mut self, now: Now) {
-        while let Some(at) = self.mega_owing.pop() {
-            if let Some(entry) = self.mega.slot_mut(at) {
-                entry.set_owes(false);
-            }
-            self.settle_mega(at, now);
-        }
-    }
-
     pub(super) fn vacate_mega(&mut self, at: u32, now: Now) {
-        self.settle_mega(at, now);
+        self.credit_mega(at, now);
         if let Some(traversal) = self.mega.vacate(at) {
             self.traversals.release(traversal);
         }

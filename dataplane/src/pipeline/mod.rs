@@ -33,6 +33,7 @@ mod leave;
 mod mega;
 pub mod miss;
 mod normal;
+mod owing;
 pub mod packet_out;
 pub mod program;
 pub mod punt;

@@ -19,6 +19,7 @@ use super::first::{Choice, First};
 use super::freeze::Punts;
 use super::hit::Hit;
 use super::miss::{Subject, Templates, World, walk};
+use super::owing::Owing;
 use super::program::{Port, Program};
 use super::punt::PacketIns;
 use super::trace::Silent;
@@ -89,9 +90,9 @@ pub struct Lane {
     pub(super) conntrack: Conntrack,
     pub(super) templates: Templates,
     /// Slots of the cache that owe counts to rules.
-    pub(super) owing: Vec<u32>,
+    pub(super) owing: Owing,
     /// Megaflows that owe counts to rules.
-    pub(super) mega_owing: Vec<u32>,
+    pub(super) mega_owing: Owing,
     pub(super) recording: Recording,
     pub(super) events: Events,
     pub(super) punts: Punts,
@@ -162,9 +163,9 @@ impl Lane {
         cache.set_mask(KeyMask::ALL);
         Self {
             batch: (0..BATCH_MAX).map(|_| slot()).collect(),
-            owing: Vec::with_capacity(cache.slots_max()),
+            owing: Owing::new(cache.slots_max()),
             traversals: Traversals::new(entries + entries / 2 + config.megaflows + 256),
-            mega_owing: Vec::with_capacity(mega.capacity()),
+            mega_owing: Owing::new(mega.capacity()),
             mega,
             adapt: Adapt::default(),
             first: Choice::new(if config.microflows > 0 { config.first } else { First::Tier2 }),

@@ -17,14 +17,34 @@ use crate::clock::Now;
 use crate::counters::{Drop, Stat};
 use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::{self, Layers};
+use crate::prefetch::prefetch;
 
 impl Lane {
-    /// Credits all that cache hits owe to rules. Called before a dump, before a program change, and
-    /// by housekeeping, so that counters lag by half a second at most.
+    /// Credits all that cache hits owe to rules. Called before a dump, and before a program comes
+    /// that may number its rules otherwise.
     pub fn settle(&mut self, now: Now) {
+        // What is left of a round, and then all that came since.
+        self.settle_some(now, usize::MAX);
+        self.begin_settling();
+        self.settle_some(now, usize::MAX);
+    }
+
+    /// Begins a round of crediting what is owed now, if the last is over.
+    pub fn begin_settling(&mut self) {
         self.carry_conntrack();
-        self.settle_megas(now);
-        for at in self.owing.drain(..) {
+        self.owing.begin();
+        self.mega_owing.begin();
+    }
+
+    /// Credits what up to `most` entries of either tier owe. True: the round is over.
+    pub fn settle_some(&mut self, now: Now, most: usize) -> bool {
+        for _ in 0..most {
+            let Some((at, _)) = self.mega_owing.next() else { break };
+            self.settle_mega(at, now);
+        }
+        for _ in 0..most {
+            let Some((at, soon)) = self.owing.next() else { break };
+            self.cache.slot(soon).into_iter().for_each(prefetch);
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             entry.set_owes(false);
             let (p, b) = (entry.packets, entry.bytes);
@@ -34,6 +54,7 @@ impl Lane {
                 credit(&self.traversals, &self.program, traversal, (p, b), now);
             }
         }
+        self.owing.is_over() && self.mega_owing.is_over()
     }
 
     /// Brings what conntrack has counted since the last time into the worker's counters.

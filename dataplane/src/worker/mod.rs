@@ -33,10 +33,34 @@ const SLEEP_MAX_MS: i32 = 50;
 const HOUSEKEEP_NS: u64 = 5_000_000;
 /// Entries looked at by one round of housekeeping, of each kind.
 const HOUSEKEEP_BUDGET: usize = 256;
-/// Counters of rules lag behind by this at most.
+/// Time between two rounds of carrying counts from cache entries to rules.
 const SETTLE_NS: u64 = 250_000_000;
+/// Entries whose counts are carried between two batches: some microseconds.
+const SETTLE_SLICE: usize = 64;
 /// Time between two looks at the health of devices.
 const CHECK_NS: u64 = 100_000_000;
+
+/// Carrying counts to rules, a slice after each batch.
+#[derive(Default)]
+struct Settling {
+    under_way: bool,
+    /// Who waits for the end of this round, and of the one after it.
+    waiting: u32,
+    next: u32,
+}
+
+impl Settling {
+    /// Somebody wants all to be carried that is owed now.
+    fn ask(&mut self) {
+        *(if self.under_way { &mut self.next } else { &mut self.waiting }) += 1;
+    }
+
+    /// The round is over. Says who waited for it.
+    fn end(&mut self) -> u32 {
+        self.under_way = false;
+        std::mem::replace(&mut self.waiting, std::mem::take(&mut self.next))
+    }
+}
 
 /// A worker before it runs.
 pub struct Worker {
@@ -51,6 +75,7 @@ pub struct Worker {
     idle: u32,
     next_housekeep_ns: u64,
     next_settle_ns: u64,
+    settling: Settling,
     next_check_ns: u64,
     stop: bool,
 }
@@ -71,6 +96,7 @@ impl Worker {
             idle: 0,
             next_housekeep_ns: 0,
             next_settle_ns: 0,
+            settling: Settling::default(),
             next_check_ns: 0,
             stop: false,
         }
@@ -104,11 +130,12 @@ impl Worker {
         if now.ns >= self.next_housekeep_ns {
             self.housekeep(now);
         }
+        let settles = self.settle(now);
         if received > 0 {
             let busy_ns = self.now().ns - now.ns;
             self.lane.counters().add(Stat::BusyNs, busy_ns);
         }
-        if received > 0 || commands > 0 {
+        if received > 0 || commands > 0 || settles {
             self.idle = 0;
             return;
         }
@@ -133,10 +160,6 @@ impl Worker {
     fn housekeep(&mut self, now: Now) {
         self.next_housekeep_ns = now.ns + HOUSEKEEP_NS;
         self.lane.housekeep(now, HOUSEKEEP_BUDGET);
-        if now.ns >= self.next_settle_ns {
-            self.next_settle_ns = now.ns + SETTLE_NS;
-            self.lane.settle(now);
-        }
         if now.ns >= self.next_check_ns {
             self.next_check_ns = now.ns + CHECK_NS;
             if self.ports.check(&mut self.pool) {
@@ -147,6 +170,23 @@ impl Worker {
         for event in self.lane.drain_events() {
             self.mail.tell(Reply::Event(event));
         }
+    }
+
+    /// Carries a slice of what entries owe, if it is time or somebody waits. False: there was
+    /// nothing to do.
+    fn settle(&mut self, now: Now) -> bool {
+        if !self.settling.under_way {
+            if self.settling.waiting == 0 && now.ns < self.next_settle_ns {
+                return false;
+            }
+            self.settling.under_way = true;
+            self.lane.begin_settling();
+        }
+        if self.lane.settle_some(now, SETTLE_SLICE) {
+            self.next_settle_ns = now.ns + SETTLE_NS;
+            (0..self.settling.end()).for_each(|_| self.mail.tell(Reply::Settled));
+        }
+        true
     }
 
     /// The last look after announcing sleep: rings are armed by `receive` and `flush`, so a packet
@@ -192,10 +232,7 @@ impl Worker {
                 self.watch();
                 self.mail.tell(Reply::Port(ix, gone));
             }
-            Command::Settle => {
-                self.lane.settle(now);
-                self.mail.tell(Reply::Settled);
-            }
+            Command::Settle => self.settling.ask(),
             Command::Ports(mut list) => {
                 self.ports.report(&mut list);
                 let (free, total) = (self.pool.available(), self.pool.total());

@@ -296,6 +296,9 @@ impl Switch {
         let now = self.now;
         for side in self.sides() {
             side.lane.housekeep(now, 256);
+            // A round that is not over when the next packets come.
+            side.lane.begin_settling();
+            side.lane.settle_some(now, 1);
         }
     }
 

@@ -22,6 +22,8 @@
 //!   of a packet with those that left before, or that it came with, but not their type (0x8847,
 //!   0x8848), which then is that of before.
 //! - **The ARP operation 255.** Written by a flow, Open vSwitch makes 65535 of it.
+//! - **Writes to ARP packets of other hardware than Ethernet.** Open vSwitch reads nothing of
+//!   them and writes to them all the same, where the fields of Ethernet's would be.
 //! - **Frames with a length for a type, where copies get labels.** When the label comes off again
 //!   for the next copy, Open vSwitch writes 0x05ff, its number for "no type".
 //! - **NAT of SCTP's ports and of ICMP's identifiers.** Open vSwitch's userspace translates the

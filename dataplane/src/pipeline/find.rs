@@ -35,9 +35,6 @@ impl Lane {
     /// for its connections.
     #[inline]
     pub(super) fn find(&mut self, n: usize) {
-        if self.first.samples() {
-            self.sample(n);
-        }
         if self.first.is_tier2() {
             (0..n).for_each(|i| self.find_mega(i));
         } else if self.cache_on {
@@ -45,10 +42,11 @@ impl Lane {
         }
     }
 
-    /// Counts the flows of this batch, and what tier 2 could do for it.
+    /// Counts the flows of this batch, and what tier 2 could do for it. Another tier may be first
+    /// from now on, so the batch is over by then: its keys were hashed for the one that was.
     #[cold]
     #[inline(never)]
-    fn sample(&mut self, n: usize) {
+    pub(super) fn sample(&mut self, n: usize) {
         for slot in self.batch.iter().take(n) {
             self.first.met(self.cache.flow_hash(&slot.key));
             if self.first.probes() {

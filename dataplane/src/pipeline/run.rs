@@ -280,6 +280,9 @@ impl Lane {
             }
             self.find(n);
             self.judge(n, now, pool, egress);
+            if self.first.samples() {
+                self.sample(n);
+            }
             if self.cache.is_crowded() {
                 self.grow();
             }

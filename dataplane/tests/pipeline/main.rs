@@ -18,5 +18,6 @@ mod resume_same;
 mod robust;
 mod same;
 mod tunnels;
+mod turns;
 mod verbs;
 mod walk;

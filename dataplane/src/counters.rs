@@ -82,6 +82,11 @@ named_list! {
         NotTracked = "not_tracked", "resubmit(ct) on a packet that is not IP or has not been through ct().";
         PauseLost = "pause_lost", "controller(pause) found no free buffer for the packet: it cannot be resumed.";
         PauseTooLarge = "pause_too_large", "controller(pause) in more than 256 lists, or with more than 4 KiB on the stack: all actions discarded.";
+        FragmentOverlap = "fragment_overlap", "Fragments of a datagram overlap or disagree on its length: all of it is dropped.";
+        FragmentDuplicate = "fragment_duplicate", "A fragment that waits at ct() came again.";
+        FragmentLimit = "fragment_limit", "More fragments than may wait at ct(): the oldest datagram is dropped.";
+        FragmentTimeout = "fragment_timeout", "A fragment of the datagram did not come in time.";
+        FragmentLost = "fragment_lost", "A fragment could not go on: no frame was free, or its bridge is gone or maps other tunnel options.";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }
 }
@@ -106,6 +111,8 @@ named_list! {
         ChecksumsCompleted = "checksums_completed", "Partial checksums of veth senders completed.";
         TunnelPop = "tunnel_pop", "Tunnel packets decapsulated.";
         TunnelPush = "tunnel_push", "Tunnel packets sent.";
+        CtFragments = "ct_fragments", "Fragments that waited at ct().";
+        CtDatagrams = "ct_datagrams", "Datagrams that ct() had put together from them.";
         CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection's replies have this tuple.";
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";

@@ -107,6 +107,30 @@ pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32
 /// a load of one half), 128 MiB in all; 192 bytes for IPv6. Reserved at start, touched by use.
 pub const CONNS_MAX: usize = 1 << 20;
 
+/// Fragments that wait at `ct` for the others of their datagram (Open vSwitch:
+/// `ipf-set-max-nfrags`): a frame's bytes each and what is left of a walk, seldom above 3 KiB, made
+/// by use.
+pub const FRAGMENTS_MAX: usize = 1000;
+
+/// Fragments that a configuration may let wait (Open vSwitch's bound).
+pub const FRAGMENTS_MOST: usize = 5000;
+
+/// Seconds that a datagram may lack a fragment (Open vSwitch: 15).
+pub const FRAGMENT_TIMEOUT_S: u32 = 15;
+
+/// Bytes of an IPv4 fragment that is not the last, from the IP header on (Open vSwitch: 1200).
+pub const IPV4_FRAGMENT_MIN: u16 = 1200;
+
+/// The same of an IPv6 one: no link has a smaller MTU (RFC 8200 section 5).
+pub const IPV6_FRAGMENT_MIN: u16 = 1280;
+
+/// What a configuration may lower both to: the first fragment has to hold the transport header, and
+/// a datagram is to have no more than 173 (Open vSwitch's bound).
+pub const FRAGMENT_LEAST: u16 = 400;
+
+/// Answers of connection tracking that the fragments of one datagram share.
+pub const DATAGRAM_VERDICTS_MAX: usize = 64;
+
 /// NAT pools of one worker (one per zone, protocol and address): 2 bytes a port and a bit,
 /// 136 KiB each when fully used, 34 MiB reserved.
 pub const NAT_POOLS_MAX: usize = 256;

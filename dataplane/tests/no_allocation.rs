@@ -22,6 +22,7 @@ use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{CtConfig, NatKind};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
 use sluice_dataplane::fdb::Fdb;
+use sluice_dataplane::limits::FRAGMENTS_MAX;
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
@@ -66,7 +67,8 @@ impl Egress for Void {
 }
 
 fn net() -> Net {
-    let nat = ct(1).commit().nat_to(NatKind::Src, [203, 0, 113, 1], None).table(1).go();
+    let nat = ct(1).commit().nat_to(NatKind::Src, [203, 0, 113, 1], None);
+    let nat = nat.exec([set(Field::CtMark, 1)]).table(1).go();
     let to = set(Field::TunDst, u32::from_be_bytes(PEER_IP).into());
     let config =
         TunnelConfig { remote: TunnelRemote::Flow, key: TunnelKey::Flow, ..tunnel_config() };
@@ -141,6 +143,34 @@ fn verbs() -> Vec<Action> {
     list
 }
 
+/// A datagram in two fragments.
+fn fragments(id: u32) -> Vec<Vec<u8>> {
+    let data = [5; 1480];
+    let first = v4().udp(7, 1999).no_checksum().payload(&data[8..]);
+    let first = first.fragment(id, 0, true).build();
+    let mut last = v4().proto(17).fragment(id, 1480, false).payload(&data[..900]).build();
+    last.truncate(34 + 900);
+    let mut first = first;
+    first[38..40].copy_from_slice(&2380u16.to_be_bytes());
+    vec![first, last]
+}
+
+fn run(
+    lane: &mut Lane,
+    pool: &mut FramePool,
+    burst: &mut RxBurst,
+    port: u16,
+    packets: &[Vec<u8>],
+    now: Now,
+) {
+    for bytes in packets {
+        let mut frame = pool.alloc().expect("a frame");
+        assert!(frame.copy_from(bytes));
+        assert!(burst.push(frame).is_ok());
+    }
+    lane.run(burst, PortIx(port), now, pool, &mut Void);
+}
+
 /// One batch of every sort; `n` makes flows differ.
 fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
     let [a, b] = n.to_be_bytes();
@@ -165,9 +195,26 @@ fn batches(n: u16) -> Vec<(u16, Vec<Vec<u8>>)> {
         (4, vec![station.udp(n, 8).build()]),
         (NIC, vec![arriving]),
         (1, of_every_kind()),
+        (1, fragments(n.into())),
+        (1, fragments(20_000 + u32::from(n)).split_off(1)),
         (4, broken),
     ]
 }
+
+/// What the test is about.
+const MET: [Stat; 11] = [
+    Stat::Tier1Hits,
+    Stat::Tier1Stale,
+    Stat::Tier1Evictions,
+    Stat::Tier3Uncacheable,
+    Stat::TunnelPush,
+    Stat::TunnelPop,
+    Stat::FdbLearned,
+    Stat::LearnsTold,
+    Stat::PacketIns,
+    Stat::CtDatagrams,
+    Stat::CtFragments,
+];
 
 #[test]
 fn a_lane_neither_allocates_nor_frees() {
@@ -190,16 +237,17 @@ fn a_lane_neither_allocates_nor_frees() {
 
     let rounds: Vec<_> = (0..200).map(batches).collect();
     let mut now = Now::from_secs(1000);
+    // What fragments wait in is made by use, once.
+    for id in 0..=FRAGMENTS_MAX as u32 {
+        run(&mut lane, &mut pool, &mut burst, 1, &fragments(id)[..1], now);
+    }
+    assert_eq!(lane.fragments_held(), FRAGMENTS_MAX);
+    run(&mut lane, &mut pool, &mut burst, 1, &fragments(FRAGMENTS_MAX as u32)[1..], now);
     let before = CALLS.load(Relaxed);
     for _ in 0..7 {
         for round in &rounds {
             for (port, packets) in round {
-                for bytes in packets {
-                    let mut frame = pool.alloc().expect("a frame");
-                    assert!(frame.copy_from(bytes));
-                    assert!(burst.push(frame).is_ok());
-                }
-                lane.run(&mut burst, PortIx(*port), now, &mut pool, &mut Void);
+                run(&mut lane, &mut pool, &mut burst, *port, packets, now);
                 now = now.plus_ms(3);
             }
             lane.housekeep(now, 256);
@@ -218,17 +266,7 @@ fn a_lane_neither_allocates_nor_frees() {
     assert_eq!(calls, 0, "allocations and frees in {} packets", stat(Stat::RxPackets));
     assert_eq!(pool.available(), pool.total());
     // The test saw what it is about.
-    for s in [
-        Stat::Tier1Hits,
-        Stat::Tier1Stale,
-        Stat::Tier1Evictions,
-        Stat::Tier3Uncacheable,
-        Stat::TunnelPush,
-        Stat::TunnelPop,
-        Stat::FdbLearned,
-        Stat::LearnsTold,
-        Stat::PacketIns,
-    ] {
+    for s in MET {
         assert!(stat(s) > 100, "{}: {}", s.name(), stat(s));
     }
     assert!(stat(Stat::RxPackets) > 50_000, "{}", stat(Stat::RxPackets));

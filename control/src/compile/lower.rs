@@ -163,7 +163,7 @@ fn lower_ct(ct: &flow::Ct) -> Ct {
         },
         table: ct.table,
         nat: ct.nat.as_ref().map(lower_nat),
-        exec: actions(&ct.exec).into_vec(),
+        exec: actions(&ct.exec).into(),
     }
 }
 

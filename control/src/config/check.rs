@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
-use sluice_dataplane::limits::{FRAMES_MAX, RULES_PER_TABLE_MAX, TABLES_MAX};
+use sluice_dataplane::conntrack::frag::FragConfig;
+use sluice_dataplane::limits::{
+    FRAGMENT_LEAST, FRAGMENTS_MOST, FRAMES_MAX, RULES_PER_TABLE_MAX, TABLES_MAX,
+};
 use sluice_dataplane::packet::parse::{VLAN_LIMIT_DEFAULT, VLAN_LIMIT_MAX};
 use sluice_dataplane::tunnel::TlvMap;
 use sluice_dataplane::xsk::umem::UmemConfig;
@@ -24,7 +27,7 @@ use crate::flow::parse_tlv_maps;
 /// Threads that move packets: more than any machine we know has cores for one switch.
 const WORKERS_MAX: i64 = 64;
 const SELF_CHECK_MAX: i64 = u32::MAX as i64;
-/// Connections: 16 million of them take 2 GiB, and 1 more for addresses if all are IPv6.
+/// Connections: 16 million of them take some 4 GB.
 const CONNS_MAX: i64 = 1 << 24;
 /// Kernel: IFNAMSIZ less the final zero.
 pub(super) const DEVICE_NAME_MAX: usize = 15;
@@ -246,7 +249,20 @@ fn conntrack(c: &mut Checker<'_>, raw: &raw::Conntrack) -> Conntrack {
     set("udp_multiple", &t.udp_multiple, &mut timeouts.udp_multiple_s);
     set("icmp_first", &t.icmp_first, &mut timeouts.icmp_first_s);
     set("icmp_reply", &t.icmp_reply, &mut timeouts.icmp_reply_s);
-    Conntrack { conns_max: conns_max as u32, timeouts }
+    let mut fragments = FragConfig::default();
+    if let Some(n) = &raw.fragments_max {
+        fragments.held_max = c.int("fragments_max", n, 0, FRAGMENTS_MOST as i64) as usize;
+    }
+    let mins = [
+        ("fragment_ipv4_min", &raw.fragment_ipv4_min, &mut fragments.ipv4_min),
+        ("fragment_ipv6_min", &raw.fragment_ipv6_min, &mut fragments.ipv6_min),
+    ];
+    for (name, value, field) in mins {
+        if let Some(n) = value {
+            *field = c.int(name, n, FRAGMENT_LEAST.into(), u16::MAX.into()) as u16;
+        }
+    }
+    Conntrack { conns_max: conns_max as u32, fragments, timeouts }
 }
 
 fn bridge(c: &mut Checker<'_>, raw: &raw::Bridge, files: bool) -> Bridge {

@@ -20,6 +20,9 @@
 //! hugepages = false
 //! [conntrack]
 //! conns_max = 262144
+//! fragments_max = 1000          # that wait at ct() for the others of their datagram
+//! fragment_ipv4_min = 1200      # bytes of one that is not the last; a smaller one is invalid
+//! fragment_ipv6_min = 1280
 //! [conntrack.timeouts_s]        # seconds; names as in ovs-vsctl's ct-timeout policies
 //! tcp_established = 86400
 //! [[bridge]]
@@ -57,6 +60,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::tunnel::TlvMap;
 
 pub(crate) use check::mac_of_name;
@@ -110,6 +114,7 @@ pub struct Umem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conntrack {
     pub conns_max: u32,
+    pub fragments: FragConfig,
     pub timeouts: Timeouts,
 }
 

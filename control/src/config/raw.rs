@@ -58,6 +58,9 @@ pub(super) struct Umem {
 #[serde(deny_unknown_fields)]
 pub(super) struct Conntrack {
     pub conns_max: Option<Int>,
+    pub fragments_max: Option<Int>,
+    pub fragment_ipv4_min: Option<Int>,
+    pub fragment_ipv6_min: Option<Int>,
     #[serde(default)]
     pub timeouts_s: TimeoutsRaw,
 }

@@ -98,6 +98,8 @@ fn wrong_tables() -> Vec<Wrong> {
         w("[umem]\nframe_size_bytes = 1500\n", 2, "frame_size_bytes = 1500", "use 2048"),
         w("[umem]\nframes = 100\n", 2, "frames = 100 is out of range", "use 512"),
         w("[conntrack]\nconns_max = -1\n", 2, "conns_max = -1", "use 1"),
+        w("[conntrack]\nfragments_max = 5001\n", 2, "fragments_max = 5001", "use 0 to 5000"),
+        w("[conntrack]\nfragment_ipv4_min = 1\n", 2, "fragment_ipv4_min = 1", "use 400"),
         w("[conntrack.timeouts_s]\ntcp = 5\n", 2, "unknown field `tcp`", "`tcp_syn_sent`"),
         w("[daemon]\nvlan_limit = 3\n", 2, "vlan_limit = 3 is out of range", "use 0 to 2"),
         (ports("[[bridge.table]]\nnumber = 255\n"), 4, "number = 255", "use 0 to 254"),

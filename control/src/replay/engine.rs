@@ -83,7 +83,13 @@ fn ct_config(c: &config::Conntrack, seed: u64) -> CtConfig {
     for (class, seconds) in named {
         timeouts_s[class as usize] = seconds;
     }
-    CtConfig { conns_max: c.conns_max as usize, seed, timeouts_s, ..CtConfig::default() }
+    CtConfig {
+        conns_max: c.conns_max as usize,
+        seed,
+        timeouts_s,
+        fragments: c.fragments,
+        ..CtConfig::default()
+    }
 }
 
 impl Engine {

@@ -295,10 +295,9 @@ fn set_ports(bytes: &mut [u8], layers: &Layers, src: u16, dst: u16, which: Which
         TCP => delta.apply(chunk(bytes, l4 + 16)?),
         UDP => delta.apply_udp(chunk(bytes, l4 + 6)?),
         SCTP => {
-            let end = (layers.end as usize).min(bytes.len());
-            let packet = bytes.get_mut(l4..end).ok_or(Drop::EditFailed)?;
-            let len = packet.len();
-            let checksum: &mut [u8; 4] = chunk(packet, sctp::CHECKSUM_AT)?;
+            // Of a fragment, the end of the whole.
+            let len = usize::from(layers.end).saturating_sub(l4);
+            let checksum: &mut [u8; 4] = chunk(bytes, l4 + sctp::CHECKSUM_AT)?;
             let flip = std::array::from_fn(|at| old[at] ^ new[at]);
             *checksum = sctp::change_ports(*checksum, flip, len);
         }

@@ -212,7 +212,7 @@ pub struct Ct {
     pub table: Option<u8>,
     pub nat: Option<Nat>,
     /// Only `ct_mark` and `ct_label` as destinations.
-    pub exec: Vec<Action>,
+    pub exec: Arc<[Action]>,
 }
 
 /// `nat` inside `ct`.

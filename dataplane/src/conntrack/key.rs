@@ -10,7 +10,7 @@
 
 use super::icmp_error;
 use super::tcp::{self, Segment};
-use crate::packet::key::{FRAG_ANY, FRAG_LATER, FlowKey};
+use crate::packet::key::{FRAG_ANY, FlowKey};
 
 /// An address as a number; IPv4 in the low 32 bits.
 pub type IpKey = u128;
@@ -172,9 +172,9 @@ impl CtPacket {
         let mut p =
             Self { tuple, zone, kind: Kind::Invalid, seg: Segment::default(), checksum_ok: true };
         let is_ip = v6 || key.eth_type == 0x0800;
-        // Reassembly comes with a later room: what has no ports cannot be looked up.
-        if is_ip && key.ip_frag & FRAG_LATER == 0 {
-            p.kind = p.read_l4(l4, key.ip_frag & FRAG_ANY != 0);
+        // A datagram in pieces is put together before it comes here; a piece is nothing.
+        if is_ip && key.ip_frag & FRAG_ANY == 0 {
+            p.kind = p.read_l4(l4);
             if p.kind == Kind::Normal && p.tuple.is_icmp() {
                 // From the key: an earlier translation has not reached the bytes yet.
                 p.tuple.sport = key.icmp_id;
@@ -198,7 +198,7 @@ impl CtPacket {
     }
 
     /// Checks the transport header and completes `tuple` and `seg`.
-    fn read_l4(&mut self, l4: &[u8], fragment: bool) -> Kind {
+    fn read_l4(&mut self, l4: &[u8]) -> Kind {
         let normal_if = |good: bool| if good { Kind::Normal } else { Kind::Invalid };
         let ports = self.tuple.sport != 0 && self.tuple.dport != 0;
         match self.tuple.proto {
@@ -209,7 +209,7 @@ impl CtPacket {
                 }
                 _ => Kind::Invalid,
             },
-            UDP => normal_if(ports && udp_len_ok(l4, fragment)),
+            UDP => normal_if(ports && udp_len_ok(l4)),
             SCTP => normal_if(ports && l4.len() >= 12),
             _ if self.tuple.is_icmp() => self.read_icmp(l4),
             ICMP | ICMPV6 => Kind::Invalid,
@@ -243,12 +243,11 @@ impl CtPacket {
     }
 }
 
-/// The UDP length field covers its own header and no more than the datagram. A first fragment
-/// holds only the beginning.
-fn udp_len_ok(l4: &[u8], fragment: bool) -> bool {
+/// The UDP length field covers its own header and no more than the datagram.
+fn udp_len_ok(l4: &[u8]) -> bool {
     let Some(&[_, _, _, _, a, b, _, _]) = l4.first_chunk::<8>() else { return false };
     let len = usize::from(u16::from_be_bytes([a, b]));
-    len >= 8 && (fragment || len <= l4.len())
+    (8..=l4.len()).contains(&len)
 }
 
 /// The little that the cached path has at hand: enough for a packet of an established
@@ -266,7 +265,8 @@ impl HitPacket {
     pub fn from_l4(proto: u8, ip_frag: u8, l4: &[u8]) -> Option<Self> {
         let seg = match proto {
             TCP => Segment::parse_cut(l4, l4.len())?,
-            UDP if !udp_len_ok(l4, ip_frag & FRAG_ANY != 0) => return None,
+            _ if ip_frag & FRAG_ANY != 0 => return None,
+            UDP if !udp_len_ok(l4) => return None,
             _ => Segment::default(),
         };
         Some(Self { seg, checksum_ok: true })
@@ -316,9 +316,9 @@ mod tests {
         let mut zero = key(UDP);
         zero.tp_src = 0;
         assert_eq!(kind(&zero, &udp), Kind::Invalid);
-        let mut later = key(UDP);
-        later.ip_frag = FRAG_ANY | FRAG_LATER;
-        assert_eq!(kind(&later, &udp), Kind::Invalid);
+        let mut piece = key(UDP);
+        piece.ip_frag = FRAG_ANY;
+        assert_eq!(kind(&piece, &udp), Kind::Invalid);
         assert_eq!(kind(&key(ICMP), &[8, 0, 0, 0, 0, 1, 0, 1]), Kind::Normal);
         assert_eq!(kind(&key(ICMP), &[8, 1, 0, 0, 0, 1, 0, 1]), Kind::Invalid);
         assert_eq!(kind(&key(ICMP), &[9, 0, 0, 0, 0, 1, 0, 1]), Kind::Invalid);

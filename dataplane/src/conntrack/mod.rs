@@ -6,8 +6,10 @@
 //! - *established*: the connection was answered (TCP: any valid segment but a repeated SYN);
 //! - *related*: an ICMP error about a connection; it creates and refreshes nothing;
 //! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, an error
-//!   about nothing we know, or an answer to what nobody asked. Later fragments are invalid: they
-//!   have no ports, and reassembly is another room's.
+//!   about nothing we know, or an answer to what nobody asked.
+//!
+//! A datagram of many fragments is one packet here (`frag`); a fragment that is not held, for what
+//! it is, is invalid.
 //!
 //! *reply* says that it travels against the direction of the first packet. Nothing is remembered
 //! until `ct(commit)`. A zone is a name space of its own.
@@ -25,6 +27,7 @@ mod commit;
 mod conn;
 mod dump;
 mod expire;
+pub mod frag;
 mod hit;
 mod icmp_error;
 mod key;
@@ -48,6 +51,7 @@ use crate::clock::Now;
 use crate::limits::CONNS_MAX;
 use conn::{Hot, flag};
 use expire::{Timeouts, Wheel, is_due, ticks};
+use frag::FragConfig;
 use key::HashKey;
 use nat_ports::PortPools;
 use table::Table;
@@ -76,11 +80,18 @@ pub struct CtConfig {
     pub timeouts_s: [u32; CLASSES],
     /// Whether TCP sequence numbers are judged (Open vSwitch: `ct-enable-tcp-seq-chk`).
     pub tcp_seq_check: bool,
+    pub fragments: FragConfig,
 }
 
 impl Default for CtConfig {
     fn default() -> Self {
-        Self { conns_max: CONNS_MAX, seed: 0, timeouts_s: DEFAULT_TIMEOUTS_S, tcp_seq_check: true }
+        Self {
+            conns_max: CONNS_MAX,
+            seed: 0,
+            timeouts_s: DEFAULT_TIMEOUTS_S,
+            tcp_seq_check: true,
+            fragments: FragConfig::default(),
+        }
     }
 }
 
@@ -155,6 +166,7 @@ pub struct Conntrack {
     hash: HashKey,
     random: u64,
     tcp_seq_check: bool,
+    fragments: FragConfig,
     stats: CtStats,
 }
 
@@ -170,6 +182,7 @@ impl Conntrack {
             hash,
             random: hash.of_words(0, 1) | 1,
             tcp_seq_check: cfg.tcp_seq_check,
+            fragments: cfg.fragments,
             stats: CtStats::default(),
         }
     }
@@ -185,6 +198,11 @@ impl Conntrack {
 
     pub fn capacity(&self) -> usize {
         self.table.capacity()
+    }
+
+    /// What is a fragment that can be held.
+    pub fn fragments(&self) -> &FragConfig {
+        &self.fragments
     }
 
     pub fn stats(&self) -> CtStats {

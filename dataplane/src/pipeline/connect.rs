@@ -24,7 +24,7 @@ use crate::conntrack::{
 use crate::counters::{Drop, Stat};
 use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
 use crate::packet::field::Field;
-use crate::packet::key::{FlowKey, shape};
+use crate::packet::key::{FRAG_LATER, FlowKey, shape};
 use crate::packet::l4sum;
 
 /// A translation that the packet bears.
@@ -49,10 +49,16 @@ impl Walk<'_, '_> {
             Zone::Number(n) => n,
             Zone::Field(f) => f.get(&self.key) as u16,
         };
+        if self.has_to_wait() {
+            return self.hold(ct, zone);
+        }
         self.translated = self.translated.filter(|t| t.zone == zone);
         let packet = self.ct_packet(zone);
-        let mut result =
-            if self.dry { self.seen.ct(zone, ct, &packet) } else { self.track(ct, &packet) };
+        let mut result = match self.dry {
+            true => self.seen.ct(zone, ct, &packet),
+            false if self.datagram.is_some() => self.track_datagram(ct, &packet),
+            false => self.track(ct, &packet),
+        };
         if ct.nat.is_some() {
             self.translate(&packet, &result)?;
         }
@@ -96,8 +102,11 @@ impl Walk<'_, '_> {
             (_, Some(translated)) => translated.get(l4_at - l3..).unwrap_or(&[]),
             _ => p.bytes.get(l4_at..usize::from(p.layers.end).min(p.bytes.len())).unwrap_or(&[]),
         };
-        let mut packet = CtPacket::from_key(&self.key, l4, zone);
-        packet.checksum_ok = p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
+        let mut packet = match self.whole_packet(zone) {
+            Some(whole) => whole,
+            None => CtPacket::from_key(&self.key, l4, zone),
+        };
+        packet.checksum_ok &= p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
         if self.payload.shape & shape::L3_VALID == 0 {
             // Cut, or otherwise no IP packet: its addresses are not to be believed.
             packet.kind = Kind::Invalid;
@@ -108,7 +117,7 @@ impl Walk<'_, '_> {
     }
 
     /// Looks up and commits, for real.
-    fn track(&mut self, ct: &Ct, packet: &CtPacket) -> CtResult {
+    pub(super) fn track(&mut self, ct: &Ct, packet: &CtPacket) -> CtResult {
         let now = self.world.now;
         let mut result = self.world.conntrack.lookup(packet, now);
         if ct.commit && result.state & ct_state::INV == 0 {
@@ -136,9 +145,9 @@ impl Walk<'_, '_> {
 
     /// What `exec` and `nat` ask for. `exec` may only write mark and label; its sources are
     /// fields as they are now.
-    fn commit_of(&self, ct: &Ct) -> Commit {
+    pub(super) fn commit_of(&self, ct: &Ct) -> Commit {
         let (mut value, mut mask) = (self.key, FlowKey::ZERO);
-        for a in &ct.exec {
+        for a in ct.exec.iter() {
             match a {
                 Action::Set(s) => {
                     s.dst.set_masked(&mut value, s.value, s.mask);
@@ -168,7 +177,7 @@ impl Walk<'_, '_> {
 
     /// Writes the connection's translation into the key (and so, in time, into the packet).
     fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> Flow {
-        let Some(rewrite) = self.world.conntrack.nat_rewrite(result) else { return Ok(()) };
+        let Some(rewrite) = self.rewrite_of(result) else { return Ok(()) };
         let (from, to) = (packet.tuple, rewrite.apply(&packet.tuple));
         let state = rewrite.ct_state;
         self.translated = Some(Translated { zone: packet.zone, state, from, to });
@@ -188,6 +197,12 @@ impl Walk<'_, '_> {
     /// which the next `ct` sees what it quotes then.
     fn translate_error(&mut self, rewrite: &NatRewrite) -> Flow {
         self.rec.cacheable = false;
+        if self.key.ip_frag & FRAG_LATER != 0 {
+            // The quoted packet is in the first fragment.
+            let v6 = self.key.eth_type == 0x86dd;
+            put_addresses(&mut self.key, rewrite, v6);
+            return Ok(());
+        }
         if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
             return self.too_much();
         }

@@ -162,6 +162,9 @@ impl<E: Egress> Hand<'_, E> {
     fn punt(&mut self, at: u16, frame: &Frame, layers: Layers) {
         let at = usize::from(at);
         let Some((punts, punt)) = self.punts.and_then(|p| Some((p, p.get(at)?))) else { return };
+        if punts.waits(at).is_some() {
+            return self.hold((punts, at), frame, layers);
+        }
         if punt.meter.is_some_and(|id| !self.passes(punt.bridge, id, frame.len())) {
             return self.counters.count_drop(Drop::Meter);
         }

@@ -27,7 +27,7 @@ use super::miss::{Flow, Stop, Walk};
 use super::punt::Punt;
 use super::rule::Rule;
 use super::set::Written;
-use crate::action::Action;
+use crate::action::{Action, Ct};
 use crate::counters::Drop;
 use crate::limits::{
     ACTION_SETS_MAX, FROZEN_LISTS_MAX, FROZEN_STACK_MAX_BYTES, RECORDED_PUNTS_MAX,
@@ -111,6 +111,17 @@ pub(super) struct State {
     pub runs_set: bool,
     /// A packet has left already.
     pub has_left: bool,
+    /// What is run first.
+    pub at: Option<AtCt>,
+}
+
+/// A `ct` that a fragment waits at, and whose list it is in: the rule, and whether that is a
+/// packet-out's.
+#[derive(Clone, Debug)]
+pub(super) struct AtCt {
+    pub ct: Ct,
+    pub owner: Option<(Arc<Rule>, bool)>,
+    zone: u16,
 }
 
 impl State {
@@ -129,6 +140,7 @@ impl State {
         in_set: false,
         runs_set: false,
         has_left: false,
+        at: None,
     };
 }
 
@@ -155,6 +167,12 @@ impl Default for Continuation {
 }
 
 impl Continuation {
+    /// The same, where room is made by use.
+    pub(super) fn empty() -> Self {
+        let (frames, set, stack) = (Vec::new(), Vec::new(), Vec::new());
+        Self { state: State::BLANK, frames, set, stack }
+    }
+
     /// Place of the bridge that it was paused in.
     pub fn bridge(&self) -> u16 {
         self.state.bridge
@@ -186,7 +204,7 @@ impl Continuation {
         self.frames.clear();
         self.set.clear();
         self.stack.clear();
-        (self.state.tlv, self.state.maker) = (None, None);
+        (self.state.tlv, self.state.maker, self.state.at) = (None, None, None);
     }
 
     fn fill(&mut self, halt: &Halt, from: &Punts, (key, layers): (&FlowKey, Layers)) {
@@ -279,6 +297,15 @@ impl Punts {
         true
     }
 
+    /// What a fragment waits for, if the punt is one that waits: a zone's `ct`, the bridge, and
+    /// how many waited before it in this walk.
+    pub(super) fn waits(&self, at: usize) -> Option<(u16, (u16, u16))> {
+        let halt = self.halts.iter().find(|h| h.punt == at)?;
+        let waiting = self.halts.iter().take_while(|h| h.punt != at);
+        let n = waiting.filter(|h| h.state.at.is_some()).count() as u16;
+        Some((halt.state.at.as_ref()?.zone, (halt.state.bridge, n)))
+    }
+
     fn open(&mut self) -> Option<&mut Halt> {
         self.halts.last_mut().filter(|h| h.is_open)
     }
@@ -296,7 +323,7 @@ impl<'w> Walk<'_, 'w> {
     /// Pauses this copy of the packet, which is told as the last punt.
     #[cold]
     #[inline(never)]
-    pub(super) fn halt(&mut self) -> Flow {
+    pub(super) fn halt(&mut self, at: Option<AtCt>) -> Flow {
         let state = State {
             base: self.base,
             payload: self.payload,
@@ -308,6 +335,7 @@ impl<'w> Walk<'_, 'w> {
             queue: self.queue,
             in_set: self.in_set,
             has_left: self.rec.outputs > 1 || self.has_left,
+            at,
             ..State::BLANK
         };
         let punts = &mut *self.punts;
@@ -333,6 +361,12 @@ impl<'w> Walk<'_, 'w> {
             stack: first..punts.stack.len(),
         });
         Err(Stop::Pause)
+    }
+
+    /// The same in front of a `ct`.
+    pub(super) fn halt_at_ct(&mut self, ct: &Ct, zone: u16) -> Flow {
+        let owner = self.owner().map(|rule| (rule.clone(), self.rule.is_none()));
+        self.halt(Some(AtCt { ct: ct.clone(), owner, zone }))
     }
 
     /// A paused walk comes through a list of which this is left.

@@ -20,6 +20,7 @@ use super::commit::Payload;
 use super::connect::Translated;
 pub use super::events::Event;
 use super::events::Events;
+use super::hold::Datagram;
 use crate::action::step::Step;
 use crate::cache::traversal::{Item, Recording};
 use crate::clock::Now;
@@ -194,6 +195,8 @@ pub struct Walk<'a, 'w> {
     pub(super) in_set: bool,
     /// What the last `ct(nat)` did, if no other zone was asked since.
     pub(super) translated: Option<Translated>,
+    /// The datagram that the packet is a fragment of, once it is whole.
+    pub(super) datagram: Option<&'a mut Datagram>,
     /// The next lookup sees the connection's first packet.
     with_ct: bool,
     /// The present scope has a meter.
@@ -301,6 +304,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             in_bucket: false,
             in_set: false,
             translated: None,
+            datagram: None,
             with_ct: false,
             metered: false,
             reason: Drop::NoOutput,

@@ -27,6 +27,7 @@ mod group;
 mod guards;
 mod headers;
 mod hit;
+mod hold;
 pub mod keymask;
 mod learn;
 mod leave;

@@ -5,8 +5,9 @@
 //! nothing kept for later; what they do not say is not done, so an empty list drops the packet.
 
 use super::execute::{Hand, Sent};
+use super::hold::Datagram;
 use super::miss::{Subject, World, walk_actions};
-use super::resume::{Resume, walk_on};
+use super::resume::{Paused, Resume, walk_on};
 use super::rule::Rule;
 use super::run::{Egress, Lane};
 use super::upkeep::credit_item;
@@ -44,16 +45,17 @@ pub enum PacketOutError {
 }
 
 /// What is walked.
-enum Job<'j> {
+pub(super) enum Job<'j> {
     Send(&'j PacketOut),
-    Resume(&'j Resume, PortIx),
+    Resume(Paused<'j>, PortIx),
+    Fragment(Paused<'j>, PortIx, &'j mut Datagram),
 }
 
 impl Job<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Send(out) => &out.bytes,
-            Self::Resume(resume, _) => &resume.bytes,
+            Self::Resume(paused, _) | Self::Fragment(paused, ..) => paused.bytes,
         }
     }
 
@@ -71,14 +73,24 @@ impl Job<'_> {
                     .map_err(PacketOutError::Parse)?;
                 Ok(*layers)
             }
-            Self::Resume(resume, port) => resume.parse((*port, limit), key, layers),
+            Self::Resume(paused, port) => paused.parse((*port, limit), key, layers),
+            Self::Fragment(paused, port, d) => {
+                let mut headers = paused.parse((*port, limit), key, layers)?;
+                if headers.l4 != 0 {
+                    // SCTP's checksum follows its ports by the length of the whole.
+                    headers.end = headers.l4.saturating_add(d.l4_len() as u16);
+                }
+                Ok(headers)
+            }
         }
     }
 
     fn checksums_good(&self) -> bool {
         match self {
             Self::Send(_) => true,
-            Self::Resume(r, _) => !r.is_edited && r.continuation.checksums_good(),
+            Self::Resume(p, _) | Self::Fragment(p, ..) => {
+                !p.is_edited && p.continuation.checksums_good()
+            }
         }
     }
 }
@@ -92,7 +104,8 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> Result<(), PacketOutError> {
-        self.walk_once(&Job::Send(out), now, pool, egress)?;
+        self.walk_once(&mut Job::Send(out), now, pool, egress)?;
+        self.release_fragments(now, pool, egress);
         self.counters.add(Stat::PacketOuts, 1);
         Ok(())
     }
@@ -105,15 +118,16 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> Result<(), PacketOutError> {
-        let port = resume.port(&self.program)?;
-        self.walk_once(&Job::Resume(resume, port), now, pool, egress)?;
+        let port = resume.paused().port(&self.program)?;
+        self.walk_once(&mut Job::Resume(resume.paused(), port), now, pool, egress)?;
+        self.release_fragments(now, pool, egress);
         self.counters.add(Stat::Resumes, 1);
         Ok(())
     }
 
-    fn walk_once<E: Egress>(
+    pub(super) fn walk_once<E: Egress>(
         &mut self,
-        job: &Job<'_>,
+        job: &mut Job<'_>,
         now: Now,
         pool: &mut FramePool,
         egress: &mut E,
@@ -144,7 +158,10 @@ impl Lane {
             Job::Send(out) => {
                 walk_actions(&mut world, subject, record, (out.in_port, &out.rule));
             }
-            Job::Resume(resume, _) => walk_on(&mut world, subject, record, resume),
+            Job::Resume(paused, _) => walk_on(&mut world, subject, record, *paused, None),
+            Job::Fragment(paused, _, d) => {
+                walk_on(&mut world, subject, record, *paused, Some(d));
+            }
         }
         let len = frame.len() as u64;
         for rule in &self.recording.rules {

@@ -7,9 +7,11 @@
 //! counted. Walks with a copy for a controller are not cached: such traffic is slow anyway.
 
 use super::freeze::{Continuation, Punts};
+use super::hold::Holds;
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Controller, PacketInReason};
+use crate::conntrack::frag::FragConfig;
 use crate::counters::{Drop, Stat};
 use crate::limits::{PACKET_IN_MAX_BYTES, PACKET_INS_MAX, RECORDED_PUNTS_MAX};
 use crate::packet::key::FlowKey;
@@ -104,21 +106,28 @@ impl PacketIn {
     }
 }
 
-/// A lane's buffers.
+/// A lane's buffers for packets that stop on their way.
 #[derive(Debug)]
 pub struct PacketIns {
     free: Vec<PacketIn>,
     full: VecDeque<PacketIn>,
+    /// What stops for itself.
+    pub(super) holds: Holds,
 }
 
 impl Default for PacketIns {
     fn default() -> Self {
-        let free = (0..PACKET_INS_MAX).map(|_| PacketIn::new()).collect();
-        Self { free, full: VecDeque::with_capacity(PACKET_INS_MAX) }
+        Self::new(FragConfig::default())
     }
 }
 
 impl PacketIns {
+    pub(super) fn new(fragments: FragConfig) -> Self {
+        let free = (0..PACKET_INS_MAX).map(|_| PacketIn::new()).collect();
+        let full = VecDeque::with_capacity(PACKET_INS_MAX);
+        Self { free, full, holds: Holds::new(fragments) }
+    }
+
     /// Keeps a copy of the packet; false if no buffer is free.
     pub(crate) fn keep(&mut self, punt: &Punt, packet: &[u8]) -> bool {
         let Some(mut buffer) = self.free.pop() else { return false };
@@ -199,7 +208,7 @@ impl<'w> Walk<'_, 'w> {
         self.punt(punt)?;
         match c.pause && !self.dry {
             false => Ok(()),
-            true if self.punts.len() > told => self.halt(),
+            true if self.punts.len() > told => self.halt(None),
             true => {
                 self.drop_copy(Drop::PauseLost);
                 Err(Stop::Pause)
@@ -232,7 +241,7 @@ impl<'w> Walk<'_, 'w> {
         })
     }
 
-    fn punt_of(&self, reason: PacketInReason) -> Punt {
+    pub(super) fn punt_of(&self, reason: PacketInReason) -> Punt {
         Punt {
             bridge: self.bridge_ix,
             reason,

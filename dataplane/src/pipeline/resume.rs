@@ -10,7 +10,8 @@
 //! options by now, of which key and actions hold the places, the packet cannot go on.
 
 use super::commit::{stacked_bytes, tag_count};
-use super::freeze::{Continuation, Frame, Left, Punts};
+use super::freeze::{AtCt, Continuation, Frame, Left, Punts};
+use super::hold::Datagram;
 use super::miss::{Flow, Stop, Subject, Walk, World};
 use super::packet_out::PacketOutError;
 use super::program::Program;
@@ -30,7 +31,22 @@ pub struct Resume {
     pub continuation: Continuation,
 }
 
+/// The same, where it lies.
+#[derive(Clone, Copy)]
+pub(super) struct Paused<'r> {
+    pub bytes: &'r [u8],
+    pub is_edited: bool,
+    pub continuation: &'r Continuation,
+}
+
 impl Resume {
+    pub(super) fn paused(&self) -> Paused<'_> {
+        let Self { bytes, is_edited, continuation } = self;
+        Paused { bytes, is_edited: *is_edited, continuation }
+    }
+}
+
+impl Paused<'_> {
     /// The port that the packet came by, as far as the program has it.
     pub(super) fn port(&self, program: &Program) -> Result<PortIx, PacketOutError> {
         let state = &self.continuation.state;
@@ -51,23 +67,24 @@ impl Resume {
     ) -> Result<Layers, PacketOutError> {
         let state = &self.continuation.state;
         let limit = if self.is_edited { limit } else { tag_count(&state.base) as u8 };
-        parse::parse_limited(&self.bytes, port, limit, key, layers)
+        parse::parse_limited(self.bytes, port, limit, key, layers)
             .map_err(PacketOutError::Parse)?;
         Ok(if self.is_edited { *layers } else { state.layers })
     }
 }
 
 /// Walks on, and leaves the result in `rec`, which is good for this once.
-pub(super) fn walk_on<'w>(
-    world: &mut World<'w>,
-    packet: Subject<'_>,
-    (rec, punts): (&mut Recording, &mut Punts),
-    resume: &'w Resume,
+pub(super) fn walk_on<'a, 'w>(
+    world: &'a mut World<'w>,
+    packet: Subject<'a>,
+    (rec, punts): (&'a mut Recording, &'a mut Punts),
+    resume: Paused<'w>,
+    datagram: Option<&'a mut Datagram>,
 ) {
     rec.clear();
     punts.clear();
     rec.cacheable = false;
-    let paused = &resume.continuation;
+    let paused = resume.continuation;
     let state = &paused.state;
     let Some(bridge) = world.program.bridges.get(usize::from(state.bridge)) else { return };
     let (place, mut nobody) = ((state.bridge, state.key.in_port), Silent);
@@ -80,8 +97,13 @@ pub(super) fn walk_on<'w>(
     }
     (w.queue, w.in_set, w.has_left) = (state.queue, state.in_set, state.has_left);
     w.translated = state.translated;
+    if let Some(d) = &datagram {
+        d.lend([&mut w.base, &mut w.key]);
+    }
+    w.datagram = datagram;
     w.rec.stack.extend_from_slice(&paused.stack);
     let end = paused.written().try_for_each(|written| w.set.write(Some(written)));
+    let end = end.and_then(|()| w.at_ct(state.at.as_ref()));
     let end = end.and_then(|()| w.frames(&paused.frames));
     w.stand_in(state.maker.as_ref().map(|(rule, is_sent)| (rule, *is_sent)));
     let end = match end {
@@ -93,6 +115,13 @@ pub(super) fn walk_on<'w>(
 }
 
 impl<'w> Walk<'_, 'w> {
+    /// Runs the `ct` that a fragment has waited at.
+    fn at_ct(&mut self, at: Option<&'w AtCt>) -> Flow {
+        let Some(at) = at else { return Ok(()) };
+        self.stand_in(at.owner.as_ref().map(|(rule, is_sent)| (rule, *is_sent)));
+        self.ct(&at.ct)
+    }
+
     /// Runs what is left of lists, from the inside out.
     fn frames(&mut self, frames: &'w [Frame]) -> Flow {
         let mut rest = frames.iter();

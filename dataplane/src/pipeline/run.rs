@@ -180,7 +180,7 @@ impl Lane {
             recording: Recording::new(),
             events: Events::default(),
             punts: Punts::default(),
-            packet_ins: PacketIns::default(),
+            packet_ins: PacketIns::new(config.conntrack.fragments),
             chance: config.seed | 1,
             fdb_cursor: 0,
             sweep_cursor: 0,
@@ -510,6 +510,7 @@ impl Lane {
         let count = self.recording.steps.len();
         hand.execute(steps, count, frame, &slot.key, slot.layers);
         self.punts.clear();
+        self.release_fragments(now, pool, egress);
         if !self.recording.cacheable {
             self.counters.add(Stat::Tier3Uncacheable, 1);
         } else {

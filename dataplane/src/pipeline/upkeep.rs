@@ -70,6 +70,7 @@ impl Lane {
     /// entries that no longer hold.
     pub fn housekeep(&mut self, now: Now, budget: usize) {
         self.conntrack.expire(now, budget);
+        self.packet_ins.holds.expire(now, budget, &self.counters);
         for b in &self.program.bridges {
             let mut cursor = self.fdb_cursor;
             b.fdb.expire(&mut cursor, budget, now);

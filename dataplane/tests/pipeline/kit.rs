@@ -16,9 +16,11 @@ mod specs;
 pub use net::*;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::clock::Now;
+use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::conntrack::{ConnInfo, CtConfig};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
 use sluice_dataplane::fdb::{Fdb, FdbEntry};
+use sluice_dataplane::limits::FRAGMENT_LEAST;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
@@ -32,6 +34,9 @@ use sluice_dataplane::xsk::pool::FramePool;
 use specs::{both, group_stats, meter_stats};
 pub use specs::{bucket, group};
 use std::sync::Arc;
+
+/// Fragments that wait at `ct` in a lane.
+pub const FRAGMENTS_HELD: usize = 16;
 
 /// Collects what leaves.
 #[derive(Default)]
@@ -100,8 +105,15 @@ const OF_THE_CACHE: [Stat; 12] = [
 impl Side {
     /// `tiers`: entries of tier 1 and tier 2.
     fn new((microflows, megaflows): (usize, usize), first: First, frames: u32) -> Self {
+        // Two of the least size fit a frame.
+        let fragments = FragConfig {
+            held_max: FRAGMENTS_HELD,
+            ipv4_min: FRAGMENT_LEAST,
+            ipv6_min: FRAGMENT_LEAST,
+            ..FragConfig::default()
+        };
         let counters = Arc::new(Counters::default());
-        let conntrack = CtConfig { conns_max: 64, seed: 5, ..CtConfig::default() };
+        let conntrack = CtConfig { conns_max: 64, seed: 5, fragments, ..CtConfig::default() };
         let config = LaneConfig { microflows, megaflows, conntrack, self_check: 3, first, seed: 7 };
         Self {
             lane: Lane::new(&config, counters.clone()),
@@ -210,7 +222,8 @@ impl Side {
     fn account(&self) -> (u64, u64) {
         let c = &self.counters;
         let told = c.stat(Stat::PacketIns) + c.stat(Stat::PacketInsLost);
-        (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + told + c.drops_total())
+        let held = self.lane.fragments_held() as u64;
+        (c.stat(Stat::RxPackets), c.stat(Stat::TxPackets) + told + held + c.drops_total())
     }
 }
 

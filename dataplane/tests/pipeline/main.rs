@@ -5,6 +5,8 @@ mod chance;
 mod chance_verbs;
 mod changes;
 mod drops;
+mod fragments;
+mod fragments_whole;
 mod groups;
 mod headers;
 mod kit;

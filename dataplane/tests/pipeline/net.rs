@@ -134,11 +134,11 @@ pub fn resubmit(table: u8) -> Action {
 
 /// `ct(...)`, built by its parts.
 #[derive(Clone)]
-pub struct CtSpec(Ct);
+pub struct CtSpec(pub Ct);
 
 pub fn ct(zone: u16) -> CtSpec {
     let zone = Zone::Number(zone);
-    CtSpec(Ct { commit: false, force: false, zone, table: None, nat: None, exec: Vec::new() })
+    CtSpec(Ct { commit: false, force: false, zone, table: None, nat: None, exec: [].into() })
 }
 
 impl CtSpec {
@@ -171,7 +171,7 @@ impl CtSpec {
     }
 
     pub fn exec(mut self, actions: impl IntoIterator<Item = Action>) -> Self {
-        self.0.exec.extend(actions);
+        self.0.exec = self.0.exec.iter().cloned().chain(actions).collect();
         self
     }
 

@@ -53,7 +53,7 @@ fn tamed(list: &[Action], world: World) -> Vec<Action> {
             Action::Ct(Box::new(Ct { table: None, ..(**ct).clone() }))
         }
         Action::Ct(ct) => {
-            let (commit, force, nat, exec) = (false, false, None, Vec::new());
+            let (commit, force, nat, exec) = (false, false, None, [].into());
             Action::Ct(Box::new(Ct { commit, force, nat, exec, ..(**ct).clone() }))
         }
         a => a.clone(),

@@ -5,6 +5,7 @@
 
 mod containers;
 mod flows;
+mod fragments;
 mod kit;
 mod lifecycle;
 mod monitor;

@@ -27,7 +27,7 @@ use crate::flow::parse_tlv_maps;
 /// Threads that move packets: more than any machine we know has cores for one switch.
 const WORKERS_MAX: i64 = 64;
 const SELF_CHECK_MAX: i64 = u32::MAX as i64;
-/// Connections: 16 million of them take some 4 GB.
+/// Connections: 16 million of them take 2 GiB, and 1 more for addresses if all are IPv6.
 const CONNS_MAX: i64 = 1 << 24;
 /// Kernel: IFNAMSIZ less the final zero.
 pub(super) const DEVICE_NAME_MAX: usize = 15;

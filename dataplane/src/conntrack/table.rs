@@ -4,8 +4,10 @@
 //! them. The index is one open-addressed hash table over both directions of all connections: a
 //! slot of 8 bytes holds 32 bits of the hash and the connection with its direction. Linear
 //! probing: at a load of at most one half a look-up reads 1.1 lines of the index, and there is
-//! no insertion that can fail. The home of an entry is the top of its 32 hash bits, so removal
-//! moves followers back without looking at connections (Knuth, vol. 3, 6.4, algorithm R) and
+//! no insertion that can fail. There are exactly four slots a connection, whatever `conns_max`:
+//! the home of an entry is its 32 hash bits as a fraction of the table (`bits * slots >> 32`), which
+//! needs no power of two and keeps the bits' order. Removal knows homes from the index alone, so
+//! it moves followers back without looking at connections (Knuth, vol. 3, 6.4, algorithm R) and
 //! leaves no tombstones: a table under churn stays as fast as a fresh one.
 //!
 //! A look-up can be spread over a batch: `hash`, `prefetch_index`, `guess` + `prefetch`, `find`.
@@ -54,9 +56,8 @@ impl Lines {
 pub struct Table {
     key: HashKey,
     index: Lines,
-    /// Home of an entry: hash bits shifted right by this.
-    shift: u32,
-    mask: usize,
+    /// Slots of the index: four a connection.
+    slots: usize,
     hot: Lines,
     cold: Lines,
     wide: Lines,
@@ -68,18 +69,21 @@ pub struct Table {
     len: u32,
 }
 
-/// Upper bound of `conns_max`: an index slot keeps 31 bits for the connection.
+/// Upper bound of `conns_max`: an index slot keeps 31 bits for the connection, and 32 hash bits
+/// tell as many homes apart.
 pub const CONNS_LIMIT: usize = 1 << 30;
+
+/// Two for its tuples, at a load of one half.
+const SLOTS_PER_CONN: usize = 4;
 
 impl Table {
     pub fn new(conns_max: usize, key: HashKey) -> Self {
         let conns_max = conns_max.clamp(1, CONNS_LIMIT);
-        let slots = (conns_max * 4).next_power_of_two().max(8);
+        let slots = conns_max * SLOTS_PER_CONN;
         Self {
             key,
             index: Lines::new(slots),
-            shift: 32 - slots.trailing_zeros(),
-            mask: slots - 1,
+            slots,
             hot: Lines::new(conns_max * 8),
             cold: Lines::new(conns_max * 4),
             wide: Lines::new(conns_max * 8),
@@ -96,6 +100,11 @@ impl Table {
 
     pub fn capacity(&self) -> usize {
         self.conns_max as usize
+    }
+
+    /// Bytes reserved for connections, without the addresses of IPv6, which IPv4 never touches.
+    pub fn narrow_bytes(&self) -> usize {
+        [&self.index, &self.hot, &self.cold].map(|l| l.words.len() * 8).iter().sum()
     }
 
     pub fn is_full(&self) -> bool {
@@ -164,7 +173,7 @@ impl Table {
             if (slot >> 32) as u32 == bits {
                 return Some(owner(slot).0);
             }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
     }
 
@@ -186,7 +195,7 @@ impl Table {
                     return Some((ix, dir));
                 }
             }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
     }
 
@@ -249,7 +258,19 @@ impl Table {
 
     #[inline]
     fn home(&self, bits: u32) -> usize {
-        (bits >> self.shift) as usize
+        ((u64::from(bits) * self.slots as u64) >> 32) as usize
+    }
+
+    /// The next slot, going round.
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.slots { 0 } else { at + 1 }
+    }
+
+    /// Slots from one to another, going round.
+    #[inline]
+    fn way(&self, from: usize, to: usize) -> usize {
+        if to >= from { to - from } else { to + self.slots - from }
     }
 
     #[inline]
@@ -267,7 +288,7 @@ impl Table {
         let bits = (hash >> 32) as u32;
         let mut at = self.home(bits);
         while self.slot(at) != 0 {
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
         self.set_slot(at, u64::from(bits) << 32 | u64::from(ix + 1) << 1 | dir);
     }
@@ -285,20 +306,18 @@ impl Table {
                 debug_assert!(false, "a connection was not in the index");
                 return;
             }
-            hole = (hole + 1) & self.mask;
+            hole = self.after(hole);
         }
         // Close the gap: a follower moves into the hole unless that would put it before its home.
         let mut at = hole;
         loop {
-            at = (at + 1) & self.mask;
+            at = self.after(at);
             let slot = self.slot(at);
             if slot == 0 {
                 break;
             }
             let home = self.home((slot >> 32) as u32);
-            let from_home = at.wrapping_sub(home) & self.mask;
-            let from_hole = at.wrapping_sub(hole) & self.mask;
-            if from_home >= from_hole {
+            if self.way(home, at) >= self.way(hole, at) {
                 self.set_slot(hole, slot);
                 hole = at;
             }
@@ -335,21 +354,22 @@ mod tests {
         #![proptest_config(ProptestConfig {
             failure_persistence: None, ..ProptestConfig::with_cases(200)
         })]
-        /// Random insertions and removals against a `HashMap`, in a table small enough to wrap
+        /// Random insertions and removals against a `HashMap`, in tables small enough to wrap
         /// and to fill.
         #[test]
         fn finds_what_was_inserted(
             seed: u64,
+            size in 1usize..24,
             ops in prop::collection::vec((0u16..60, any::<bool>(), any::<bool>()), 1..400),
         ) {
-            let mut table = Table::new(20, HashKey::new(seed));
+            let mut table = Table::new(size, HashKey::new(seed));
             let mut model: HashMap<Tuple, u32> = HashMap::new();
             for (n, v6, add) in ops {
                 let t = tuple(n, v6);
                 match (add, model.get(&t).copied()) {
                     (true, None) => {
                         let got = table.insert(&t, &t.reversed(), 5);
-                        prop_assert_eq!(got.is_none(), model.len() == 20);
+                        prop_assert_eq!(got.is_none(), model.len() == size);
                         if let Some(ix) = got { model.insert(t, ix); }
                     }
                     (false, Some(ix)) => { table.remove(ix); model.remove(&t); }
@@ -365,9 +385,40 @@ mod tests {
                     prop_assert!(!table.taken(&t, 6));
                 } }
             }
-            let used = (0..=table.mask).filter(|at| table.slot(*at) != 0).count();
+            let used = (0..table.slots).filter(|at| table.slot(*at) != 0).count();
             prop_assert_eq!(used, model.len() * 2);
         }
+    }
+
+    /// 64 hot, 32 cold, 32 of the index, and what it takes to begin at a cache line.
+    #[test]
+    fn a_connection_takes_128_bytes_whatever_the_size() {
+        for conns in [1, 3, 1000, 4097, 99_991, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_000_000] {
+            let table = Table::new(conns, HashKey::new(1));
+            assert_eq!(table.capacity(), conns);
+            assert_eq!(table.narrow_bytes(), conns * 128 + 3 * 64, "{conns}");
+        }
+    }
+
+    /// The largest table we mean to serve: memory is touched by use, so this is cheap.
+    #[test]
+    fn sixteen_million_places_work_from_end_to_end() {
+        let mut table = Table::new(16 << 20, HashKey::new(3));
+        let (mut first, mut last) = (false, false);
+        for n in 0..50_000u32 {
+            let t = Tuple { src: u128::from(n), dst: 7, sport: 9, dport: 80, proto: 6, v6: false };
+            let hash = table.hash(&t, 1);
+            let home = table.home((hash >> 32) as u32);
+            assert!(home < table.slots);
+            first |= home < table.slots / 1000;
+            last |= home > table.slots - table.slots / 1000;
+            assert_eq!(table.insert(&t, &t.reversed(), 1), Some(n));
+            assert_eq!(table.find(hash, &t, 1), Some((n, 0)));
+        }
+        assert!(first && last, "homes cover the whole index");
+        (0..50_000).for_each(|ix| table.remove(ix));
+        assert_eq!(table.len(), 0);
+        assert_eq!((0..table.slots).step_by(4096).filter(|at| table.slot(*at) != 0).count(), 0);
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Conntrack: what one packet costs at 1 k, 100 k and 1 M connections.
 //!
 //! Packets of random connections, so that at 1 M each one finds its lines in memory, not in a
-//! cache. `hit` is the cached path (the entry already knows the connection); `lookup` goes by
-//! the tuple; the `staged` ones prefetch for a batch of 32 first. `churn` is a look-up that finds
-//! nothing, a commit, and its share of expiry, with fresh tuples all the time.
+//! cache. `hit` is the cached path (the entry already knows the connection); `lookup` goes by the
+//! tuple; the `staged` ones prefetch for a batch of 32 first. `churn` is a look-up that finds
+//! nothing, a commit, and its share of expiry, with fresh tuples all the time. `flood` is the same
+//! at a full table, half of it established: each new connection pushes out a half-open one.
+//! `collect` is what one of a million connections costs that are all due, in the calls that a
+//! worker makes. In both the connections lie in memory in another order than that in which they
+//! go.
 //!
 //! Run: `cargo bench -p sluice-benches --bench conntrack`.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sluice_dataplane::clock::Now;
@@ -135,7 +140,7 @@ fn churn(c: &mut Criterion) {
                     black_box(ct.commit(&p, &r, &commit, now).expect("room for all"));
                     n += 1;
                 }
-                ct.expire(Now::from_ns(n * step_ns), 2 * BATCH + 32);
+                ct.age(Now::from_ns(n * step_ns));
             };
             (0..2 * conns / BATCH).for_each(|_| batch());
             group.bench_function(BenchmarkId::new(what, name), |b| b.iter(&mut batch));
@@ -144,5 +149,78 @@ fn churn(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, churn);
+/// Numbers below `n` in another order.
+fn shuffled(n: usize) -> Vec<u64> {
+    let mut all: Vec<u64> = (0..n as u64).collect();
+    let mut seed = 7;
+    (1..n).for_each(|i| all.swap(i, (random(&mut seed) % (i as u64 + 1)) as usize));
+    all
+}
+
+/// A full table whose connections are half-open, queued in another order than their places have.
+fn half_open(conns: usize, now: Now) -> Conntrack {
+    let mut ct = Conntrack::new(&CtConfig { conns_max: conns, seed: 42, ..CtConfig::default() });
+    for n in 0..conns as u64 {
+        let p = packet(n);
+        let r = ct.lookup(&p, now);
+        ct.commit(&p, &r, &Commit::default(), now).expect("room for all");
+    }
+    // Force makes a connection anew in its place.
+    let force = Commit { force: true, ..Commit::default() };
+    for n in shuffled(conns) {
+        let p = CtPacket { tuple: packet(n).tuple.reversed(), ..packet(n) };
+        let r = ct.lookup(&p, now);
+        ct.commit(&p, &r, &force, now).expect("it was there");
+    }
+    ct
+}
+
+fn flood(c: &mut Criterion) {
+    let mut group = c.benchmark_group("conntrack");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
+    for (conns, name) in [(100_000usize, "100k"), (1 << 20, "1M")] {
+        let now = Now::from_secs(1);
+        let mut ct = half_open(conns, now);
+        for n in shuffled(conns).into_iter().step_by(2) {
+            ct.lookup(&packet(n), now);
+        }
+        let mut n = conns as u64;
+        group.bench_function(BenchmarkId::new("flood", name), |b| {
+            b.iter(|| {
+                let batch: [CtPacket; BATCH] = std::array::from_fn(|i| packet(n + i as u64));
+                n += BATCH as u64;
+                let hashes = batch.each_ref().map(|p| ct.prefetch_index(p));
+                for (p, hash) in batch.iter().zip(hashes) {
+                    let r = ct.lookup_hashed(p, hash, now);
+                    black_box(ct.commit(p, &r, &Commit::default(), now).expect("one gives way"));
+                }
+                ct.age(now);
+            });
+        });
+        assert!(ct.stats().evicted > 0 && ct.stats().table_full == 0);
+    }
+    group.finish();
+}
+
+fn collect(c: &mut Criterion) {
+    let mut group = c.benchmark_group("conntrack");
+    let conns = 1usize << 20;
+    group.throughput(Throughput::Elements(conns as u64)).sample_size(10);
+    group.bench_function(BenchmarkId::new("collect", "1M"), |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                let mut ct = half_open(conns, Now::from_secs(1));
+                let start = Instant::now();
+                while ct.age(Now::from_secs(80)) {}
+                spent += start.elapsed();
+                assert!(ct.is_empty());
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, lookups, churn, flood, collect);
 criterion_main!(benches);

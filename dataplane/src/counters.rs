@@ -116,7 +116,9 @@ named_list! {
         CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection's replies have this tuple.";
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";
-        CtTableFull = "ct_table_full", "Commits refused: the connection table or its zone is full.";
+        CtEvicted = "ct_evicted", "Half-open or closed connections that gave way to new ones in a full table.";
+        CtTableFull = "ct_table_full", "Commits refused: the table is full of established connections.";
+        CtZoneFull = "ct_zone_full", "Commits refused: the zone has as many connections as its limit allows.";
         CtInvalid = "ct_invalid", "Packets that conntrack judged invalid.";
         CtNatExhausted = "ct_nat_exhausted", "Commits refused: no free port or id in the NAT range.";
         FdbLearned = "fdb_learned", "MAC addresses learned.";

@@ -104,7 +104,8 @@ pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32
 }
 
 /// Connections of one worker: 128 bytes each for IPv4 (64 hot, 32 cold, two index slots of 8 at
-/// a load of one half), 128 MiB in all; 192 bytes for IPv6. Reserved at start, touched by use.
+/// a load of one half), 128 MiB in all; 192 bytes for IPv6. Reserved at start, touched by use. The
+/// configuration may say up to 16 times as many.
 pub const CONNS_MAX: usize = 1 << 20;
 
 /// Fragments that wait at `ct` for the others of their datagram (Open vSwitch:

@@ -3,19 +3,31 @@
 //! A commit is the only thing that makes conntrack remember. Its refusals (table, zone, NAT
 //! range, tuple) change nothing: the packet stays new and goes on as it is, and the next one of
 //! the flow tries again. Open vSwitch does the same.
+//!
+//! **A full table** gives up a connection for a new one, in this order: one that is due; the
+//! half-open one that would die first; the closed one that would die first (`wheel::Rank`). An
+//! established connection is never given up: if there are no others, the commit is refused. So a
+//! flood of half-open connections pushes out itself, oldest first, and a client has the time in
+//! which the flood fills the table to complete its handshake. (Linux gives up those that are not
+//! assured and refuses then; Open vSwitch's userspace refuses at once.) **A full zone** refuses:
+//! its limit keeps one tenant from others, and says nothing about who in it is worth less.
 
 use super::conn::{Peer, flag};
 use super::ct_state::{INV, NEW, TRK};
-use super::expire::{Class, ticks};
+use super::expire::{Class, is_due, ticks};
 use super::key::{self, CtPacket, Kind};
 use super::nat::{self, NatKind};
+use super::wheel::Rank;
 use super::{Commit, Conntrack, CtError, CtResult, other, tcp};
 use crate::clock::Now;
 
-/// Steps of expiry that a commit into a full table may spend to make room: a round of the
-/// wheel, most of whose steps look at an empty slot, until so many connections have gone.
-const ROOM_BUDGET: usize = 1024 + 64;
-const ROOM_CONNS: usize = 32;
+/// Steps of expiry that a commit into a full table takes, if the calls of `age` have left any.
+const ROOM_STEPS: usize = 8;
+/// Connections that a commit into a full table looks at before it takes what comes.
+const EVICT_TRIES: usize = 8;
+
+/// Who gives way, first to last.
+const EVICTABLE: [Rank; 2] = [Rank::HalfOpen, Rank::Closed];
 
 impl Conntrack {
     /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
@@ -32,9 +44,15 @@ impl Conntrack {
             return Ok(*r);
         }
         let tick = ticks(now);
-        // A second commit of one walk finds what the first one made.
-        let hash = self.table.hash(&p.tuple, p.zone);
-        let found = self.find_live(hash, &p.tuple, p.zone, tick);
+        let m = &self.missed;
+        let known = m.created == self.stats.created && m.zone == p.zone && m.tuple == p.tuple;
+        let (hash, found) = if known && m.hash != 0 {
+            (m.hash, None)
+        } else {
+            // A second commit of one walk finds what the first one made.
+            let hash = self.table.hash(&p.tuple, p.zone);
+            (hash, self.find_live(hash, &p.tuple, p.zone, tick))
+        };
         match found {
             Some((ix, 1)) if c.force && p.kind == Kind::Normal => {
                 self.remove(ix);
@@ -54,22 +72,25 @@ impl Conntrack {
         if !p.may_open() {
             return Ok(self.invalid(p));
         }
-        let ix = self.create(p, c, tick)?;
+        let ix = self.create(p, c, hash, tick)?;
         self.set_mark_label(ix, c);
         Ok(self.found(p, ix, false, TRK | NEW))
     }
 
-    fn create(&mut self, p: &CtPacket, c: &Commit, tick: u64) -> Result<u32, CtError> {
-        if self.table.is_full() {
-            self.collect(tick, ROOM_BUDGET, ROOM_CONNS);
+    fn create(&mut self, p: &CtPacket, c: &Commit, hash: u64, tick: u64) -> Result<u32, CtError> {
+        if self.zones.is_full(p.zone) {
+            self.stats.zone_full += 1;
+            return Err(CtError::ZoneFull);
         }
-        if self.zones.is_full(p.zone) || self.table.is_full() {
+        if self.table.is_full() && !self.can_make_room(tick) {
             self.stats.table_full += 1;
-            let zone = self.zones.is_full(p.zone);
-            return Err(if zone { CtError::ZoneFull } else { CtError::TableFull });
+            return Err(CtError::TableFull);
         }
         let (choice, flags) = self.translate(p, c, tick)?;
-        let Some(ix) = self.table.insert(&p.tuple, &choice.reply, p.zone) else {
+        if self.table.is_full() {
+            self.evict(tick);
+        }
+        let Some(ix) = self.table.insert_hashed(&p.tuple, &choice.reply, p.zone, hash) else {
             return Err(CtError::TableFull);
         };
         let is_tcp = p.tuple.proto == key::TCP;
@@ -81,10 +102,26 @@ impl Conntrack {
             hot.deadline = deadline;
             hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
         }
-        self.wheel.queue(&mut self.table, ix, tick);
+        self.wheels.queue(&mut self.table, ix, tick);
         self.zones.added(p.zone);
         self.stats.created += 1;
         Ok(ix)
+    }
+
+    /// Whether a full table has room, or something that may give way.
+    fn can_make_room(&mut self, tick: u64) -> bool {
+        self.collect(tick, ROOM_STEPS, 1) > 0 || EVICTABLE.iter().any(|rank| self.wheels.any(*rank))
+    }
+
+    /// Gives up the connection that is worth least. An established one is not among them.
+    fn evict(&mut self, tick: u64) {
+        let Self { wheels, table, .. } = self;
+        let mut nearest = EVICTABLE.iter().map(|r| wheels.nearest(table, *r, tick, EVICT_TRIES));
+        if let Some(ix) = nearest.find_map(|found| found) {
+            let due = is_due(self.table.hot(ix).deadline, tick);
+            *(if due { &mut self.stats.expired } else { &mut self.stats.evicted }) += 1;
+            self.remove(ix);
+        }
     }
 
     /// The reply tuple of a new connection.

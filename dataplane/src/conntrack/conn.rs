@@ -2,8 +2,8 @@
 //!
 //! - `Hot`, one cache line: both tuples (the difference between them *is* the NAT), zone, the
 //!   TCP state of both sides, the deadline. A hit reads and writes this line and no other.
-//! - `Cold`, half a line: mark, label, the links of the timer wheel.
-//! - two index slots of 8 bytes at a load of at most one half: 32 bytes (`table.rs`).
+//! - `Cold`, half a line: mark, label, the links of a timer wheel.
+//! - two index slots of 8 bytes at a load of at most one half: 32 bytes (`index.rs`).
 //! - IPv6 addresses lie in a second line that an IPv4 connection never touches.
 //!
 //! All zero is a free, never used connection: untouched pages cost nothing.
@@ -149,19 +149,19 @@ impl Hot {
         self.proto == TCP
     }
 
-    pub fn set_tuples(&mut self, wide: &mut WideAddresses, orig: &Tuple, reply: &Tuple) {
-        for (i, t) in [orig, reply].into_iter().enumerate() {
-            self.ports[i * 2] = t.sport;
-            self.ports[i * 2 + 1] = t.dport;
-            if t.v6 {
-                wide[i * 2] = halves(t.src);
-                wide[i * 2 + 1] = halves(t.dst);
-            } else {
-                self.addresses[i * 2] = t.src as u32;
-                self.addresses[i * 2 + 1] = t.dst as u32;
-            }
+    /// Writes both tuples, but for the addresses of IPv6 (`wide_of`).
+    #[inline]
+    pub fn set_tuples(&mut self, orig: &Tuple, reply: &Tuple) {
+        self.ports = [orig.sport, orig.dport, reply.sport, reply.dport];
+        if !orig.v6 {
+            self.addresses = [orig.src, orig.dst, reply.src, reply.dst].map(|a| a as u32);
         }
     }
+}
+
+/// The line of IPv6 addresses of a connection.
+pub fn wide_of(orig: &Tuple, reply: &Tuple) -> WideAddresses {
+    [orig.src, orig.dst, reply.src, reply.dst].map(halves)
 }
 
 /// One connection as a dump shows it.

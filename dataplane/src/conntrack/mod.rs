@@ -30,12 +30,15 @@ mod expire;
 pub mod frag;
 mod hit;
 mod icmp_error;
+mod index;
 mod key;
+mod lanes;
 mod nat;
 mod nat_ports;
 mod other;
 mod table;
 mod tcp;
+mod wheel;
 mod zone;
 
 pub use check::l4_checksum_ok;
@@ -50,12 +53,13 @@ pub use zone::Zones;
 use crate::clock::Now;
 use crate::limits::CONNS_MAX;
 use conn::{Hot, flag};
-use expire::{Timeouts, Wheel, is_due, ticks};
+use expire::{Timeouts, is_due, ticks};
 use frag::FragConfig;
 use key::HashKey;
 use nat_ports::PortPools;
 use table::Table;
 use tcp::Verdict;
+use wheel::{RANKS, Wheels};
 
 /// Bits of `ct_state`, with OpenFlow's values.
 pub mod ct_state {
@@ -98,7 +102,9 @@ impl Default for CtConfig {
 /// Why a commit was refused. The packet stays new and goes on untranslated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CtError {
-    #[error("the connection table is full: raise conns_max or shorten timeouts")]
+    #[error(
+        "the connection table is full of established ones: raise conns_max or shorten timeouts"
+    )]
     TableFull,
     #[error("the zone has as many connections as its limit allows: raise the limit")]
     ZoneFull,
@@ -151,7 +157,10 @@ pub struct CtStats {
     pub expired: u64,
     pub flushed: u64,
     pub invalid: u64,
+    /// Given up, before their time, for new ones in a full table.
+    pub evicted: u64,
     pub table_full: u64,
+    pub zone_full: u64,
     pub nat_exhausted: u64,
     pub tuple_taken: u64,
 }
@@ -159,7 +168,7 @@ pub struct CtStats {
 /// One worker's connections.
 pub struct Conntrack {
     table: Table,
-    wheel: Wheel,
+    wheels: Wheels,
     timeouts: Timeouts,
     zones: Zones,
     pools: PortPools,
@@ -168,14 +177,30 @@ pub struct Conntrack {
     tcp_seq_check: bool,
     fragments: FragConfig,
     stats: CtStats,
+    /// Connections created up to the last `age`.
+    aged: u64,
+    missed: Missed,
 }
+
+/// A look-up that found nothing: as long as nothing was created since, another would not either.
+#[derive(Clone, Copy, Default)]
+struct Missed {
+    hash: u64,
+    created: u64,
+    zone: u16,
+    tuple: Tuple,
+}
+
+/// Steps of one `age`, at some 100 cycles each: for what is there, and for what is new.
+const AGE_STEPS_MIN: usize = 32;
+const AGE_STEPS_MAX: u64 = 1024;
 
 impl Conntrack {
     pub fn new(cfg: &CtConfig) -> Self {
         let hash = HashKey::new(cfg.seed);
         Self {
             table: Table::new(cfg.conns_max, hash),
-            wheel: Wheel::new(),
+            wheels: Wheels::new(),
             timeouts: Timeouts::new(&cfg.timeouts_s),
             zones: Zones::new(),
             pools: PortPools::new(),
@@ -184,6 +209,8 @@ impl Conntrack {
             tcp_seq_check: cfg.tcp_seq_check,
             fragments: cfg.fragments,
             stats: CtStats::default(),
+            aged: 0,
+            missed: Missed::default(),
         }
     }
 
@@ -203,6 +230,11 @@ impl Conntrack {
     /// What is a fragment that can be held.
     pub fn fragments(&self) -> &FragConfig {
         &self.fragments
+    }
+
+    /// Bytes reserved for connections, without the addresses of IPv6.
+    pub fn reserved_bytes(&self) -> usize {
+        self.table.narrow_bytes()
     }
 
     pub fn stats(&self) -> CtStats {
@@ -227,11 +259,15 @@ impl Conntrack {
         self.pools.ports_used(&nat_ports::Key { address, zone, proto, v6 })
     }
 
-    /// First stage of looking a batch up; the hash goes to the later ones.
+    /// First stage of looking a batch up; the hash goes to the later ones. For packets that no
+    /// cache served: most of these open a connection, so their replies' place is asked for, too.
     #[inline]
     pub fn prefetch_index(&self, p: &CtPacket) -> u64 {
         let hash = self.table.hash(&p.tuple, p.zone);
         self.table.prefetch_index(hash);
+        if p.may_open() {
+            self.table.prefetch_index(self.table.hash(&p.tuple.reversed(), p.zone));
+        }
         hash
     }
 
@@ -264,6 +300,8 @@ impl Conntrack {
         }
         let tick = ticks(now);
         let Some((ix, dir)) = self.find_live(hash, &p.tuple, p.zone, tick) else {
+            self.missed =
+                Missed { hash, zone: p.zone, tuple: p.tuple, created: self.stats.created };
             return self.without_conn(p);
         };
         let reply = dir == 1;
@@ -337,7 +375,7 @@ impl Conntrack {
         }
         hot.class = class;
         hot.deadline = timeouts.fresh(class, tick);
-        self.wheel.requeue_if_sooner(&mut self.table, ix, tick);
+        self.wheels.requeue(&mut self.table, ix, tick);
     }
 
     fn invalid(&mut self, p: &CtPacket) -> CtResult {
@@ -349,6 +387,8 @@ impl Conntrack {
         if p.kind == Kind::Related || !p.may_open() {
             return self.invalid(p);
         }
+        // A commit looks whether the replies' tuple is free.
+        self.table.prefetch_index(self.table.hash(&p.tuple.reversed(), p.zone));
         result_without(p, TRK | NEW)
     }
 
@@ -402,7 +442,7 @@ impl Conntrack {
             };
             self.pools.release(&key, reply.dest_port());
         }
-        self.wheel.unqueue(&mut self.table, ix);
+        self.wheels.unqueue(&mut self.table, ix);
         self.zones.removed(hot.zone);
         self.table.remove(ix);
     }
@@ -424,6 +464,19 @@ impl Conntrack {
         Some(NatRewrite { ct_state, related, ..NatRewrite::between(&from, &to) })
     }
 
+    /// Collects dead connections between two batches, in bounded work that keeps up with whatever
+    /// comes: two steps for each connection made since the last call (each costs one when it dies,
+    /// and now and then one when its life was prolonged), and some for those of before. True:
+    /// there is more to do; who is idle calls again before it sleeps.
+    pub fn age(&mut self, now: Now) -> bool {
+        let tick = ticks(now);
+        let fresh = self.stats.created.wrapping_sub(self.aged);
+        self.aged = self.stats.created;
+        let budget = AGE_STEPS_MIN + fresh.saturating_mul(2).min(AGE_STEPS_MAX) as usize;
+        self.collect(tick, budget, usize::MAX);
+        self.wheels.is_behind(tick)
+    }
+
     /// Collects dead connections, in at most `budget` steps. Says how many went.
     pub fn expire(&mut self, now: Now, budget: usize) -> usize {
         self.collect(ticks(now), budget, usize::MAX)
@@ -431,11 +484,13 @@ impl Conntrack {
 
     fn collect(&mut self, tick: u64, mut budget: usize, gone_max: usize) -> usize {
         let mut gone = 0;
-        while gone < gone_max
-            && let Some(ix) = self.wheel.next_due(&mut self.table, tick, &mut budget)
-        {
-            self.remove(ix);
-            gone += 1;
+        for rank in RANKS {
+            while gone < gone_max
+                && let Some(ix) = self.wheels.next_due(&mut self.table, rank, tick, &mut budget)
+            {
+                self.remove(ix);
+                gone += 1;
+            }
         }
         self.stats.expired += gone as u64;
         gone
@@ -443,7 +498,7 @@ impl Conntrack {
 
     /// Whether `expire` has slots before it whose time has come.
     pub fn wheel_behind(&self, now: Now) -> bool {
-        self.wheel.is_behind(ticks(now))
+        self.wheels.is_behind(ticks(now))
     }
 }
 
@@ -455,6 +510,8 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_full;
 #[cfg(test)]
 mod tests_nat;
 #[cfg(test)]

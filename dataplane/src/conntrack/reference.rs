@@ -39,7 +39,18 @@ pub struct Conn {
     pub answered: bool,
     pub tcp: Option<[Side; 2]>,
     class: usize,
-    deadline: u64,
+    pub deadline: u64,
+}
+
+impl Conn {
+    /// When a full table gives it up: 0, half-open, first; 1, closed, then; 2, established, never.
+    pub fn worth(&self) -> u8 {
+        match self.class {
+            0 | 1 | 6 | 7 | 9 => 0,
+            4 | 5 => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// What a packet is told.
@@ -210,6 +221,23 @@ impl Model {
             class,
             deadline,
         });
+    }
+
+    /// What a full table gave up, if that may have been: `kept` says of a connection whether it is
+    /// still there. Says how many went.
+    pub fn give_up(&mut self, kept: impl Fn(&Conn) -> bool) -> usize {
+        let worth = self.conns.iter().map(Conn::worth).min().unwrap_or(2);
+        let first = |c: &&Conn| c.worth() == worth;
+        let few = self.conns.iter().filter(first).count() <= 8;
+        let nearest = self.conns.iter().filter(first).map(|c| c.deadline >> 9).min();
+        let gone: Vec<usize> = (0..self.conns.len()).filter(|i| !kept(&self.conns[*i])).collect();
+        for i in gone.iter().rev() {
+            let c = self.conns.remove(*i);
+            assert_eq!(c.worth(), worth, "given up before others: {c:?}");
+            assert!(worth < 2, "an established connection was given up: {c:?}");
+            assert!(!few || Some(c.deadline >> 9) == nearest, "not the first to die: {c:?}");
+        }
+        gone.len()
     }
 
     /// `exec(...)` of a commit, and what the packet sees after it.

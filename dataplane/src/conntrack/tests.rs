@@ -214,9 +214,12 @@ fn full_table_and_full_zone_refuse() {
         one(&mut ct, n, 1, 0).unwrap();
     }
     assert_eq!(one(&mut ct, 4, 1, 0), Err(CtError::ZoneFull));
+    assert_eq!((ct.stats().zone_full, ct.stats().table_full), (1, 0));
     for n in 1..=61 {
         one(&mut ct, n, 2, 0).unwrap();
+        state(&mut ct, &CtPacket { zone: 2, ..udp(B, A, 9, n) }, 0);
     }
+    (1..=3).for_each(|n| _ = state(&mut ct, &udp(B, A, 9, n), 0));
     assert_eq!(one(&mut ct, 62, 2, 0), Err(CtError::TableFull));
     assert_eq!(one(&mut ct, 62, 2, 200), Ok(()), "room is made from the dead");
     assert_eq!(ct.flush(secs(200), |i| i.zone == 2), 1);

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::reference::{Model, Seen};
+use super::reference::{Conn, Model, Seen};
 use super::tcp::{ACK, FIN, PSH, RST, SYN};
 use super::*;
 use proptest::prelude::*;
@@ -46,6 +46,8 @@ struct Reached {
     translated: AtomicU64,
     expired: AtomicU64,
     wrapped: AtomicU64,
+    evicted: AtomicU64,
+    full: AtomicU64,
 }
 
 fn count(c: &AtomicU64) {
@@ -61,11 +63,11 @@ struct Rig<'a> {
     reached: &'a Reached,
 }
 
-const CONNS_MAX: usize = 24;
-
 impl<'a> Rig<'a> {
     fn new(seed: u64, start_ns: u64, reached: &'a Reached) -> Self {
-        let cfg = CtConfig { conns_max: CONNS_MAX, seed, ..CtConfig::default() };
+        // Small enough to be full now and then, also of established connections.
+        let conns_max = 3 + (seed % 16) as usize;
+        let cfg = CtConfig { conns_max, seed, ..CtConfig::default() };
         Self {
             cached: Conntrack::new(&cfg),
             plain: Conntrack::new(&cfg),
@@ -244,8 +246,15 @@ impl<'a> Rig<'a> {
     fn commit(&mut self, p: &CtPacket, c: &Commit, r: &CtResult, want: Seen) {
         let tick = ticks(self.now);
         let create = self.model.must_create(p, c, want.state);
+        let evicted = self.plain.stats().evicted;
         let got = self.plain.commit(p, r, c, self.now);
         assert_eq!(got, self.cached.commit(p, r, c, self.now));
+        let table = &self.plain.table;
+        let kept = |c: &Conn| table.taken(&c.orig, c.zone);
+        let gone = self.model.give_up(kept) as u64;
+        assert_eq!(self.plain.stats().evicted - evicted, gone);
+        assert!(gone == 0 || (create && gone == 1 && got.is_ok()));
+        self.reached.evicted.fetch_add(gone, Ordering::Relaxed);
         match got {
             Ok(out) => {
                 if out.cacheable && p.kind == Kind::Normal {
@@ -268,7 +277,11 @@ impl<'a> Rig<'a> {
             Err(e) => {
                 assert!(create, "{e} though nothing was to be created");
                 match e {
-                    CtError::TableFull => assert_eq!(self.plain.len(), CONNS_MAX),
+                    CtError::TableFull => {
+                        assert_eq!(self.plain.len(), self.plain.capacity());
+                        assert!(self.model.conns.iter().all(|c| c.worth() == 2));
+                        count(&self.reached.full);
+                    }
                     CtError::NatExhausted => self.check_exhausted(p, c),
                     CtError::TupleTaken => {
                         assert!(self.model.taken(&p.tuple.reversed(), p.zone));
@@ -395,12 +408,12 @@ fn hits_look_ups_and_reference_agree() {
             assert_eq!((rig.plain.len(), rig.plain.nat_ports_used()), (0, 0));
             assert_eq!([0, 1].map(|z| rig.plain.zones().count(z)), [0, 0]);
             let s = rig.plain.stats();
-            assert_eq!(s.created, s.expired);
+            assert_eq!(s.created, s.expired + s.evicted);
             Ok(())
         })
         .unwrap();
     let Reached { hits, tcp_hits, refused_hits, invalid, established, .. } = &reached;
-    let Reached { exhausted, translated, expired, wrapped, .. } = &reached;
+    let Reached { exhausted, translated, expired, wrapped, evicted, full, .. } = &reached;
     let all = [
         hits,
         tcp_hits,
@@ -411,6 +424,8 @@ fn hits_look_ups_and_reference_agree() {
         translated,
         expired,
         wrapped,
+        evicted,
+        full,
     ];
     let all = all.map(|c| c.load(Ordering::Relaxed));
     assert!(all.iter().all(|n| *n > 20), "the sequences do not reach everything: {all:?}");

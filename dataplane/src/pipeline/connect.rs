@@ -125,7 +125,8 @@ impl Walk<'_, '_> {
             match self.world.conntrack.commit(packet, &result, &commit, now) {
                 Ok(r) => result = r,
                 Err(e) => self.count(match e {
-                    CtError::TableFull | CtError::ZoneFull => Stat::CtTableFull,
+                    CtError::TableFull => Stat::CtTableFull,
+                    CtError::ZoneFull => Stat::CtZoneFull,
                     CtError::NatExhausted => Stat::CtNatExhausted,
                     CtError::TupleTaken => Stat::CtTupleTaken,
                 }),

@@ -62,6 +62,7 @@ impl Lane {
         let (now, seen) = (self.conntrack.stats(), self.ct_seen);
         self.counters.add(Stat::CtCreated, now.created - seen.created);
         self.counters.add(Stat::CtExpired, now.expired - seen.expired);
+        self.counters.add(Stat::CtEvicted, now.evicted - seen.evicted);
         self.counters.add(Stat::CtInvalid, now.invalid - seen.invalid);
         self.ct_seen = now;
     }

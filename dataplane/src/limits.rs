@@ -132,6 +132,10 @@ pub const FRAGMENT_LEAST: u16 = 400;
 /// Answers of connection tracking that the fragments of one datagram share.
 pub const DATAGRAM_VERDICTS_MAX: usize = 64;
 
+/// Sets of timeouts that zones may have besides the general one: a byte of each connection tells
+/// which, and each is a cache line.
+pub const CT_POLICIES_MAX: usize = 255;
+
 /// NAT pools of one worker (one per zone, protocol and address): 2 bytes a port and a bit,
 /// 136 KiB each when fully used, 34 MiB reserved.
 pub const NAT_POOLS_MAX: usize = 256;

@@ -8,27 +8,22 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
-use sluice_dataplane::conntrack::frag::FragConfig;
-use sluice_dataplane::limits::{
-    FRAGMENT_LEAST, FRAGMENTS_MOST, FRAMES_MAX, RULES_PER_TABLE_MAX, TABLES_MAX,
-};
+use sluice_dataplane::limits::{FRAMES_MAX, RULES_PER_TABLE_MAX, TABLES_MAX};
 use sluice_dataplane::packet::parse::{VLAN_LIMIT_DEFAULT, VLAN_LIMIT_MAX};
 use sluice_dataplane::tunnel::TlvMap;
 use sluice_dataplane::xsk::umem::UmemConfig;
 use toml::Spanned;
 
 use super::{
-    Bridge, CONTROL_SOCKET, Cidr, Config, ConfigError, ConfigErrors, Conntrack, Daemon, Internal,
-    MacAddr, PORT_LOCAL, PORT_MAX, Port, PortType, StaticAddress, StaticNeighbour, StaticRoute,
-    Table, Timeouts, Umem, raw,
+    Bridge, CONTROL_SOCKET, Cidr, Config, ConfigError, ConfigErrors, Daemon, Internal, MacAddr,
+    PORT_LOCAL, PORT_MAX, Port, PortType, StaticAddress, StaticNeighbour, StaticRoute, Table, Umem,
+    raw,
 };
 use crate::flow::parse_tlv_maps;
 
 /// Threads that move packets: more than any machine we know has cores for one switch.
 const WORKERS_MAX: i64 = 64;
 const SELF_CHECK_MAX: i64 = u32::MAX as i64;
-/// Connections: 16 million of them take 2 GiB, and 1 more for addresses if all are IPv6.
-const CONNS_MAX: i64 = 1 << 24;
 /// Kernel: IFNAMSIZ less the final zero.
 pub(super) const DEVICE_NAME_MAX: usize = 15;
 
@@ -145,7 +140,7 @@ pub(super) fn check(file: &Path, text: &str, files: bool) -> Result<Config, Conf
     let mut c = Checker { file, text, errors: Vec::new() };
     let daemon = daemon(&mut c, &raw.daemon);
     let umem = umem(&mut c, &raw.umem);
-    let conntrack = conntrack(&mut c, &raw.conntrack);
+    let conntrack = super::conntrack::check(&mut c, &raw.conntrack);
     let bridges: Vec<Bridge> = raw.bridges.iter().map(|b| bridge(&mut c, b, files)).collect();
     if bridges.is_empty() {
         let what = "the file has no bridge";
@@ -227,42 +222,6 @@ fn umem(c: &mut Checker<'_>, raw: &raw::Umem) -> Umem {
         frames: frames.unwrap_or(default.frames),
         hugepages: raw.hugepages.unwrap_or(default.hugepages),
     }
-}
-
-fn conntrack(c: &mut Checker<'_>, raw: &raw::Conntrack) -> Conntrack {
-    let conns_max = raw.conns_max.as_ref().map_or(1 << 18, |n| c.int("conns_max", n, 1, CONNS_MAX));
-    let mut timeouts = Timeouts::default();
-    let t = &raw.timeouts_s;
-    let mut set = |name: &str, value: &Option<raw::Int>, field: &mut u32| {
-        if let Some(value) = value {
-            *field = c.int(name, value, 1, i64::from(u32::MAX)) as u32;
-        }
-    };
-    set("tcp_syn_sent", &t.tcp_syn_sent, &mut timeouts.tcp_syn_sent_s);
-    set("tcp_syn_recv", &t.tcp_syn_recv, &mut timeouts.tcp_syn_recv_s);
-    set("tcp_established", &t.tcp_established, &mut timeouts.tcp_established_s);
-    set("tcp_fin_wait", &t.tcp_fin_wait, &mut timeouts.tcp_fin_wait_s);
-    set("tcp_time_wait", &t.tcp_time_wait, &mut timeouts.tcp_time_wait_s);
-    set("tcp_close", &t.tcp_close, &mut timeouts.tcp_close_s);
-    set("udp_first", &t.udp_first, &mut timeouts.udp_first_s);
-    set("udp_single", &t.udp_single, &mut timeouts.udp_single_s);
-    set("udp_multiple", &t.udp_multiple, &mut timeouts.udp_multiple_s);
-    set("icmp_first", &t.icmp_first, &mut timeouts.icmp_first_s);
-    set("icmp_reply", &t.icmp_reply, &mut timeouts.icmp_reply_s);
-    let mut fragments = FragConfig::default();
-    if let Some(n) = &raw.fragments_max {
-        fragments.held_max = c.int("fragments_max", n, 0, FRAGMENTS_MOST as i64) as usize;
-    }
-    let mins = [
-        ("fragment_ipv4_min", &raw.fragment_ipv4_min, &mut fragments.ipv4_min),
-        ("fragment_ipv6_min", &raw.fragment_ipv6_min, &mut fragments.ipv6_min),
-    ];
-    for (name, value, field) in mins {
-        if let Some(n) = value {
-            *field = c.int(name, n, FRAGMENT_LEAST.into(), u16::MAX.into()) as u16;
-        }
-    }
-    Conntrack { conns_max: conns_max as u32, fragments, timeouts }
 }
 
 fn bridge(c: &mut Checker<'_>, raw: &raw::Bridge, files: bool) -> Bridge {

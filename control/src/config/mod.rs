@@ -20,11 +20,17 @@
 //! hugepages = false
 //! [conntrack]
 //! conns_max = 262144
+//! zone_limit = 0                # connections of a zone that has no limit of its own; 0: none
+//! tcp_seq_check = true          # a TCP segment out of its window is invalid
 //! fragments_max = 1000          # that wait at ct() for the others of their datagram
 //! fragment_ipv4_min = 1200      # bytes of one that is not the last; a smaller one is invalid
 //! fragment_ipv6_min = 1280
 //! [conntrack.timeouts_s]        # seconds; names as in ovs-vsctl's ct-timeout policies
 //! tcp_established = 86400
+//! [[conntrack.zone]]            # of zones with something of their own
+//! id = 5
+//! limit = 100
+//! timeouts_s = { udp_first = 10 }   # the others as above
 //! [[bridge]]
 //! name = "br1"
 //! flow_file = "br1.flows"       # relative to this file
@@ -48,6 +54,7 @@
 
 mod check;
 mod check_port;
+mod conntrack;
 mod error;
 mod flows;
 mod net;
@@ -60,10 +67,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::tunnel::TlvMap;
 
 pub(crate) use check::mac_of_name;
+pub use conntrack::{Conntrack, CtZone, Timeouts};
 pub use error::ConfigError;
 pub use net::{Cidr, CidrError, MacAddr, MacAddrError};
 
@@ -109,48 +116,6 @@ pub struct Umem {
     pub frame_size_bytes: u32,
     pub frames: u32,
     pub hugepages: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conntrack {
-    pub conns_max: u32,
-    pub fragments: FragConfig,
-    pub timeouts: Timeouts,
-}
-
-/// Seconds without a packet after which a connection is forgotten. The defaults are those of OVS's
-/// userspace connection tracker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    pub tcp_syn_sent_s: u32,
-    pub tcp_syn_recv_s: u32,
-    pub tcp_established_s: u32,
-    pub tcp_fin_wait_s: u32,
-    pub tcp_time_wait_s: u32,
-    pub tcp_close_s: u32,
-    pub udp_first_s: u32,
-    pub udp_single_s: u32,
-    pub udp_multiple_s: u32,
-    pub icmp_first_s: u32,
-    pub icmp_reply_s: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            tcp_syn_sent_s: 30,
-            tcp_syn_recv_s: 30,
-            tcp_established_s: 86_400,
-            tcp_fin_wait_s: 900,
-            tcp_time_wait_s: 45,
-            tcp_close_s: 30,
-            udp_first_s: 60,
-            udp_single_s: 60,
-            udp_multiple_s: 30,
-            icmp_first_s: 60,
-            icmp_reply_s: 30,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -61,8 +61,20 @@ pub(super) struct Conntrack {
     pub fragments_max: Option<Int>,
     pub fragment_ipv4_min: Option<Int>,
     pub fragment_ipv6_min: Option<Int>,
+    pub tcp_seq_check: Option<bool>,
+    pub zone_limit: Option<Int>,
     #[serde(default)]
     pub timeouts_s: TimeoutsRaw,
+    #[serde(default, rename = "zone")]
+    pub zones: Vec<CtZone>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CtZone {
+    pub id: Int,
+    pub limit: Option<Int>,
+    pub timeouts_s: Option<TimeoutsRaw>,
 }
 
 #[derive(Debug, Default, Deserialize)]

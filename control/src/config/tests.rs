@@ -38,6 +38,28 @@ fn the_annotated_example_is_right() {
 }
 
 #[test]
+fn zones_inherit_what_they_do_not_say() {
+    let zone = |id: u32, udp: u32| {
+        format!("[[conntrack.zone]]\nid = {id}\ntimeouts_s = {{ udp_single = {udp} }}\n")
+    };
+    let text = "[conntrack]\nconns_max = 16777216\nzone_limit = 1000\n\
+        [conntrack.timeouts_s]\nudp_first = 7\n\
+        [[conntrack.zone]]\nid = 5\nlimit = 0\n";
+    let file = Path::new("a.toml");
+    let bridge = "[[bridge]]\nname = \"br1\"\n";
+    let ct = Config::parse(file, &format!("{text}{}{bridge}", zone(9, 3))).unwrap().conntrack;
+    assert_eq!((ct.conns_max, ct.zone_limit, ct.tcp_seq_check), (1 << 24, 1000, true));
+    assert_eq!(ct.zones[0], CtZone { id: 5, limit: Some(0), timeouts: None });
+    let timeouts = Timeouts { udp_first_s: 7, udp_single_s: 3, ..Timeouts::default() };
+    assert_eq!(ct.zones[1], CtZone { id: 9, limit: None, timeouts: Some(timeouts) });
+    // Zones may share as many sets of timeouts as a connection can name.
+    let many = |n: u32| (0..n).map(|id| zone(id, id.min(255) + 1)).collect::<String>();
+    assert!(Config::parse(file, &format!("{}{bridge}", many(255))).is_ok());
+    let error = Config::parse(file, &format!("{}{bridge}", many(400))).unwrap_err().to_string();
+    assert!(error.contains("zone 255 has the 256th different timeouts_s"), "{error}");
+}
+
+#[test]
 fn numbers_are_given_from_one_up_around_those_asked_for() {
     let text = ports(
         "local = true\n\
@@ -100,6 +122,22 @@ fn wrong_tables() -> Vec<Wrong> {
         w("[conntrack]\nconns_max = -1\n", 2, "conns_max = -1", "use 1"),
         w("[conntrack]\nfragments_max = 5001\n", 2, "fragments_max = 5001", "use 0 to 5000"),
         w("[conntrack]\nfragment_ipv4_min = 1\n", 2, "fragment_ipv4_min = 1", "use 400"),
+        w("[conntrack]\nzone_limit = -1\n", 2, "zone_limit = -1", "use 0 to 4294967294"),
+        w("[conntrack]\ntcp_seq_check = 1\n", 2, "invalid type: integer `1`", "a boolean"),
+        w("[[conntrack.zone]]\nlimit = 1\n", 1, "missing field `id`", ""),
+        w("[[conntrack.zone]]\nid = 65536\n", 2, "id = 65536", "use 0 to 65535"),
+        w(
+            "[[conntrack.zone]]\nid = 4\n[[conntrack.zone]]\nid = 4\n",
+            4,
+            "zone 4 is there twice",
+            "in one [[conntrack.zone]]",
+        ),
+        w(
+            "[[conntrack.zone]]\nid = 4\ntimeouts_s = { udp_first = 0 }\n",
+            3,
+            "udp_first = 0 is out of range",
+            "use 1",
+        ),
         w("[conntrack.timeouts_s]\ntcp = 5\n", 2, "unknown field `tcp`", "`tcp_syn_sent`"),
         w("[daemon]\nvlan_limit = 3\n", 2, "vlan_limit = 3 is out of range", "use 0 to 2"),
         (ports("[[bridge.table]]\nnumber = 255\n"), 4, "number = 255", "use 0 to 254"),

@@ -5,7 +5,7 @@ use crate::config::{self, Config};
 use crate::model::Model;
 use crate::store::Wish;
 use sluice_dataplane::clock::Now;
-use sluice_dataplane::conntrack::{Class, CtConfig, DEFAULT_TIMEOUTS_S};
+use sluice_dataplane::conntrack::{CLASSES, Class, CtConfig, CtZoneConfig, DEFAULT_TIMEOUTS_S};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::limits::{MEGAFLOWS, MICROFLOWS};
 use sluice_dataplane::packet::frame::Frame;
@@ -65,8 +65,24 @@ pub fn lane_config(config: &Config, caches: Caches, seed: u64) -> LaneConfig {
 }
 
 fn ct_config(c: &config::Conntrack, seed: u64) -> CtConfig {
-    let t = &c.timeouts;
-    let mut timeouts_s = DEFAULT_TIMEOUTS_S;
+    let zone = |z: &config::CtZone| CtZoneConfig {
+        zone: z.id,
+        limit: z.limit,
+        timeouts_s: z.timeouts.as_ref().map(timeouts_s),
+    };
+    CtConfig {
+        conns_max: c.conns_max as usize,
+        seed,
+        timeouts_s: timeouts_s(&c.timeouts),
+        tcp_seq_check: c.tcp_seq_check,
+        zone_limit: c.zone_limit,
+        zones: c.zones.iter().map(zone).collect(),
+        fragments: c.fragments,
+    }
+}
+
+fn timeouts_s(t: &config::Timeouts) -> [u32; CLASSES] {
+    let mut seconds = DEFAULT_TIMEOUTS_S;
     let named = [
         (Class::TcpFirst, t.tcp_syn_sent_s),
         (Class::TcpOpening, t.tcp_syn_recv_s),
@@ -80,16 +96,10 @@ fn ct_config(c: &config::Conntrack, seed: u64) -> CtConfig {
         (Class::IcmpFirst, t.icmp_first_s),
         (Class::IcmpReply, t.icmp_reply_s),
     ];
-    for (class, seconds) in named {
-        timeouts_s[class as usize] = seconds;
+    for (class, s) in named {
+        seconds[class as usize] = s;
     }
-    CtConfig {
-        conns_max: c.conns_max as usize,
-        seed,
-        timeouts_s,
-        fragments: c.fragments,
-        ..CtConfig::default()
-    }
+    seconds
 }
 
 impl Engine {

@@ -14,7 +14,7 @@
 
 use super::conn::{Peer, flag};
 use super::ct_state::{INV, NEW, TRK};
-use super::expire::{Class, is_due, ticks};
+use super::expire::{Class, Term, is_due, ticks};
 use super::key::{self, CtPacket, Kind};
 use super::nat::{self, NatKind};
 use super::wheel::Rank;
@@ -95,10 +95,11 @@ impl Conntrack {
         };
         let is_tcp = p.tuple.proto == key::TCP;
         let class = if is_tcp { Class::TcpFirst } else { other::first(p.tuple.is_icmp()) } as u8;
-        let deadline = self.timeouts.fresh(class, tick);
+        let policy = self.zones.policy(p.zone);
+        let deadline = self.timeouts.fresh(Term { policy, class }, tick);
         if let Some(hot) = self.table.hot_mut(ix) {
             hot.flags |= flags | if choice.pool { flag::POOL } else { 0 };
-            hot.class = class;
+            (hot.class, hot.policy) = (class, policy);
             hot.deadline = deadline;
             hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
         }

@@ -10,6 +10,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::expire::Term;
 use super::key::{TCP, Tuple};
 use super::tcp;
 
@@ -63,7 +64,9 @@ pub struct Hot {
     pub peers: [Peer; 2],
     /// Timeout class (`expire::Class`).
     pub class: u8,
-    pub spare: [u8; 3],
+    /// Which timeouts are those of its zone (`expire::Timeouts`), as of its commit.
+    pub policy: u8,
+    pub spare: [u8; 2],
 }
 
 /// What is needed when the connection changes, not when it is hit.
@@ -107,6 +110,11 @@ impl Cold {
 }
 
 impl Hot {
+    #[inline]
+    pub fn term(&self) -> Term {
+        Term { policy: self.policy, class: self.class }
+    }
+
     #[inline]
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0

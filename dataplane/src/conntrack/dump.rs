@@ -24,7 +24,7 @@ impl Conntrack {
             return None;
         }
         let cold: &Cold = self.table.cold(ix);
-        let left_s = self.timeouts.shown_s(hot.class, hot.deadline, tick);
+        let left_s = self.timeouts.shown_s(hot.term(), hot.deadline, tick);
         Some(ConnInfo::of(hot, cold, self.table.wide(ix), left_s))
     }
 

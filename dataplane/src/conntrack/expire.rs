@@ -10,6 +10,7 @@
 //! an eighth of its timeout.
 
 use crate::clock::Now;
+use crate::limits::CT_POLICIES_MAX;
 
 /// Which timeout is in force; the names are those of Open vSwitch's timeout policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,43 +58,65 @@ pub fn is_due(deadline: u32, tick: u64) -> bool {
     left(deadline, tick) <= 0
 }
 
-/// Timeouts in ticks.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts([u32; 16]);
+/// Which of a policy's timeouts is in force for a connection: what `Hot` says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    pub policy: u8,
+    pub class: u8,
+}
+
+/// Timeouts in ticks, of each policy; policy 0 is that of zones without one of their own. A line of
+/// memory a policy, so with one policy it is always the same line.
+#[derive(Clone, Debug)]
+pub struct Timeouts(Box<[[u32; 16]]>);
+
+const POLICIES: usize = CT_POLICIES_MAX + 1;
+const _: () = assert!(POLICIES == 256, "`Hot::policy` is a byte");
+
+fn in_ticks(seconds: &[u32; CLASSES]) -> [u32; 16] {
+    let mut all = [1; 16];
+    for (t, s) in all.iter_mut().zip(seconds) {
+        let ns = u64::from((*s).clamp(1, TIMEOUT_MAX_S)) * 1_000_000_000;
+        *t = ns.div_ceil(1 << TICK_SHIFT) as u32;
+    }
+    all
+}
 
 impl Timeouts {
     pub fn new(seconds: &[u32; CLASSES]) -> Self {
-        let mut all = [1; 16];
-        for (t, s) in all.iter_mut().zip(seconds) {
-            let ns = u64::from((*s).clamp(1, TIMEOUT_MAX_S)) * 1_000_000_000;
-            *t = ns.div_ceil(1 << TICK_SHIFT) as u32;
+        Self(vec![in_ticks(seconds); POLICIES].into_boxed_slice())
+    }
+
+    /// Sets the timeouts of a policy; connections that have it follow with their next packet.
+    pub fn set(&mut self, policy: u8, seconds: &[u32; CLASSES]) {
+        if let Some(t) = self.0.get_mut(usize::from(policy)) {
+            *t = in_ticks(seconds);
         }
-        Self(all)
     }
 
     #[inline]
-    fn of(&self, class: u8) -> u32 {
-        self.0[usize::from(class & 15)]
+    fn of(&self, term: Term) -> u32 {
+        self.0.get(usize::from(term.policy)).map_or(1, |t| t[usize::from(term.class & 15)])
     }
 
-    /// The deadline after a packet at `tick` of a connection in `class`, whose deadline was
-    /// `old`, set under the same class: unchanged while it leaves the whole timeout.
+    /// The deadline after a packet at `tick` of a connection in `term`, whose deadline was
+    /// `old`, set under the same term: unchanged while it leaves the whole timeout.
     #[inline]
-    pub fn refreshed(&self, class: u8, old: u32, tick: u64) -> u32 {
-        let timeout = self.of(class);
-        if left(old, tick) >= timeout as i32 { old } else { self.fresh(class, tick) }
+    pub fn refreshed(&self, term: Term, old: u32, tick: u64) -> u32 {
+        let timeout = self.of(term);
+        if left(old, tick) >= timeout as i32 { old } else { self.fresh(term, tick) }
     }
 
     /// A new deadline.
     #[inline]
-    pub fn fresh(&self, class: u8, tick: u64) -> u32 {
-        let timeout = self.of(class);
+    pub fn fresh(&self, term: Term, tick: u64) -> u32 {
+        let timeout = self.of(term);
         (tick as u32).wrapping_add(timeout + (timeout >> 3))
     }
 
     /// Seconds left as an operator sees them: the eighth is not shown.
-    pub fn shown_s(&self, class: u8, deadline: u32, tick: u64) -> u32 {
-        let left = left(deadline, tick).clamp(0, self.of(class) as i32) as u64;
+    pub fn shown_s(&self, term: Term, deadline: u32, tick: u64) -> u32 {
+        let left = left(deadline, tick).clamp(0, self.of(term) as i32) as u64;
         ((left << TICK_SHIFT) / 1_000_000_000) as u32
     }
 }

@@ -25,7 +25,7 @@ impl Conntrack {
         if c.ix as usize >= self.table.capacity() {
             return false;
         }
-        let run = HitRun { tick: ticks(now), timeouts: self.timeouts, check: self.tcp_seq_check };
+        let run = HitRun { tick: ticks(now), timeouts: &self.timeouts, check: self.tcp_seq_check };
         self.table.hot_mut(c.ix).is_some_and(|hot| run.hit(hot, c, reply, expect_state, p))
     }
 
@@ -38,7 +38,7 @@ impl Conntrack {
         p: &HitPacket,
         now: Now,
     ) -> bool {
-        let run = HitRun { tick: ticks(now), timeouts: self.timeouts, check: self.tcp_seq_check };
+        let run = HitRun { tick: ticks(now), timeouts: &self.timeouts, check: self.tcp_seq_check };
         self.live(c).copied().is_some_and(|mut hot| run.hit(&mut hot, c, reply, expect_state, p))
     }
 
@@ -54,13 +54,13 @@ impl Conntrack {
 }
 
 /// What `hit` needs besides the connection.
-struct HitRun {
+struct HitRun<'a> {
     tick: u64,
-    timeouts: Timeouts,
+    timeouts: &'a Timeouts,
     check: bool,
 }
 
-impl HitRun {
+impl HitRun<'_> {
     #[inline]
     fn hit(&self, hot: &mut Hot, c: ConnRef, reply: bool, expect_state: u8, p: &HitPacket) -> bool {
         let good = hot.has(flag::LIVE)
@@ -91,7 +91,7 @@ impl HitRun {
                 return false;
             }
         }
-        let deadline = self.timeouts.refreshed(hot.class, hot.deadline, self.tick);
+        let deadline = self.timeouts.refreshed(hot.term(), hot.deadline, self.tick);
         // An unconditional store would dirty the line of every UDP packet.
         if deadline != hot.deadline {
             hot.deadline = deadline;

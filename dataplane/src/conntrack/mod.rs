@@ -48,10 +48,10 @@ pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use key::{CtPacket, HitPacket, IpKey, Kind, Tuple};
 pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
 pub use tcp::Segment;
-pub use zone::Zones;
+pub use zone::{ZoneReport, Zones};
 
 use crate::clock::Now;
-use crate::limits::CONNS_MAX;
+use crate::limits::{CONNS_MAX, CT_POLICIES_MAX};
 use conn::{Hot, flag};
 use expire::{Timeouts, is_due, ticks};
 use frag::FragConfig;
@@ -85,6 +85,20 @@ pub struct CtConfig {
     /// Whether TCP sequence numbers are judged (Open vSwitch: `ct-enable-tcp-seq-chk`).
     pub tcp_seq_check: bool,
     pub fragments: FragConfig,
+    /// Connections of a zone that has no limit of its own; 0: none.
+    pub zone_limit: u32,
+    pub zones: Vec<CtZoneConfig>,
+}
+
+/// What a zone has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtZoneConfig {
+    pub zone: u16,
+    /// Connections; 0: no limit. `None`: that of all zones.
+    pub limit: Option<u32>,
+    /// Seconds per `Class`. Zones share at most `CT_POLICIES_MAX` different ones; the zones beyond
+    /// get the general ones.
+    pub timeouts_s: Option<[u32; CLASSES]>,
 }
 
 impl Default for CtConfig {
@@ -95,6 +109,8 @@ impl Default for CtConfig {
             timeouts_s: DEFAULT_TIMEOUTS_S,
             tcp_seq_check: true,
             fragments: FragConfig::default(),
+            zone_limit: 0,
+            zones: Vec::new(),
         }
     }
 }
@@ -198,11 +214,13 @@ const AGE_STEPS_MAX: u64 = 1024;
 impl Conntrack {
     pub fn new(cfg: &CtConfig) -> Self {
         let hash = HashKey::new(cfg.seed);
+        let mut timeouts = Timeouts::new(&cfg.timeouts_s);
+        let zones = set_up_zones(cfg, &mut timeouts);
         Self {
             table: Table::new(cfg.conns_max, hash),
             wheels: Wheels::new(),
-            timeouts: Timeouts::new(&cfg.timeouts_s),
-            zones: Zones::new(),
+            timeouts,
+            zones,
             pools: PortPools::new(),
             hash,
             random: hash.of_words(0, 1) | 1,
@@ -239,6 +257,15 @@ impl Conntrack {
 
     pub fn stats(&self) -> CtStats {
         self.stats
+    }
+
+    /// Whether TCP sequence numbers are judged from now on.
+    pub fn set_tcp_seq_check(&mut self, on: bool) {
+        self.tcp_seq_check = on;
+    }
+
+    pub fn tcp_seq_check(&self) -> bool {
+        self.tcp_seq_check
     }
 
     pub fn zones(&self) -> &Zones {
@@ -367,14 +394,13 @@ impl Conntrack {
 
     fn refresh(&mut self, ix: u32, class: Class, tick: u64) {
         let class = class as u8;
-        let timeouts = self.timeouts;
         let Some(hot) = self.table.hot_mut(ix) else { return };
         if hot.class == class {
-            hot.deadline = timeouts.refreshed(class, hot.deadline, tick);
+            hot.deadline = self.timeouts.refreshed(hot.term(), hot.deadline, tick);
             return;
         }
         hot.class = class;
-        hot.deadline = timeouts.fresh(class, tick);
+        hot.deadline = self.timeouts.fresh(hot.term(), tick);
         self.wheels.requeue(&mut self.table, ix, tick);
     }
 
@@ -500,6 +526,28 @@ impl Conntrack {
     pub fn wheel_behind(&self, now: Now) -> bool {
         self.wheels.is_behind(ticks(now))
     }
+}
+
+/// Limits, and policies: the zones with the same timeouts share one.
+fn set_up_zones(cfg: &CtConfig, timeouts: &mut Timeouts) -> Zones {
+    let mut zones = Zones::new();
+    zones.set_default_limit(cfg.zone_limit);
+    let mut policies = vec![cfg.timeouts_s];
+    for z in &cfg.zones {
+        zones.set_limit(z.zone, z.limit);
+        let Some(seconds) = z.timeouts_s else { continue };
+        let known = policies.iter().position(|p| *p == seconds);
+        if known.is_none() && policies.len() > CT_POLICIES_MAX {
+            continue;
+        }
+        let policy = known.unwrap_or(policies.len());
+        if known.is_none() {
+            policies.push(seconds);
+            timeouts.set(policy as u8, &seconds);
+        }
+        zones.set_policy(z.zone, policy as u8);
+    }
+    zones
 }
 
 fn result_without(p: &CtPacket, state: u8) -> CtResult {

@@ -188,6 +188,46 @@ fn connections_die_in_time() {
     assert_eq!((ct.len(), ct.stats().expired), (0, 2));
 }
 
+/// A zone's timeouts are its own, for look-ups and for hits; what it does not say is as elsewhere;
+/// and the sequence check can be switched while connections live.
+#[test]
+fn zones_have_timeouts_of_their_own() {
+    let mut own = DEFAULT_TIMEOUTS_S;
+    own[Class::OtherFirst as usize] = 5;
+    own[Class::OtherBidir as usize] = 600;
+    let zone = |zone, timeouts_s| CtZoneConfig { zone, limit: None, timeouts_s };
+    let zones = vec![zone(7, Some(own)), zone(8, None), zone(9, Some(own))];
+    let cfg = CtConfig { conns_max: 64, zones, ..CtConfig::default() };
+    let mut ct = Conntrack::new(&cfg);
+    let p = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
+    for z in [7, 8, 9] {
+        let packet = |reply: bool, port| CtPacket {
+            zone: z,
+            ..if reply { udp(B, A, port, 1) } else { udp(A, B, 1, port) }
+        };
+        for port in [2, 3] {
+            commit(&mut ct, &packet(false, port), &Commit::default(), 0);
+        }
+        let r = ct.lookup(&packet(true, 3), secs(0));
+        let mut left = vec![];
+        ct.dump(secs(0), |i| left.push((i.zone, i.timeout_s)));
+        left.retain(|(zone, _)| *zone == z);
+        assert_eq!(left, if z == 8 { [(8, 60), (8, 30)] } else { [(z, 5), (z, 600)] });
+        assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(29)));
+        assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(29 + 31)) || z == 8);
+        assert_eq!(ct.lookup(&packet(true, 3), secs(600)).conn.is_some(), z != 8, "{z}");
+        // Half-open, and not in the way of the others.
+        assert_eq!(ct.lookup(&packet(true, 2), secs(10)).conn.is_some(), z == 8, "{z}");
+    }
+    commit(&mut ct, &tcp(true, SYN, 100, 0, 0), &Commit::default(), 0);
+    state(&mut ct, &tcp(false, SYN | ACK, 500, 101, 0), 0);
+    state(&mut ct, &tcp(true, ACK, 101, 501, 0), 0);
+    let far = tcp(true, ACK, 900_000, 501, 10);
+    assert_eq!(state(&mut ct, &far, 1), TRK | INV);
+    ct.set_tcp_seq_check(false);
+    assert_eq!(state(&mut ct, &far, 1), TRK | EST);
+}
+
 #[test]
 fn a_closed_connection_does_not_wait_for_its_day() {
     let mut ct = small();
@@ -204,7 +244,7 @@ fn a_closed_connection_does_not_wait_for_its_day() {
 #[test]
 fn full_table_and_full_zone_refuse() {
     let mut ct = small();
-    ct.zones_mut().set_limit(1, 3);
+    ct.zones_mut().set_limit(1, Some(3));
     let one = |ct: &mut Conntrack, n: u16, zone: u16, s: u64| {
         let p = CtPacket { zone, ..udp(A, B, n, 9) };
         let r = ct.lookup(&p, secs(s));

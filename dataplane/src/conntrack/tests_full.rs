@@ -119,7 +119,7 @@ fn a_refused_commit_gives_up_nobody() {
     let mut ct = table(CONNS);
     let now = Now::from_secs(100);
     (0..CONNS as u32).for_each(|n| _ = open(&mut ct, &packet(n, 17, 0, false), now));
-    ct.zones_mut().set_limit(3, CONNS as u32);
+    ct.zones_mut().set_limit(3, Some(CONNS as u32));
     assert_eq!(open(&mut ct, &packet(1000, 17, 0, false), now), Err(CtError::ZoneFull));
     let nat = NatSpec {
         kind: NatKind::Src,

@@ -3,11 +3,14 @@
 //! In file order the entries that the packets meet may lie in memory as they come, and the
 //! processor guesses the next one. In stride order the `i`-th packet is number `i * S mod n` of
 //! the file, `S` being the least number from 0.618 n on that has no divisor in common with `n`:
-//! neighbours in time are far apart in the file, and every pass has every packet once.
+//! neighbours in time are far apart in the file, and every pass has every packet once. Each port
+//! has its own such order, and whole bursts of the ports alternate, as a worker takes them from
+//! the queues of devices that all are busy.
 
 use super::Packet;
 use sluice_dataplane::limits::BATCH_MAX;
 use sluice_dataplane::packet::key::PortIx;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// In which order the packets come, pass after pass.
@@ -39,8 +42,22 @@ impl Order {
     }
 
     fn of<'a>(self, packets: &[&'a Packet]) -> Vec<&'a Packet> {
-        let (n, step) = (packets.len(), self.step(packets.len()));
-        (0..n).filter_map(|i| packets.get(i * step % n).copied()).collect()
+        if self == Self::File {
+            return packets.to_vec();
+        }
+        let mut ports: BTreeMap<u16, Vec<&Packet>> = BTreeMap::new();
+        packets.iter().for_each(|p| ports.entry(p.port.0).or_default().push(p));
+        let strides = ports.values().map(|list| {
+            let (n, step) = (list.len(), self.step(list.len()));
+            (0..n).filter_map(|i| list.get(i * step % n).copied()).collect::<Vec<_>>()
+        });
+        let strides: Vec<Vec<&Packet>> = strides.collect();
+        let mut queues: Vec<_> = strides.iter().map(|list| list.chunks(BATCH_MAX)).collect();
+        let mut out = Vec::with_capacity(packets.len());
+        while out.len() < packets.len() {
+            queues.iter_mut().filter_map(Iterator::next).for_each(|burst| out.extend(burst));
+        }
+        out
     }
 }
 
@@ -106,6 +123,15 @@ mod tests {
         }
         assert_eq!(Order::Stride.step(1000), 619);
         assert!(Load::new(&[], Order::Stride).is_empty());
+    }
+
+    #[test]
+    fn bursts_of_ports_alternate() {
+        let own: Vec<Packet> = packets(200);
+        let load = Load::new(&own.iter().collect::<Vec<_>>(), Order::Stride);
+        let sizes: Vec<_> = load.bursts.iter().map(|(p, r)| (p.0, r.len())).collect();
+        let whole = [(0, 32), (1, 32)].repeat(3);
+        assert_eq!(sizes, [whole, vec![(0, 4), (1, 4)]].concat());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Conntrack: what one packet costs at 1 k, 100 k and 1 M connections.
 //!
 //! Packets of random connections, so that at 1 M each one finds its lines in memory, not in a
-//! cache. `hit` is the cached path (the entry already knows the connection); `lookup` goes by the
-//! tuple; the `staged` ones prefetch for a batch of 32 first. `churn` is a look-up that finds
+//! cache. `lookup` is what a walk does; `judged` is what a cached walk does, which asks for memory
+//! for a batch of 32 first. `churn` is a look-up that finds
 //! nothing, a commit, and its share of expiry, with fresh tuples all the time. `flood` is the same
 //! at a full table, half of it established: each new connection pushes out a half-open one.
 //! `collect` is what one of a million connections costs that are all due, in the calls that a
@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::conntrack::{
-    Commit, ConnRef, Conntrack, CtConfig, CtPacket, HitPacket, Kind, NatKind, NatMode, NatSpec,
-    Segment, Tuple,
+    Commit, Conntrack, CtConfig, CtPacket, Kind, NatKind, NatMode, NatSpec, Segment, Tuple,
 };
 
 const BATCH: usize = 32;
@@ -45,8 +44,8 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// A table of answered connections, and packets of both directions with their handles.
-fn established(conns: usize) -> (Conntrack, Vec<(CtPacket, ConnRef, u8)>) {
+/// A table of answered connections, and packets of both directions.
+fn established(conns: usize) -> (Conntrack, Vec<CtPacket>) {
     let cfg = CtConfig { conns_max: conns, seed: 42, ..CtConfig::default() };
     let mut ct = Conntrack::new(&cfg);
     let now = Now::from_secs(1);
@@ -63,8 +62,7 @@ fn established(conns: usize) -> (Conntrack, Vec<(CtPacket, ConnRef, u8)>) {
         if v & 1 == 1 {
             p.tuple = p.tuple.reversed();
         }
-        let r = ct.lookup(&p, now);
-        (p, r.conn.expect("it is there"), r.state)
+        p
     });
     let packets = packets.collect();
     (ct, packets)
@@ -76,35 +74,27 @@ fn lookups(c: &mut Criterion) {
     for (conns, name) in SIZES {
         let (mut ct, packets) = established(conns);
         let now = Now::from_secs(2);
-        let hit = HitPacket { seg: Segment::default(), checksum_ok: true };
         let mut batches = packets.chunks_exact(BATCH).cycle();
-        group.bench_function(BenchmarkId::new("hit_staged", name), |b| {
-            b.iter(|| {
-                let batch = batches.next().unwrap_or_default();
-                batch.iter().for_each(|(_, conn, _)| ct.prefetch(*conn));
-                for (p, conn, state) in batch {
-                    let reply = p.tuple.sport == 53;
-                    assert!(ct.hit(*conn, reply, *state, &hit, now));
-                }
-            });
-        });
         group.bench_function(BenchmarkId::new("lookup", name), |b| {
             b.iter(|| {
-                for (p, ..) in batches.next().unwrap_or_default() {
+                for p in batches.next().unwrap_or_default() {
                     black_box(ct.lookup(p, now));
                 }
             });
         });
-        group.bench_function(BenchmarkId::new("lookup_staged", name), |b| {
+        group.bench_function(BenchmarkId::new("judged", name), |b| {
             b.iter(|| {
                 let batch = batches.next().unwrap_or_default();
                 let mut hashes = [0; BATCH];
-                for (hash, (p, ..)) in hashes.iter_mut().zip(batch) {
-                    *hash = ct.prefetch_index(p);
+                for (hash, p) in hashes.iter_mut().zip(batch) {
+                    *hash = ct.hash_of(p);
+                    ct.prefetch_index(*hash);
                 }
                 hashes.iter().for_each(|hash| ct.prefetch_guess(*hash));
-                for (hash, (p, ..)) in hashes.iter().zip(batch) {
-                    black_box(ct.lookup_hashed(p, *hash, now));
+                for (hash, p) in hashes.iter().zip(batch) {
+                    let judged = ct.judge(p, *hash, now);
+                    ct.accept(&judged, now);
+                    black_box(judged);
                 }
             });
         });
@@ -189,7 +179,12 @@ fn flood(c: &mut Criterion) {
             b.iter(|| {
                 let batch: [CtPacket; BATCH] = std::array::from_fn(|i| packet(n + i as u64));
                 n += BATCH as u64;
-                let hashes = batch.each_ref().map(|p| ct.prefetch_index(p));
+                let hashes = batch.each_ref().map(|p| {
+                    let hash = ct.hash_of(p);
+                    ct.prefetch_index(hash);
+                    ct.prefetch_index(ct.hash_of_tuple(&p.tuple.reversed(), p.zone));
+                    hash
+                });
                 for (p, hash) in batch.iter().zip(hashes) {
                     let r = ct.lookup_hashed(p, hash, now);
                     black_box(ct.commit(p, &r, &Commit::default(), now).expect("one gives way"));

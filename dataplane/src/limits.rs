@@ -52,7 +52,10 @@ pub const RECORDED_STEPS_MAX: usize = 2 * OUTPUTS_MAX + RECORDED_DROPS_MAX;
 /// Copies that end inside one walk and are recorded with it; more are counted on the spot.
 pub const RECORDED_DROPS_MAX: usize = 64;
 
-/// ICMP errors that one walk translates.
+/// Different `ct(commit)` of cached walks.
+pub const COMMITS_MAX: usize = 4096;
+
+/// Translations of one walk.
 pub const RECORDED_TRANSLATIONS_MAX: usize = 64;
 
 /// Entries of one worker's microflow cache (tier 1); a power of two. 128 bytes each (two slots of

@@ -90,6 +90,7 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
         | Step::PacketIn(_)
         | Step::Meter { .. }
         | Step::Sample(_)
+        | Step::Translate(_)
         | Step::NatIcmpError(_)
         | Step::Drop(_) => Ok(()),
     }

@@ -15,6 +15,7 @@ pub mod group;
 pub mod learn;
 pub mod meter;
 pub mod step;
+pub mod translate;
 
 use crate::conntrack::NatSpec;
 use crate::packet::field::{Field, Prereq, Subfield};

@@ -103,6 +103,8 @@ pub enum Step {
         tll: [u8; 6],
         which: Which,
     },
+    /// Translate the packet, by the translation of this number that its connections gave.
+    Translate(u16),
     /// Translate an ICMP error, its quoted packet included, by the recording's translation of this
     /// number. Never cached.
     NatIcmpError(u16),

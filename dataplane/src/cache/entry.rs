@@ -23,7 +23,8 @@ pub struct Entry {
     pub bytes: u32,
     /// The last change of the program that the entry was held against.
     pub epoch: u32,
-    /// Tier 1: the key's hash, what is kept of it. Tier 2: the place of the entry's mask.
+    /// Tier 1: the key's hash, what is kept of it. Tier 2: the place of the entry's mask, and what
+    /// there is beside the key (`megaflow`).
     pub(super) tag: [u8; 3],
     pub(super) flags: u8,
 }
@@ -67,11 +68,26 @@ impl Entry {
         self.flags |= LONG;
     }
 
+    /// Tier 2: connection tracking has to be asked which megaflow it is.
+    #[inline]
+    pub fn is_question(&self) -> bool {
+        self.tag[1] == QUESTION
+    }
+
+    /// Tier 2: it was found by what connection tracking said.
+    #[inline]
+    pub fn is_answer(&self) -> bool {
+        self.tag[1] > QUESTION
+    }
+
     pub(super) fn tag(&self) -> u32 {
         let [a, b, c] = self.tag;
         u32::from_le_bytes([a, b, c, 0])
     }
 }
+
+/// `Entry::tag[1]` of a question. Other numbers are states of answers, which have `TRK`.
+pub(super) const QUESTION: u8 = 1;
 
 /// A place without an entry.
 pub(super) const EMPTY: Entry = Entry {

@@ -54,6 +54,11 @@ pub(super) fn base_words(b: &KeyBase) -> [u64; 5] {
 }
 
 #[inline]
+pub(super) fn base_ref(b: &KeyBase) -> &[u64; 5] {
+    zerocopy::transmute_ref!(b)
+}
+
+#[inline]
 pub(super) fn l3_words(b: &KeyL3) -> &[u64; 8] {
     zerocopy::transmute_ref!(b)
 }

@@ -11,8 +11,12 @@
 //! takes the first hit. Megaflows may overlap; those that do come to the same, because each is
 //! right by itself for every packet that it matches.
 //!
-//! **What is not kept.** Walks through connection tracking belong to one connection and stay
-//! with tier 1.
+//! **Connection tracking.** What `ct` says of a packet is not in the packet. So a walk through it is
+//! kept in two megaflows. The *question* has the bits that led the walk to its first `ct`, and says
+//! in which zone to ask. The *answer* has the bits of the whole walk and, beside the key, what came
+//! out: the state, and mark and label as far as the walk looked at them. A lookup of a packet that
+//! finds a question asks, and looks up again with what it is told. Whatever else has to agree is
+//! among the guards of the answer's traversal.
 //!
 //! **Bounds.** The number of masks is bounded, so a lookup costs at most that many probes: a
 //! sender who makes the tables show a new mask with each packet (tuple space explosion, Csikor
@@ -21,7 +25,7 @@
 //!
 //! **When an entry may be used**: as in tier 1; see the room's head.
 
-use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE};
+use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE, QUESTION};
 use super::mask::KeyMask;
 use crate::limits::MEGAFLOW_MASKS;
 use crate::packet::key::{KeyBase, PacketKey};
@@ -29,10 +33,21 @@ use crate::packet::key::{KeyBase, PacketKey};
 /// What IPv6, tunnelled and tagged packets have beyond the first line: zero where there is none.
 type Lines = [[u64; 8]; 3];
 
+/// What a megaflow is about, beside the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A walk without connection tracking, or the question of one with it.
+    Nothing,
+    /// What was answered, and the bits of it that count.
+    Told { state: u8, mark: u32, label: u128, mark_mask: u32, label_mask: u128 },
+}
+
 /// A mask in use.
 #[derive(Clone, Copy, Debug)]
 struct Tuple {
     mask: KeyMask,
+    /// For answers: the bits of mark and label.
+    told: Option<(u32, u128)>,
     /// Megaflows that have it.
     entries: u32,
     /// Lookups that it answered, halved now and then.
@@ -99,38 +114,64 @@ impl Megaflows {
         self.tuples.iter().filter(|t| t.entries > 0).count()
     }
 
-    /// Finds a megaflow that the packet matches; says how many masks it tried.
+    /// Finds a megaflow that the packet matches, and that is no answer; says how many masks it
+    /// tried.
     pub fn find(&mut self, key: &PacketKey) -> (Option<u32>, usize) {
         let (base, lines) = words(key);
-        if is_one_line(key) { self.probe(&base, None) } else { self.probe(&base, Some(&lines)) }
+        let lines = if is_one_line(key) { None } else { Some(&lines) };
+        self.probe::<false>(&base, lines, (0, 0, 0))
     }
 
     /// The same for a packet whose key is one line, of these words.
     #[inline]
     pub fn find_words(&mut self, base: &Masked) -> (Option<u32>, usize) {
-        self.probe(base, None)
+        self.probe::<false>(base, None, (0, 0, 0))
+    }
+
+    /// Finds an answer for a packet of which connection tracking has told state, mark and label.
+    #[inline]
+    pub fn find_answer(&mut self, key: &PacketKey, told: (u8, u32, u128)) -> (Option<u32>, usize) {
+        if is_one_line(key) {
+            return self.probe::<true>(super::mask::base_ref(&key.base), None, told);
+        }
+        self.find_long_answer(key, told)
+    }
+
+    #[inline(never)]
+    fn find_long_answer(&mut self, key: &PacketKey, told: (u8, u32, u128)) -> (Option<u32>, usize) {
+        let (base, lines) = words(key);
+        self.probe::<true>(&base, Some(&lines), told)
     }
 
     #[inline(always)]
-    fn probe(&mut self, base: &Masked, lines: Option<&Lines>) -> (Option<u32>, usize) {
+    fn probe<const TOLD: bool>(
+        &mut self,
+        base: &Masked,
+        lines: Option<&Lines>,
+        (state, mark, label): (u8, u32, u128),
+    ) -> (Option<u32>, usize) {
         let mut tried = 0;
         for place in &self.order {
             let Some(tuple) = self.tuples.get_mut(usize::from(*place)) else { continue };
-            if tuple.entries == 0 {
+            if tuple.entries == 0 || tuple.told.is_some() != TOLD {
                 continue;
             }
             tried += 1;
             let m = &tuple.mask.base;
             let masked = std::array::from_fn(|i| base[i] & m[i]);
             let rest = lines.map(|lines| under(lines, &tuple.mask));
-            let mut h = hash_base(&masked, self.seed ^ u64::from(*place));
+            let kind = match tuple.told {
+                Some(bits) if TOLD => [state, gist((mark, label), bits)],
+                _ => [0, 0],
+            };
+            let mut h = hash_base(&masked, salt(self.seed, *place, kind));
             if let Some(rest) = &rest {
                 h = hash_lines(h, rest);
             }
             let bucket = ((h ^ (h >> 32)) & self.bucket_mask) as u32 * 2;
             for at in [bucket, bucket + 1] {
                 let Some(e) = self.slots.get(at as usize) else { continue };
-                let same = is_of(e, *place, &masked);
+                let same = is_of(e, *place, &masked) && (!TOLD || [e.tag[1], e.tag[2]] == kind);
                 if same && rest.as_ref().is_none_or(|r| self.lines.get(at as usize) == Some(r)) {
                     tuple.hits = tuple.hits.saturating_add(1);
                     return (Some(at), tried);
@@ -143,35 +184,43 @@ impl Megaflows {
     /// The slot for a new megaflow of this mask: an empty one, else the longer unused. `None` if
     /// the mask is new and there are too many. What the slot holds must be given back before
     /// [`Megaflows::fill`].
-    pub fn place(&mut self, key: &PacketKey, mask: &KeyMask) -> Option<Place> {
+    pub fn place(&mut self, key: &PacketKey, mask: &KeyMask, asked: Asked) -> Option<Place> {
         if self.slots.is_empty() {
             return None;
         }
-        let tuple = self.tuple(mask)?;
+        let (told, kind) = match asked {
+            Asked::Nothing => (None, [0, 0]),
+            Asked::Told { state, mark, label, mark_mask, label_mask } => {
+                let bits = (mark_mask, label_mask);
+                (Some(bits), [state, gist((mark, label), bits)])
+            }
+        };
+        let tuple = self.tuple(mask, told)?;
         let (base, lines) = words(key);
         let base: Masked = std::array::from_fn(|i| base[i] & mask.base[i]);
         let lines = under(&lines, mask);
-        let mut h = hash_base(&base, self.seed ^ u64::from(tuple));
+        let mut h = hash_base(&base, salt(self.seed, tuple, kind));
         if !is_one_line(key) {
             h = hash_lines(h, &lines);
         }
         let first = ((h ^ (h >> 32)) & self.bucket_mask) as u32 * 2;
         let (a, b) = (&self.slots[first as usize], &self.slots[first as usize + 1]);
         let [of_a, of_b] = [0, 1].map(|n| self.lines[first as usize + n]);
+        let same = |e: &Entry| is_of(e, tuple, &base) && (told.is_none() || e.tag[1..] == kind);
         let at = match () {
-            () if is_of(a, tuple, &base) && of_a == lines => first,
-            () if is_of(b, tuple, &base) && of_b == lines => first + 1,
+            () if same(a) && of_a == lines => first,
+            () if same(b) && of_b == lines => first + 1,
             () if a.traversal == NONE || (b.traversal != NONE && a.used <= b.used) => first,
             () => first + 1,
         };
-        Some(Place { at, tuple, base, lines })
+        Some(Place { at, tuple, kind, base, lines })
     }
 
-    fn tuple(&mut self, mask: &KeyMask) -> Option<u8> {
-        if let Some(at) = self.tuples.iter().position(|t| t.mask == *mask) {
+    fn tuple(&mut self, mask: &KeyMask, told: Option<(u32, u128)>) -> Option<u8> {
+        if let Some(at) = self.tuples.iter().position(|t| t.mask == *mask && t.told == told) {
             return Some(at as u8);
         }
-        let fresh = Tuple { mask: *mask, entries: 0, hits: 0 };
+        let fresh = Tuple { mask: *mask, told, entries: 0, hits: 0 };
         if let Some(at) = self.tuples.iter().position(|t| t.entries == 0) {
             self.tuples[at] = fresh;
             return Some(at as u8);
@@ -197,7 +246,7 @@ impl Megaflows {
             packets: 0,
             bytes: 0,
             epoch: walk.epoch,
-            tag: [place.tuple, 0, 0],
+            tag: [place.tuple, place.kind[0], place.kind[1]],
             flags: slot.flags & OF_THE_PLACE,
         };
         *lines = place.lines;
@@ -205,6 +254,13 @@ impl Megaflows {
             t.entries += 1;
         }
         self.live += 1;
+    }
+
+    /// Makes the megaflow in its place a question.
+    pub fn set_question(&mut self, at: u32) {
+        if let Some(slot) = self.slots.get_mut(at as usize) {
+            slot.tag[1] = QUESTION;
+        }
     }
 
     /// Empties a slot; its traversal, for the caller to release.
@@ -260,6 +316,8 @@ impl Megaflows {
 pub struct Place {
     pub at: u32,
     tuple: u8,
+    /// Of an answer: the state, and the gist of mark and label.
+    kind: [u8; 2],
     base: Masked,
     lines: Lines,
 }
@@ -268,6 +326,22 @@ pub struct Place {
 #[inline]
 fn is_of(e: &Entry, place: u8, masked: &Masked) -> bool {
     e.traversal != NONE && e.tag[0] == place && e.key == *masked
+}
+
+/// What tells most marks and labels apart; the guards do the rest.
+#[inline]
+fn gist((mark, label): (u32, u128), (mark_mask, label_mask): (u32, u128)) -> u8 {
+    if mark_mask == 0 && label_mask == 0 {
+        return 0;
+    }
+    let label = label & label_mask;
+    let word = u64::from(mark & mark_mask) ^ label as u64 ^ ((label >> 64) as u64).rotate_left(29);
+    (fold(word ^ 0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03) >> 56) as u8
+}
+
+#[inline]
+fn salt(seed: u64, tuple: u8, [state, gist]: [u8; 2]) -> u64 {
+    seed ^ (u64::from(gist) << 16 | u64::from(state) << 8 | u64::from(tuple))
 }
 
 #[inline]
@@ -304,7 +378,7 @@ mod tests {
     }
 
     fn put(m: &mut Megaflows, k: &PacketKey, bits: u8, traversal: u32) -> Option<u32> {
-        let place = m.place(k, &mask(bits))?;
+        let place = m.place(k, &mask(bits), Asked::Nothing)?;
         m.vacate(place.at);
         m.fill(&place, Kept { traversal, used: 1, epoch: 1 });
         Some(place.at)

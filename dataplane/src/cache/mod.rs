@@ -15,8 +15,8 @@
 //!   were, and no rule changed that its walk could have met (`pipeline::delta`);
 //! - the frame length lies in the range in which the walk would decide the same;
 //! - each MAC table entry that NORMAL relied on is as it was (`FdbGuard`);
-//! - each connection is alive, in the same state, and this segment leaves it there
-//!   (`CtGuard`; the connection's own machine is advanced by the check).
+//! - connection tracking says of the packet what it said of the walk's (`Track`); what a lookup
+//!   leaves behind it leaves then.
 //!
 //! A guard that fails sends the packet through tier 3 again, whose result replaces the entry.
 //!
@@ -38,4 +38,4 @@ pub use entry::Entry;
 pub use mask::KeyMask;
 pub use megaflow::Megaflows;
 pub use microflow::Microflows;
-pub use traversal::{CtGuard, FdbGuard, Traversal, Traversals};
+pub use traversal::{FdbGuard, Traversal, Traversals};

@@ -2,28 +2,51 @@
 //!
 //! A record is 128 bytes: a head and four items; longer traversals chain records. Items are, in
 //! this order, the guards, the steps, and the rules to credit. Walks that come out equal share one
-//! traversal (counted references), so a million flows of one rule keep one record. Traversals
-//! with connections belong to one flow and are not shared.
+//! traversal (counted references), so a million flows of one rule keep one record. A walk through
+//! connection tracking keeps what it asked and what it was told, not which connection that was: a
+//! million connections that are treated alike keep one record too.
 
 use crate::action::step::Step;
-use crate::conntrack::{ConnRef, NatRewrite};
+use crate::conntrack::{ConnRef, NatRewrite, Tuple};
 use crate::counters::Drop;
 use crate::limits::{
     RECORDED_DROPS_MAX, RECORDED_STEPS_MAX, RECORDED_TRANSLATIONS_MAX, RESUBMITS_MAX,
-    STACK_MAX_BYTES, TRAVERSAL_GUARDS_MAX,
+    STACK_MAX_BYTES, TRAVERSAL_CONNS_MAX, TRAVERSAL_GUARDS_MAX,
 };
 use crate::packet::key::{FlowKey, Mask};
 use crate::sys::advise_huge_pages;
 
-/// A connection that a traversal relied on.
+/// A `ct` of the walk: to be run for each packet that takes it, and to come out as it did.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CtGuard {
-    pub conn: ConnRef,
-    /// The packet goes against the direction of the first one.
-    pub reply: bool,
-    /// `ct_state` that the walk saw.
+pub struct Track {
+    pub zone: u16,
+    /// `ct_state` that the walk saw, `SNAT` and `DNAT` included.
     pub state: u8,
+    /// It asks for a translation.
+    pub nat: bool,
+    /// One came of it.
+    pub turns: bool,
+    /// Later lookups see what came out.
+    pub is_read: bool,
+    /// It asks of the same packet, in the same zone, what the one before it has asked.
+    pub again: bool,
+    /// Number of what it commits, or `NO_COMMIT`.
+    pub commit: u16,
+    /// Mark that the walk saw, as far as it looked.
+    pub mark: u32,
+    pub mark_mask: u32,
 }
+
+impl Track {
+    /// It changes nothing but its connection, and nothing else of that was looked at.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.commit == NO_COMMIT && self.mark_mask == 0
+    }
+}
+
+/// `Track::commit` for none.
+pub const NO_COMMIT: u16 = u16::MAX;
 
 /// A MAC table entry that a traversal relied on; or, with `slot` all ones, the whole table's
 /// generation in `value`.
@@ -43,7 +66,14 @@ pub const WHOLE_FDB: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Item {
     Do(Step),
-    Ct(CtGuard),
+    Ct(Track),
+    /// The low half of the label that the walk saw at the `Ct` before this, as far as it looked:
+    /// value and mask.
+    LabelLow([u64; 2]),
+    /// The high half.
+    LabelHigh([u64; 2]),
+    /// The very connection of the `Ct` before this.
+    Pin(ConnRef),
     Fdb(FdbGuard),
     /// Numbers of rules in the program; `u32::MAX` fills up.
     Credit([u32; 4]),
@@ -108,6 +138,11 @@ impl Traversal {
         let from = usize::from(self.head.guards);
         let to = (from + usize::from(self.head.steps)).min(ITEMS);
         self.items.get(from..to).unwrap_or_default()
+    }
+
+    #[inline]
+    pub fn first_item(&self) -> Option<&Item> {
+        self.items.first()
     }
 
     /// The second line.
@@ -181,7 +216,40 @@ pub struct Recording {
     pub len_min: u16,
     pub len_max: u16,
     pub cacheable: bool,
-    pub has_ct: bool,
+    /// What there is to know of the first `ct`.
+    pub question: Option<Question>,
+    /// What each `ct` came to, in the order of the guards.
+    pub tracked: Vec<Tracked>,
+    /// The packet was translated. `seen` begins anew there: its bits are of the translated packet.
+    pub translated: bool,
+    /// Bits of the packet that the walk depended on until it was translated.
+    pub seen_before: Mask,
+    /// The walk holds for its connections only.
+    pub pinned: bool,
+}
+
+/// What a `ct` of a walk came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracked {
+    pub zone: u16,
+    pub tuple: Tuple,
+    pub conn: Option<ConnRef>,
+    pub mark: u32,
+    pub label: u128,
+}
+
+/// A walk up to its first `ct`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question {
+    pub zone: u16,
+    /// `Conntrack::kind_of` its outcome.
+    pub kind: u8,
+    pub mark: u32,
+    pub label: u128,
+    /// Bits of the packet that led there.
+    pub seen: Mask,
+    pub tables: u64,
+    pub dirty: u16,
 }
 
 impl Recording {
@@ -195,6 +263,7 @@ impl Recording {
             stack: Vec::with_capacity(STACK_MAX_BYTES),
             translations: Vec::with_capacity(RECORDED_TRANSLATIONS_MAX),
             drops: Vec::with_capacity(RECORDED_DROPS_MAX),
+            tracked: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             ..Self::default()
         }
     }
@@ -216,7 +285,52 @@ impl Recording {
         self.len_min = 0;
         self.len_max = u16::MAX;
         self.cacheable = true;
-        self.has_ct = false;
+        self.question = None;
+        self.tracked.clear();
+        self.translated = false;
+        self.seen_before = FlowKey::ZERO;
+        self.pinned = false;
+    }
+
+    /// Ends the recording of a walk through connection tracking: what the walk has looked at of its
+    /// connections becomes what later packets' connections are held against.
+    pub fn conclude_tracking(&mut self) {
+        if self.translated {
+            self.pinned |= !self.wide || looks_at(&self.seen, &TUPLE);
+            self.seen.or_assign(&self.seen_before);
+        }
+        if !self.wide {
+            // What it has looked at is not known.
+            (self.seen.ct_mark, self.seen.ct_label) = (u32::MAX, u128::MAX);
+        }
+        self.pinned |= !self.wide || looks_at(&self.seen, &ORIGINAL);
+        self.wide &= !self.pinned;
+        if self.guards.len() + 3 * self.tracked.len() > TRAVERSAL_GUARDS_MAX {
+            self.cacheable = false;
+            return;
+        }
+        let (seen, pinned) = (self.seen, self.pinned);
+        let mut tracked = self.tracked.iter();
+        let mut at = 0;
+        while let Some(guard) = self.guards.get_mut(at) {
+            at += 1;
+            let Item::Ct(t) = guard else { continue };
+            let Some(told) = tracked.next() else { break };
+            (t.mark, t.mark_mask) = (told.mark & seen.ct_mark, seen.ct_mark);
+            let (label, mask) = (halves(told.label & seen.ct_label), halves(seen.ct_label));
+            if mask[0] != 0 {
+                self.guards.insert(at, Item::LabelLow([label[0], mask[0]]));
+                at += 1;
+            }
+            if mask[1] != 0 {
+                self.guards.insert(at, Item::LabelHigh([label[1], mask[1]]));
+                at += 1;
+            }
+            if let Some(conn) = told.conn.filter(|_| pinned) {
+                self.guards.insert(at, Item::Pin(conn));
+                at += 1;
+            }
+        }
     }
 
     fn items(&self) -> impl Iterator<Item = Item> + '_ {
@@ -236,6 +350,43 @@ impl Recording {
     fn credit_count(&self) -> usize {
         self.rules.len().div_ceil(4) + self.credits.len()
     }
+}
+
+/// Addresses and ports.
+const TUPLE: Mask = FlowKey {
+    ip_src: u32::MAX,
+    ip_dst: u32::MAX,
+    ipv6_src: u128::MAX,
+    ipv6_dst: u128::MAX,
+    tp_src: u16::MAX,
+    tp_dst: u16::MAX,
+    ..FlowKey::ZERO
+};
+
+/// Those of the connection's first packet.
+const ORIGINAL: Mask = FlowKey {
+    ct_nw_proto: u8::MAX,
+    ct_nw_src: u32::MAX,
+    ct_nw_dst: u32::MAX,
+    ct_ipv6_src: u128::MAX,
+    ct_ipv6_dst: u128::MAX,
+    ct_tp_src: u16::MAX,
+    ct_tp_dst: u16::MAX,
+    ..FlowKey::ZERO
+};
+
+/// Low half first.
+fn halves(v: u128) -> [u64; 2] {
+    [v as u64, (v >> 64) as u64]
+}
+
+/// Whether a mask has bits of addresses or ports.
+pub fn is_of_tuple(mask: &Mask) -> bool {
+    looks_at(mask, &TUPLE)
+}
+
+fn looks_at(seen: &Mask, fields: &Mask) -> bool {
+    seen.words().iter().zip(fields.words()).any(|(s, f)| s & f != 0)
 }
 
 /// The pool of records.
@@ -297,7 +448,7 @@ impl Traversals {
 
     /// Keeps a recording; `None` when the pool cannot hold it.
     pub fn store(&mut self, rec: &Recording) -> Option<u32> {
-        let place = (!rec.has_ct).then(|| content_hash(rec) as usize % SHARED);
+        let place = (!rec.pinned).then(|| content_hash(rec) as usize % SHARED);
         if let Some(have) = place.and_then(|p| self.shared.get(p).copied())
             && self.is_same(have, rec)
         {
@@ -313,6 +464,34 @@ impl Traversals {
             self.shared[p] = first;
         }
         Some(first)
+    }
+
+    /// Keeps a question: a guard that holds for nobody but says where to ask.
+    pub fn store_question(&mut self, q: &Question) -> Option<u32> {
+        let track = Track {
+            zone: q.zone,
+            state: 0,
+            nat: false,
+            turns: false,
+            is_read: true,
+            again: false,
+            commit: NO_COMMIT,
+            mark: 0,
+            mark_mask: 0,
+        };
+        let at = self.take()?;
+        let head = Head {
+            tables: q.tables,
+            dirty: q.dirty,
+            guards: 1,
+            refs: 1,
+            len_max: u16::MAX,
+            ..NO_HEAD
+        };
+        let mut items = [BLANK; ITEMS];
+        items[0] = Item::Ct(track);
+        *self.records.get_mut(at as usize)? = Traversal { head, items };
+        Some(at)
     }
 
     fn write(&mut self, rec: &Recording) -> Option<u32> {
@@ -392,6 +571,11 @@ fn content_hash(rec: &Recording) -> u64 {
     rec.steps.iter().for_each(|s| {
         if let Step::Output(p) = s {
             mix(u64::from(p.0) + 7);
+        }
+    });
+    rec.guards.iter().for_each(|g| {
+        if let Item::Ct(t) = g {
+            mix(u64::from(t.zone) << 16 | u64::from(t.state) << 1 | u64::from(t.again));
         }
     });
     mix(rec.steps.len() as u64);

@@ -15,6 +15,7 @@
 use super::conn::{Peer, flag};
 use super::ct_state::{INV, NEW, TRK};
 use super::expire::{Class, Term, is_due, ticks};
+use super::judge::Judged;
 use super::key::{self, CtPacket, Kind};
 use super::nat::{self, NatKind};
 use super::wheel::Rank;
@@ -44,15 +45,35 @@ impl Conntrack {
             return Ok(*r);
         }
         let tick = ticks(now);
-        let m = &self.missed;
-        let known = m.created == self.stats.created && m.zone == p.zone && m.tuple == p.tuple;
-        let (hash, found) = if known && m.hash != 0 {
-            (m.hash, None)
-        } else {
-            // A second commit of one walk finds what the first one made.
-            let hash = self.table.hash(&p.tuple, p.zone);
-            (hash, self.find_live(hash, &p.tuple, p.zone, tick))
-        };
+        let hash = self.table.hash(&p.tuple, p.zone);
+        let found = self.find_live(hash, &p.tuple, p.zone, tick);
+        self.commit_found(p, (r, hash, found), c, tick)
+    }
+
+    /// The same where a look-up that was just judged and accepted came to `r`.
+    pub fn commit_judged(
+        &mut self,
+        p: &CtPacket,
+        (j, r): (&Judged, &CtResult),
+        c: &Commit,
+        now: Now,
+    ) -> Result<CtResult, CtError> {
+        match j.stranger() {
+            // There was none, and there is none now.
+            Some(hash) if r.state & INV == 0 => {
+                self.commit_found(p, (r, hash, None), c, ticks(now))
+            }
+            _ => self.commit(p, r, c, now),
+        }
+    }
+
+    fn commit_found(
+        &mut self,
+        p: &CtPacket,
+        (r, hash, found): (&CtResult, u64, Option<(u32, usize)>),
+        c: &Commit,
+        tick: u64,
+    ) -> Result<CtResult, CtError> {
         match found {
             Some((ix, 1)) if c.force && p.kind == Kind::Normal => {
                 self.remove(ix);
@@ -132,7 +153,7 @@ impl Conntrack {
         c: &Commit,
         tick: u64,
     ) -> Result<(nat::Choice, u8), CtError> {
-        let Some(spec) = c.nat.as_ref().filter(|s| s.v6 == p.tuple.v6 || s.keeps_address()) else {
+        let Some(spec) = c.nat.as_ref().filter(|s| s.is_for(p.tuple.v6)) else {
             let reply = p.tuple.reversed();
             let hash = self.table.hash(&reply, p.zone);
             if self.find_live(hash, &reply, p.zone, tick).is_some() {
@@ -168,13 +189,9 @@ impl Conntrack {
     fn set_mark_label(&mut self, ix: u32, c: &Commit) {
         let Some(cold) = self.table.cold_mut(ix) else { return };
         let before = (cold.mark, cold.label());
-        if let Some((value, mask)) = c.mark {
-            cold.mark = (cold.mark & !mask) | (value & mask);
-        }
-        if let Some((value, mask)) = c.label {
-            cold.set_label((cold.label() & !mask) | (value & mask));
-        }
-        let after = (cold.mark, cold.label());
+        let after = c.exec(before);
+        cold.mark = after.0;
+        cold.set_label(after.1);
         if before != after
             && let Some(hot) = self.table.hot_mut(ix)
         {

@@ -11,7 +11,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::expire::Term;
-use super::key::{TCP, Tuple};
+use super::key::{ICMP, ICMPV6, Narrow, TCP, Tuple};
 use super::tcp;
 
 /// Bits of `Hot::flags`.
@@ -152,9 +152,26 @@ impl Hot {
                 && u128::from(self.addresses[i + 1]) == t.dst))
     }
 
+    /// The same for a narrow tuple, and nothing remains.
+    #[inline(always)]
+    pub fn is_narrow(&self, n: &Narrow, zone: u16, dir: usize) -> bool {
+        let i = (dir & 1) * 2;
+        let addresses = u64::from(self.addresses[i]) << 32 | u64::from(self.addresses[i + 1]);
+        let ports = u32::from(self.ports[i]) << 16 | u32::from(self.ports[i + 1]);
+        addresses == n.addresses
+            && ports == n.ports
+            && (self.zone, self.proto) == (zone, n.proto)
+            && !self.has(flag::V6)
+    }
+
     #[inline]
     pub fn is_tcp(&self) -> bool {
         self.proto == TCP
+    }
+
+    #[inline]
+    pub fn is_icmp(&self) -> bool {
+        self.proto == if self.has(flag::V6) { ICMPV6 } else { ICMP }
     }
 
     /// Writes both tuples, but for the addresses of IPv6 (`wide_of`).

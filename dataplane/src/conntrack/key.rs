@@ -10,7 +10,7 @@
 
 use super::icmp_error;
 use super::tcp::{self, Segment};
-use crate::packet::key::{FRAG_ANY, FlowKey};
+use crate::packet::key::{FRAG_ANY, FlowKey, KeyBase, PacketKey, shape};
 
 /// An address as a number; IPv4 in the low 32 bits.
 pub type IpKey = u128;
@@ -125,12 +125,69 @@ impl HashKey {
         fold(fold(addresses ^ a, low ^ b) ^ c, d)
     }
 
+    /// The same of a narrow one.
+    #[inline(always)]
+    pub fn of_narrow(&self, n: &Narrow, zone: u16) -> u64 {
+        let [a, b, c, d] = self.0;
+        let low = u64::from(n.ports) << 32 | u64::from(zone) << 16 | u64::from(n.proto) << 8;
+        fold(fold(n.addresses ^ a, low ^ b) ^ c, d)
+    }
+
     /// Hash of words, for choices that must be stable for a flow.
     pub(super) fn of_words(&self, x: u128, y: u64) -> u64 {
         let [a, b, c, d] = self.0;
         fold(fold(x as u64 ^ a, (x >> 64) as u64 ^ b) ^ y ^ c, d)
     }
 }
+
+/// The tuple of most packets, in words: IPv4 with TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Narrow {
+    /// Source above destination.
+    pub addresses: u64,
+    /// Source above destination.
+    pub ports: u32,
+    pub proto: u8,
+}
+
+impl Narrow {
+    /// Of a packet that no action has changed; `None` if it is of another kind.
+    #[inline(always)]
+    pub fn of(base: &KeyBase) -> Option<Self> {
+        const GOOD: u8 = shape::L3_VALID | shape::L4_VALID;
+        let is_narrow = base.eth_type == 0x0800_u16.to_be_bytes()
+            && base.shape & GOOD == GOOD
+            && base.ip_frag == 0
+            && matches!(base.ip_proto, TCP | UDP);
+        let words: &[u64; 5] = zerocopy::transmute_ref!(base);
+        is_narrow.then_some(Self {
+            addresses: u64::from_be(words[3]),
+            ports: (u64::from_be(words[4]) >> 32) as u32,
+            proto: base.ip_proto,
+        })
+    }
+
+    #[inline]
+    pub fn is_udp(&self) -> bool {
+        self.proto == UDP
+    }
+
+    pub fn tuple(&self) -> Tuple {
+        Tuple {
+            src: u128::from((self.addresses >> 32) as u32),
+            dst: u128::from(self.addresses as u32),
+            sport: (self.ports >> 16) as u16,
+            dport: self.ports as u16,
+            proto: self.proto,
+            v6: false,
+        }
+    }
+}
+
+const _: () = assert!(std::mem::offset_of!(KeyBase, ip_src) == 24);
+const _: () = assert!(std::mem::offset_of!(KeyBase, ip_dst) == 28);
+const _: () = assert!(std::mem::offset_of!(KeyBase, tp_src) == 32);
+const _: () = assert!(std::mem::offset_of!(KeyBase, tp_dst) == 34);
 
 /// What the packet is to conntrack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +238,54 @@ impl CtPacket {
             }
         }
         p
+    }
+
+    /// The tuple of a packet that no action has changed. `None`: it is a fragment, of ICMP, or not
+    /// of IP, and only [`CtPacket::from_key`] reads it.
+    #[inline]
+    pub fn tuple_of(key: &PacketKey) -> Option<Tuple> {
+        let base = &key.base;
+        let is_known = base.ip_frag == 0
+            && base.shape & shape::L3_VALID != 0
+            && !matches!(base.ip_proto, ICMP | ICMPV6);
+        let v6 = base.eth_type == 0x86dd_u16.to_be_bytes();
+        if !is_known || !v6 && base.eth_type != 0x0800_u16.to_be_bytes() {
+            return None;
+        }
+        let (src, dst) = if v6 {
+            (u128::from_be_bytes(key.l3.ipv6_src), u128::from_be_bytes(key.l3.ipv6_dst))
+        } else {
+            let address = |a| u128::from(u32::from_be_bytes(a));
+            (address(base.ip_src), address(base.ip_dst))
+        };
+        let (mut sport, mut dport) =
+            (u16::from_be_bytes(base.tp_src), u16::from_be_bytes(base.tp_dst));
+        if !matches!(base.ip_proto, TCP | UDP | SCTP) {
+            (sport, dport) = (0, 0);
+        }
+        Some(Tuple { src, dst, sport, dport, proto: base.ip_proto, v6 })
+    }
+
+    /// Reads such a packet.
+    #[inline]
+    pub fn from_packet(key: &PacketKey, l4: &[u8], zone: u16) -> Option<Self> {
+        let tuple = Self::tuple_of(key)?;
+        let seg = Segment::default();
+        let mut p = Self { tuple, zone, kind: Kind::Invalid, seg, checksum_ok: true };
+        p.kind = p.read_l4(l4);
+        Some(p)
+    }
+
+    /// What the transport header of a narrow packet says; `None` if the packet is invalid.
+    #[inline(always)]
+    pub fn narrow_segment(n: &Narrow, l4: &[u8]) -> Option<Segment> {
+        if n.ports & 0xffff == 0 || n.ports >> 16 == 0 {
+            return None;
+        }
+        match n.proto {
+            UDP => udp_len_ok(l4).then(Segment::default),
+            _ => Segment::parse(l4).filter(|seg| !tcp::flags_impossible(seg.flags)),
+        }
     }
 
     /// Whether a packet of no connection may begin one: what answers (a SYN with an ACK, the reply
@@ -248,29 +353,6 @@ fn udp_len_ok(l4: &[u8]) -> bool {
     let Some(&[_, _, _, _, a, b, _, _]) = l4.first_chunk::<8>() else { return false };
     let len = usize::from(u16::from_be_bytes([a, b]));
     (8..=l4.len()).contains(&len)
-}
-
-/// The little that the cached path has at hand: enough for a packet of an established
-/// connection.
-#[derive(Clone, Copy, Debug)]
-pub struct HitPacket {
-    pub seg: Segment,
-    pub checksum_ok: bool,
-}
-
-impl HitPacket {
-    /// Reads what [`CtPacket::from_key`] would judge and the packet's key does not hold; `None` if
-    /// the transport header is malformed (the caller walks). `l4` goes to the datagram's end.
-    #[inline]
-    pub fn from_l4(proto: u8, ip_frag: u8, l4: &[u8]) -> Option<Self> {
-        let seg = match proto {
-            TCP => Segment::parse_cut(l4, l4.len())?,
-            _ if ip_frag & FRAG_ANY != 0 => return None,
-            UDP if !udp_len_ok(l4) => return None,
-            _ => Segment::default(),
-        };
-        Some(Self { seg, checksum_ok: true })
-    }
 }
 
 #[cfg(test)]

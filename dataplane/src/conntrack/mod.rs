@@ -14,10 +14,9 @@
 //! *reply* says that it travels against the direction of the first packet. Nothing is remembered
 //! until `ct(commit)`. A zone is a name space of its own.
 //!
-//! **Roads.** `lookup` is the whole truth: find, run the state machine, refresh. `commit` makes
-//! or changes the entry. `hit` is what a cached walk does instead of a look-up: given the
-//! connection it is one cache line, and it says yes only if `lookup` would have given the same
-//! result; then it has left the same state. Its no changes nothing.
+//! **Roads.** `lookup` is the whole truth: find, run the state machine, refresh. It has two halves:
+//! `judge` changes nothing, `accept` leaves behind what a look-up leaves. Cached walks judge, and
+//! accept if they are the walk for what came out. `commit` makes or changes the entry.
 //!
 //! **Ownership.** One worker owns a `Conntrack`: no lock, no atomics. All memory is reserved at
 //! start; what is full refuses by name.
@@ -28,9 +27,9 @@ mod conn;
 mod dump;
 mod expire;
 pub mod frag;
-mod hit;
 mod icmp_error;
 mod index;
+mod judge;
 mod key;
 mod lanes;
 mod nat;
@@ -45,7 +44,8 @@ pub use check::l4_checksum_ok;
 pub use conn::ConnInfo;
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
 pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
-pub use key::{CtPacket, HitPacket, IpKey, Kind, Tuple};
+pub use judge::Judged;
+pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
 pub use tcp::Segment;
 pub use zone::{ZoneReport, Zones};
@@ -58,7 +58,6 @@ use frag::FragConfig;
 use key::HashKey;
 use nat_ports::PortPools;
 use table::Table;
-use tcp::Verdict;
 use wheel::{RANKS, Wheels};
 
 /// Bits of `ct_state`, with OpenFlow's values.
@@ -72,7 +71,10 @@ pub mod ct_state {
     pub const SNAT: u8 = 0x40;
     pub const DNAT: u8 = 0x80;
 }
-use ct_state::{DNAT, EST, INV, NEW, REL, RPL, SNAT, TRK};
+use ct_state::{DNAT, INV, REL, SNAT, TRK};
+
+/// Connections made since the last collection that call for the next.
+const KEEP_UP_AFTER: u64 = 16;
 
 /// What a worker's conntrack is made with.
 #[derive(Clone, Debug)]
@@ -149,13 +151,10 @@ pub struct CtResult {
     pub label: u128,
     /// Tuple of the connection's original direction; of the packet if there is none.
     pub orig: Tuple,
-    /// Another packet with the same key and an acceptable sequence number gets this very
-    /// result: `hit` can take the place of `lookup`.
-    pub cacheable: bool,
 }
 
 /// `ct(commit, ...)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Commit {
     pub force: bool,
     pub nat: Option<NatSpec>,
@@ -163,6 +162,20 @@ pub struct Commit {
     pub mark: Option<(u32, u32)>,
     /// Value and mask.
     pub label: Option<(u128, u128)>,
+}
+
+impl Commit {
+    /// What `exec` makes of mark and label.
+    #[inline]
+    pub fn exec(&self, (mut mark, mut label): (u32, u128)) -> (u32, u128) {
+        if let Some((value, mask)) = self.mark {
+            mark = mark & !mask | value & mask;
+        }
+        if let Some((value, mask)) = self.label {
+            label = label & !mask | value & mask;
+        }
+        (mark, label)
+    }
 }
 
 /// What happened since start; the owner carries the differences into its counters.
@@ -195,16 +208,6 @@ pub struct Conntrack {
     stats: CtStats,
     /// Connections created up to the last `age`.
     aged: u64,
-    missed: Missed,
-}
-
-/// A look-up that found nothing: as long as nothing was created since, another would not either.
-#[derive(Clone, Copy, Default)]
-struct Missed {
-    hash: u64,
-    created: u64,
-    zone: u16,
-    tuple: Tuple,
 }
 
 /// Steps of one `age`, at some 100 cycles each: for what is there, and for what is new.
@@ -228,7 +231,6 @@ impl Conntrack {
             fragments: cfg.fragments,
             stats: CtStats::default(),
             aged: 0,
-            missed: Missed::default(),
         }
     }
 
@@ -286,16 +288,10 @@ impl Conntrack {
         self.pools.ports_used(&nat_ports::Key { address, zone, proto, v6 })
     }
 
-    /// First stage of looking a batch up; the hash goes to the later ones. For packets that no
-    /// cache served: most of these open a connection, so their replies' place is asked for, too.
+    /// First stage of looking a batch up: the place of the index.
     #[inline]
-    pub fn prefetch_index(&self, p: &CtPacket) -> u64 {
-        let hash = self.table.hash(&p.tuple, p.zone);
+    pub fn prefetch_index(&self, hash: u64) {
         self.table.prefetch_index(hash);
-        if p.may_open() {
-            self.table.prefetch_index(self.table.hash(&p.tuple.reversed(), p.zone));
-        }
-        hash
     }
 
     /// Second stage: the connection that the index most likely means.
@@ -303,14 +299,6 @@ impl Conntrack {
     pub fn prefetch_guess(&self, hash: u64) {
         if let Some(ix) = self.table.guess(hash) {
             self.table.prefetch(ix);
-        }
-    }
-
-    /// Asks for the line that `hit` will need.
-    #[inline]
-    pub fn prefetch(&self, c: ConnRef) {
-        if (c.ix as usize) < self.table.capacity() {
-            self.table.prefetch(c.ix);
         }
     }
 
@@ -322,38 +310,9 @@ impl Conntrack {
 
     /// Last stage of looking a batch up.
     pub fn lookup_hashed(&mut self, p: &CtPacket, hash: u64, now: Now) -> CtResult {
-        if p.kind == Kind::Invalid || !p.checksum_ok {
-            return self.invalid(p);
-        }
-        let tick = ticks(now);
-        let Some((ix, dir)) = self.find_live(hash, &p.tuple, p.zone, tick) else {
-            self.missed =
-                Missed { hash, zone: p.zone, tuple: p.tuple, created: self.stats.created };
-            return self.without_conn(p);
-        };
-        let reply = dir == 1;
-        let direction = if reply { RPL } else { 0 };
-        if p.kind == Kind::Related {
-            return self.found(p, ix, reply, TRK | REL | direction);
-        }
-        let is_tcp = self.table.hot(ix).is_tcp();
-        let state = if is_tcp {
-            match self.run_tcp(ix, p, reply, tick) {
-                Verdict::Valid => EST | direction,
-                Verdict::StillNew => NEW | direction,
-                Verdict::Invalid => return self.invalid(p),
-                Verdict::Reopen => {
-                    self.remove(ix);
-                    self.stats.expired += 1;
-                    return self.without_conn(p);
-                }
-            }
-        } else if self.run_other(ix, p.tuple.is_icmp(), reply, tick) {
-            EST | direction
-        } else {
-            NEW
-        };
-        self.found(p, ix, reply, TRK | state)
+        let judged = self.judge(p, hash, now);
+        self.accept(&judged, now);
+        self.result(&judged, p)
     }
 
     /// A connection past its deadline is gone, whether or not the wheel has come to it.
@@ -366,30 +325,6 @@ impl Conntrack {
             return None;
         }
         Some(found)
-    }
-
-    fn run_tcp(&mut self, ix: u32, p: &CtPacket, reply: bool, tick: u64) -> Verdict {
-        let check = self.tcp_seq_check;
-        let Some(hot) = self.table.hot_mut(ix) else { return Verdict::Invalid };
-        let (verdict, class) = tcp::update(&mut hot.peers, &p.seg, reply, check);
-        if reply && verdict == Verdict::Valid {
-            hot.flags |= flag::ANSWERED;
-        }
-        if let Some(class) = class {
-            self.refresh(ix, class, tick);
-        }
-        verdict
-    }
-
-    /// Says whether the connection is established.
-    fn run_other(&mut self, ix: u32, icmp: bool, reply: bool, tick: u64) -> bool {
-        let Some(hot) = self.table.hot_mut(ix) else { return false };
-        if reply {
-            hot.flags |= flag::ANSWERED;
-        }
-        let answered = hot.has(flag::ANSWERED);
-        self.refresh(ix, other::next(icmp, answered), tick);
-        answered
     }
 
     fn refresh(&mut self, ix: u32, class: Class, tick: u64) {
@@ -409,15 +344,6 @@ impl Conntrack {
         result_without(p, TRK | INV)
     }
 
-    fn without_conn(&mut self, p: &CtPacket) -> CtResult {
-        if p.kind == Kind::Related || !p.may_open() {
-            return self.invalid(p);
-        }
-        // A commit looks whether the replies' tuple is free.
-        self.table.prefetch_index(self.table.hash(&p.tuple.reversed(), p.zone));
-        result_without(p, TRK | NEW)
-    }
-
     fn mark_and_label(&self, ix: u32) -> (u32, u128) {
         if !self.table.hot(ix).has(flag::MARKED) {
             return (0, 0);
@@ -429,20 +355,14 @@ impl Conntrack {
     fn found(&self, p: &CtPacket, ix: u32, reply: bool, state: u8) -> CtResult {
         let hot = self.table.hot(ix);
         let (mark, label) = self.mark_and_label(ix);
-        let orig = if p.kind == Kind::Normal && !reply { p.tuple } else { self.table.tuple(ix, 0) };
-        let steady = if hot.is_tcp() {
-            hot.class == Class::TcpEstablished as u8 && tcp::is_plain(&p.seg)
-        } else {
-            !p.tuple.is_icmp()
-        };
+        let is_own = p.kind == Kind::Normal && !reply;
         CtResult {
             state,
             conn: Some(ConnRef { ix, gen_no: hot.gen_no }),
             reply,
             mark,
             label,
-            orig,
-            cacheable: steady && p.kind == Kind::Normal,
+            orig: if is_own { p.tuple } else { self.table.tuple(ix, 0) },
         }
     }
 
@@ -478,16 +398,37 @@ impl Conntrack {
     /// the flow says `nat`, and then adds `ct_state` to the packet's.
     pub fn nat_rewrite(&self, r: &CtResult) -> Option<NatRewrite> {
         let c = r.conn?;
-        let hot = self.live(c)?;
-        if !hot.has(flag::SNAT | flag::DNAT) {
+        self.live(c)?;
+        self.rewrite(c.ix, r.reply, r.state)
+    }
+
+    fn rewrite(&self, ix: u32, is_reply: bool, state: u8) -> Option<NatRewrite> {
+        let ct_state = self.nat_bits(ix, is_reply);
+        if ct_state == 0 {
             return None;
         }
-        let (orig, reply) = (self.table.tuple(c.ix, 0), self.table.tuple(c.ix, 1));
-        let (from, to) = if r.reply { (reply, orig.reversed()) } else { (orig, reply.reversed()) };
-        let forward_is_source = hot.has(flag::SNAT);
-        let ct_state = if forward_is_source != r.reply { SNAT } else { DNAT };
-        let related = r.state & REL != 0;
+        let (orig, reply) = (self.table.tuple(ix, 0), self.table.tuple(ix, 1));
+        let (from, to) = if is_reply { (reply, orig.reversed()) } else { (orig, reply.reversed()) };
+        let related = state & REL != 0;
         Some(NatRewrite { ct_state, related, ..NatRewrite::between(&from, &to) })
+    }
+
+    /// The bits of `ct_state` that tell of the connection's translation, seen from one side.
+    #[inline]
+    fn nat_bits(&self, ix: u32, is_reply: bool) -> u8 {
+        let hot = self.table.hot(ix);
+        if !hot.has(flag::SNAT | flag::DNAT) {
+            return 0;
+        }
+        if hot.has(flag::SNAT) != is_reply { SNAT } else { DNAT }
+    }
+
+    /// Collects after a batch that made many.
+    #[inline]
+    pub fn keep_up(&mut self, now: Now) {
+        if self.stats.created.wrapping_sub(self.aged) >= KEEP_UP_AFTER {
+            self.age(now);
+        }
     }
 
     /// Collects dead connections between two batches, in bounded work that keeps up with whatever
@@ -551,7 +492,7 @@ fn set_up_zones(cfg: &CtConfig, timeouts: &mut Timeouts) -> Zones {
 }
 
 fn result_without(p: &CtPacket, state: u8) -> CtResult {
-    CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple, cacheable: false }
+    CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple }
 }
 
 #[cfg(test)]

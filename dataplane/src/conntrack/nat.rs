@@ -12,6 +12,7 @@
 //! tuple is taken, the client's port gives way. Address zero keeps the address and only resolves
 //! clashes. ICMP identifiers are ports of ICMP.
 
+use super::ct_state::{DNAT, SNAT};
 use super::key::{HashKey, IpKey, Tuple};
 use super::nat_ports::{Key, PoolIx, PortPools};
 use super::table::Table;
@@ -48,7 +49,24 @@ pub struct NatSpec {
     pub mode: NatMode,
 }
 
+impl NatKind {
+    /// The bit of `ct_state` that packets of the original direction get by it.
+    #[inline]
+    pub fn state_bit(self) -> u8 {
+        match self {
+            Self::Src => SNAT,
+            Self::Dst => DNAT,
+        }
+    }
+}
+
 impl NatSpec {
+    /// Whether packets of this IP version are translated by it.
+    #[inline]
+    pub fn is_for(&self, v6: bool) -> bool {
+        self.v6 == v6 || self.keeps_address()
+    }
+
     /// Only resolves clashes.
     pub fn keeps_address(&self) -> bool {
         self.addr_min == 0 && self.addr_max == 0

@@ -1,5 +1,6 @@
 //! Behaviour, case by case: what a flow table sees of each kind of packet.
 
+use super::ct_state::{EST, NEW, RPL};
 use super::tcp::{ACK, FIN, PSH, RST, SYN};
 use super::*;
 use crate::packet::key::FlowKey;
@@ -89,6 +90,10 @@ fn udp_is_new_until_answered() {
     assert_eq!(state(&mut ct, &other_zone, 5), TRK | NEW);
 }
 
+fn is_steady(ct: &Conntrack, p: &CtPacket, s: u64) -> bool {
+    ct.judge(p, ct.hash_of(p), secs(s)).is_steady
+}
+
 #[test]
 fn tcp_handshake_data_and_close() {
     let mut ct = small();
@@ -96,15 +101,17 @@ fn tcp_handshake_data_and_close() {
     assert_eq!(state(&mut ct, &tcp(true, SYN, 100, 0, 0), 1), TRK | NEW, "repeated SYN");
     assert_eq!(state(&mut ct, &tcp(false, SYN | ACK, 500, 101, 0), 1), TRK | EST | RPL);
     assert_eq!(state(&mut ct, &tcp(true, ACK, 101, 501, 0), 1), TRK | EST);
-    let r = ct.lookup(&tcp(true, ACK | PSH, 101, 501, 10), secs(1));
-    assert!(r.cacheable && r.state == TRK | EST);
+    let data = tcp(true, ACK | PSH, 101, 501, 10);
+    let r = ct.lookup(&data, secs(1));
+    assert!(is_steady(&ct, &data, 1) && r.state == TRK | EST);
     assert_eq!(state(&mut ct, &tcp(true, ACK, 90_000, 501, 10), 1), TRK | INV, "out of window");
     assert_eq!(state(&mut ct, &tcp(false, RST, 77_000, 0, 0), 1), TRK | INV, "blind reset");
     assert_eq!(state(&mut ct, &tcp(false, ACK, 501, 111, 0), 2), TRK | EST | RPL);
     assert_eq!(state(&mut ct, &tcp(true, FIN | ACK, 111, 501, 0), 2), TRK | EST);
     assert_eq!(state(&mut ct, &tcp(false, FIN | ACK, 501, 112, 0), 2), TRK | EST | RPL);
-    let r = ct.lookup(&tcp(true, ACK, 112, 502, 0), secs(2));
-    assert!(r.state == TRK | EST && !r.cacheable);
+    let last = tcp(true, ACK, 112, 502, 0);
+    assert!(!is_steady(&ct, &last, 2));
+    assert_eq!(state(&mut ct, &last, 2), TRK | EST);
     let mut states = vec![];
     ct.dump(secs(2), |i| states.push((i.tcp_state, i.timeout_s)));
     assert_eq!(states, [(Some("TIME_WAIT"), 30)]);
@@ -130,7 +137,7 @@ fn mid_stream_is_picked_up() {
     commit(&mut ct, &tcp(true, ACK, 0xffff_fff0, 77, 30), &Commit::default(), 0);
     assert_eq!(state(&mut ct, &tcp(false, ACK, 77, 14, 100), 0), TRK | EST | RPL);
     assert_eq!(state(&mut ct, &tcp(true, ACK, 14, 177, 30), 0), TRK | EST);
-    assert!(ct.lookup(&tcp(true, ACK, 44, 177, 30), secs(0)).cacheable);
+    assert!(is_steady(&ct, &tcp(true, ACK, 44, 177, 30), 0));
 }
 
 #[test]
@@ -153,15 +160,12 @@ fn mark_and_label_last_and_make_handles_stale() {
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
     assert_eq!((r.mark, r.label, r.orig), (0xab, 7 << 90, udp(A, B, 1, 2).tuple));
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
-    let hit = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
-    assert!(ct.hit(r.conn.unwrap(), true, r.state, &hit, secs(0)));
     let same = ct.commit(&udp(B, A, 2, 1), &r, &c, secs(0)).unwrap();
     assert_eq!(same, r, "nothing new was said");
     let c = Commit { mark: Some((0x100, 0xf00)), ..Commit::default() };
     let other = ct.commit(&udp(B, A, 2, 1), &r, &c, secs(0)).unwrap();
     assert_eq!(other.mark, 0x1ab);
-    assert!(!ct.hit(r.conn.unwrap(), true, r.state, &hit, secs(0)));
-    assert!(ct.hit(other.conn.unwrap(), true, r.state, &hit, secs(0)));
+    assert!(ct.live(r.conn.unwrap()).is_none() && ct.live(other.conn.unwrap()).is_some());
 }
 
 #[test]
@@ -199,7 +203,6 @@ fn zones_have_timeouts_of_their_own() {
     let zones = vec![zone(7, Some(own)), zone(8, None), zone(9, Some(own))];
     let cfg = CtConfig { conns_max: 64, zones, ..CtConfig::default() };
     let mut ct = Conntrack::new(&cfg);
-    let p = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
     for z in [7, 8, 9] {
         let packet = |reply: bool, port| CtPacket {
             zone: z,
@@ -208,13 +211,13 @@ fn zones_have_timeouts_of_their_own() {
         for port in [2, 3] {
             commit(&mut ct, &packet(false, port), &Commit::default(), 0);
         }
-        let r = ct.lookup(&packet(true, 3), secs(0));
+        ct.lookup(&packet(true, 3), secs(0));
         let mut left = vec![];
         ct.dump(secs(0), |i| left.push((i.zone, i.timeout_s)));
         left.retain(|(zone, _)| *zone == z);
         assert_eq!(left, if z == 8 { [(8, 60), (8, 30)] } else { [(z, 5), (z, 600)] });
-        assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(29)));
-        assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(29 + 31)) || z == 8);
+        assert!(ct.lookup(&packet(true, 3), secs(29)).conn.is_some());
+        assert!(ct.lookup(&packet(true, 3), secs(29 + 31)).conn.is_some() || z == 8);
         assert_eq!(ct.lookup(&packet(true, 3), secs(600)).conn.is_some(), z != 8, "{z}");
         // Half-open, and not in the way of the others.
         assert_eq!(ct.lookup(&packet(true, 2), secs(10)).conn.is_some(), z == 8, "{z}");
@@ -347,15 +350,10 @@ fn hits_keep_a_connection_alive_lazily() {
     let mut ct = small();
     commit(&mut ct, &udp(A, B, 1, 2), &Commit::default(), 0);
     let r = ct.lookup(&udp(B, A, 2, 1), secs(0));
-    let p = HitPacket::from_l4(17, 0, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
+    let p = udp(B, A, 2, 1);
     for s in 0..100 {
-        assert!(ct.hit(r.conn.unwrap(), true, r.state, &p, secs(s)), "{s}");
+        assert_eq!(state(&mut ct, &p, s), r.state, "{s}");
         assert_eq!(ct.expire(secs(s), 100), 0);
     }
-    assert!(!ct.hit(r.conn.unwrap(), false, r.state, &p, secs(100)), "another direction");
-    assert!(!ct.hit(r.conn.unwrap(), true, TRK | NEW, &p, secs(100)), "another state");
-    assert!(!ct.hit(r.conn.unwrap(), true, r.state, &p, secs(100 + 34)), "dead");
-    let stale = ConnRef { ix: u32::MAX, gen_no: 0 };
-    assert!(!ct.hit(stale, true, r.state, &p, secs(100)));
-    ct.prefetch(stale);
+    assert_eq!(state(&mut ct, &p, 100 + 34), TRK | NEW, "dead");
 }

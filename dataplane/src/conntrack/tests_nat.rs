@@ -151,7 +151,7 @@ proptest! {
         prop_assert_eq!((p.kind, p.checksum_ok), (Kind::Related, true));
         let r = ct.lookup(&p, now);
         prop_assert_eq!(r.state, ct_state::TRK | ct_state::REL | ct_state::RPL);
-        prop_assert!(!r.cacheable);
+        prop_assert!(r.conn.is_some());
         let w = ct.nat_rewrite(&r).unwrap();
         prop_assert!(w.related);
         prop_assert_eq!(w.ct_state, if snat { ct_state::DNAT } else { ct_state::SNAT });

@@ -1,14 +1,15 @@
-//! Random sequences of packets, friendly and hostile, over three conntracks at once: one that
-//! uses `hit` wherever a cache would, one that only looks up, and the slow reference. All three
-//! must say the same of every packet, and the first two must hold the same bytes after it.
+//! Random sequences of packets, friendly and hostile, over three conntracks at once: one that is
+//! used as cached walks use it (judge, then accept), one that is asked by look-ups, and the slow
+//! reference. All three must say the same of every packet, and the first two must hold the same
+//! bytes after it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ct_state::{EST, NEW, RPL};
 use super::reference::{Conn, Model, Seen};
 use super::tcp::{ACK, FIN, PSH, RST, SYN};
 use super::*;
 use proptest::prelude::*;
-use std::collections::HashMap;
 use zerocopy::IntoBytes;
 
 /// One step, as numbers that the runner turns into packets by the state of things.
@@ -37,9 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// How often each thing happened, to see that the sequences reach what they are for.
 #[derive(Default)]
 struct Reached {
-    hits: AtomicU64,
-    tcp_hits: AtomicU64,
-    refused_hits: AtomicU64,
+    steady: AtomicU64,
+    tcp_steady: AtomicU64,
     invalid: AtomicU64,
     established: AtomicU64,
     exhausted: AtomicU64,
@@ -58,7 +58,6 @@ struct Rig<'a> {
     cached: Conntrack,
     plain: Conntrack,
     model: Model,
-    cache: HashMap<(Tuple, u16), CtResult>,
     now: Now,
     reached: &'a Reached,
 }
@@ -72,7 +71,6 @@ impl<'a> Rig<'a> {
             cached: Conntrack::new(&cfg),
             plain: Conntrack::new(&cfg),
             model: Model::default(),
-            cache: HashMap::new(),
             now: Now::from_ns(start_ns),
             reached,
         }
@@ -146,26 +144,26 @@ impl<'a> Rig<'a> {
         CtPacket { tuple, zone, kind, seg, checksum_ok: s.verb != 200 }
     }
 
-    /// What a cache does: a hit where it has an entry, a look-up and an entry otherwise.
+    /// What a cache does: it judges, foresees what a repetition would be told, and accepts.
     fn lookup_cached(&mut self, p: &CtPacket) -> CtResult {
-        let key = (p.tuple, p.zone);
-        if let Some(r) = self.cache.get(&key).filter(|_| p.kind == Kind::Normal) {
-            let hit = HitPacket { seg: p.seg, checksum_ok: p.checksum_ok };
-            let before = self.lines();
-            if self.cached.hit(r.conn.unwrap(), r.reply, r.state, &hit, self.now) {
-                count(&self.reached.hits);
-                if p.tuple.proto == 6 {
-                    count(&self.reached.tcp_hits);
-                }
-                return *r;
+        let (hash, before) = (self.cached.hash_of(p), self.lines());
+        let judged = self.cached.judge(p, hash, self.now);
+        assert_eq!(before, self.lines(), "a judgement changed something");
+        let told = (self.cached.mark_of(&judged), self.cached.nat_bits_of(&judged));
+        self.cached.accept(&judged, self.now);
+        let r = self.cached.result(&judged, p);
+        if let Some(foreseen) = self.cached.repeat(p, &judged) {
+            let again = self.cached.judge(p, hash, self.now);
+            assert_eq!(format!("{foreseen:?}"), format!("{again:?}"), "judged otherwise");
+            let met =
+                if p.tuple.proto == 6 { &self.reached.tcp_steady } else { &self.reached.steady };
+            if r.conn.is_some() {
+                count(met);
             }
-            count(&self.reached.refused_hits);
-            assert_eq!(before, self.lines(), "a refused hit changed something");
         }
-        let r = self.cached.lookup(p, self.now);
-        if r.cacheable {
-            self.cache.insert(key, r);
-        }
+        let translation = self.cached.nat_rewrite(&r);
+        assert_eq!(self.cached.translation_of(&judged), translation);
+        assert_eq!(told, ((r.mark, r.label), translation.map_or(0, |t| t.ct_state)));
         r
     }
 
@@ -257,9 +255,6 @@ impl<'a> Rig<'a> {
         self.reached.evicted.fetch_add(gone, Ordering::Relaxed);
         match got {
             Ok(out) => {
-                if out.cacheable && p.kind == Kind::Normal {
-                    self.cache.insert((p.tuple, p.zone), out);
-                }
                 let mut want = want;
                 if create {
                     let reply = self.plain.table.tuple(out.conn.unwrap().ix, 1);
@@ -412,12 +407,11 @@ fn hits_look_ups_and_reference_agree() {
             Ok(())
         })
         .unwrap();
-    let Reached { hits, tcp_hits, refused_hits, invalid, established, .. } = &reached;
+    let Reached { steady, tcp_steady, invalid, established, .. } = &reached;
     let Reached { exhausted, translated, expired, wrapped, evicted, full, .. } = &reached;
     let all = [
-        hits,
-        tcp_hits,
-        refused_hits,
+        steady,
+        tcp_steady,
         invalid,
         established,
         exhausted,

@@ -5,56 +5,33 @@
 //! that the cache is about to run. A difference is a flaw of ours: it is counted, control logs
 //! it, and the entry is given up, so that the packet goes the tables' way.
 //!
-//! A walk through connection tracking is told what the entry's connections stand for, each if the
-//! packet is of its tuple and zone when the walk comes to it. Which state a connection takes up is
-//! conntrack's to prove (its `hit` against its `lookup`); that the entry names the connections
-//! that the walk would find, and does with them what the walk would do, is what is checked here.
+//! A walk through connection tracking asks it, and changes nothing there. What a commit would make
+//! of a new connection is not known before it happens, so walks that commit are not checked.
 
 use super::delta::Dirty;
 use super::freeze::Punts;
-use super::guards;
+use super::guards::Ground;
 use super::miss::{Subject, World, walk};
 use super::punt::Punt;
 use super::run::Lane;
-use super::trace::{Observer, unknown};
+use super::trace::Observer;
 use super::upkeep::vacate;
-use crate::action::Ct;
 use crate::action::group::{Bucket, Group};
 use crate::action::learn::Learn;
 use crate::cache::Entry;
-use crate::cache::traversal::{Item, Recording};
+use crate::cache::traversal::{Item, NO_COMMIT, Recording};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtPacket, CtResult, Tuple};
 use crate::counters::Stat;
-use crate::limits::TRAVERSAL_CONNS_MAX;
 use crate::packet::frame::Frame;
 use crate::packet::key::FlowKey;
 
-/// What an entry relied on, told to the walk in its place.
+/// The dry walk asks conntrack; nobody else wants to know.
 #[derive(Debug, Default)]
-struct Answers {
-    list: [Option<(CtResult, Tuple, u16)>; TRAVERSAL_CONNS_MAX],
-    next: usize,
-}
+struct Asking;
 
-impl Answers {
-    fn new(guards: impl Iterator<Item = Item>, conntrack: &Conntrack) -> Self {
-        let mut answers = Self::default();
-        let tracked = guards.filter_map(|g| match g {
-            Item::Ct(g) => Some(conntrack.standing(g.conn, g.reply, g.state)),
-            _ => None,
-        });
-        answers.list.iter_mut().zip(tracked).for_each(|(place, answer)| *place = answer);
-        answers
-    }
-}
-
-impl Observer for Answers {
-    fn ct(&mut self, zone: u16, _: &Ct, packet: &CtPacket) -> CtResult {
-        let answer = self.list.get(self.next).copied().flatten();
-        self.next += 1;
-        let own = answer.filter(|(_, tuple, of)| *tuple == packet.tuple && *of == zone);
-        own.map_or_else(|| unknown(packet), |(result, ..)| result)
+impl Observer for Asking {
+    fn asks_conntrack(&self) -> bool {
+        true
     }
     fn group(&mut self, _: &Group, _: Option<&Bucket>) {}
     fn meter(&mut self, _: u32) {}
@@ -108,21 +85,40 @@ impl Lane {
     }
 
     /// The slot of a packet's entry, if it would be served now.
-    fn checkable(&self, i: usize, now: Now) -> Option<u32> {
+    fn checkable(&mut self, i: usize, now: Now) -> Option<u32> {
+        let at = self.answer_of(i, now)?;
         let slot = self.batch.get(i)?;
-        let entry = self.found(slot.hit)?;
+        let entry = self.found(at)?;
         let head = self.traversals.get(entry.traversal)?.head;
         let len = slot.frame.as_ref().map_or(0, Frame::len);
         let guards = self.traversals.items(entry.traversal).take(head.guards as usize);
         let is_current = if self.first.is_tier2() {
-            self.mega_is_current(slot.hit)
+            self.mega_is_current(at)
         } else {
             self.recent.holds(entry.epoch, &entry.key, head.tables, Dirty(head.dirty))
         };
-        let is_served = head.fits(len)
-            && is_current
-            && guards::would_hold(guards, &self.conntrack, &self.program, slot, now);
-        is_served.then_some(slot.hit)
+        let commits = |g: Item| matches!(g, Item::Ct(t) if t.commit != NO_COMMIT);
+        if !head.fits(len) || !is_current || guards.clone().any(commits) {
+            return None;
+        }
+        let mut ground = Ground {
+            conntrack: &mut self.conntrack,
+            program: &self.program,
+            commits: &self.commits,
+            counters: &self.counters,
+            asked: &mut self.asked,
+            now,
+        };
+        ground.would_hold(guards, slot).then_some(at)
+    }
+
+    /// The place of the entry that serves packet `i`, as things stand.
+    fn answer_of(&mut self, i: usize, now: Now) -> Option<u32> {
+        let at = self.batch.get(i)?.hit;
+        if !self.first.is_tier2() || !self.mega.get(at)?.is_question() {
+            return Some(at);
+        }
+        self.find_answer(i, now)
     }
 
     /// The entry at a place of the tier that is asked first.
@@ -137,13 +133,12 @@ impl Lane {
         };
         let Some(frame) = slot.frame.as_ref() else { return true };
         let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return true };
-        let guards = self.traversals.items(traversal).take(head.guards as usize);
-        let mut answers = Answers::new(guards, &self.conntrack);
         let mut world = World {
             program: &self.program,
             conntrack: &mut self.conntrack,
             counters: &self.counters,
             templates: &mut self.templates,
+            commits: &mut self.commits,
             events: &mut self.events,
             now,
             wide: false,
@@ -156,7 +151,7 @@ impl Lane {
             checksums_good: slot.checksums_good,
         };
         let record = (&mut self.check.recording, &mut self.check.punts);
-        walk(&mut world, subject, record, &mut answers, true);
+        walk(&mut world, subject, record, &mut Asking, true);
         self.check.punts.clear();
         let kept = self.traversals.items(traversal).skip(head.guards as usize);
         let kept = kept.take(head.steps as usize).map_while(|item| match item {

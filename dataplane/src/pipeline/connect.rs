@@ -14,15 +14,15 @@
 //! stays `+snat` or `+dnat`; a `ct` of another zone, and a `ct_clear`, forget it (Open vSwitch,
 //! `lib/conntrack.c`, looks a translated packet up by the reverse of its tuple).
 
+use super::guards::refusal;
 use super::miss::{Flow, Stop, Walk};
 use crate::action::step::Step;
 use crate::action::{Action, Ct, Nat, Zone};
-use crate::cache::traversal::{CtGuard, Item};
 use crate::conntrack::{
-    Commit, CtError, CtPacket, CtResult, Kind, NatRewrite, Tuple, ct_state, rewrite_icmp_error,
+    Commit, CtPacket, CtResult, Judged, Kind, NatRewrite, Tuple, ct_state, rewrite_icmp_error,
 };
-use crate::counters::{Drop, Stat};
-use crate::limits::{RECORDED_TRANSLATIONS_MAX, TRAVERSAL_CONNS_MAX};
+use crate::counters::Drop;
+use crate::limits::RECORDED_TRANSLATIONS_MAX;
 use crate::packet::field::Field;
 use crate::packet::key::{FRAG_LATER, FlowKey, shape};
 use crate::packet::l4sum;
@@ -35,6 +35,18 @@ pub(super) struct Translated {
     state: u8,
     from: Tuple,
     to: Tuple,
+}
+
+/// What became of a `ct`, for the recording.
+pub(super) struct Outcome {
+    pub judged: Judged,
+    /// State with the bits of the connection's translation, mark and label before a commit.
+    pub kind: u8,
+    pub told: (u32, u128),
+    /// There was a connection before.
+    pub was_known: bool,
+    pub commit: Option<Commit>,
+    pub is_refused: bool,
 }
 
 impl Walk<'_, '_> {
@@ -54,11 +66,17 @@ impl Walk<'_, '_> {
         }
         self.translated = self.translated.filter(|t| t.zone == zone);
         let packet = self.ct_packet(zone);
-        let mut result = match self.dry {
-            true => self.seen.ct(zone, ct, &packet),
-            false if self.datagram.is_some() => self.track_datagram(ct, &packet),
-            false => self.track(ct, &packet),
+        let (mut result, outcome) = if self.dry {
+            let asks = self.seen.asks_conntrack();
+            let told = asks.then(|| self.world.conntrack.peek(&packet, self.world.now));
+            (told.unwrap_or_else(|| self.seen.ct(zone, ct, &packet)), None)
+        } else if self.datagram.is_some() {
+            (self.track_datagram(ct, &packet), None)
+        } else {
+            let (result, outcome) = self.track(ct, &packet);
+            (result, Some(outcome))
         };
+        let before = self.rec.translations.len();
         if ct.nat.is_some() {
             self.translate(&packet, &result)?;
         }
@@ -66,6 +84,10 @@ impl Walk<'_, '_> {
             && result.state & ct_state::INV == 0
         {
             result.state |= translated.state;
+        }
+        if let Some(outcome) = outcome {
+            let turns = self.rec.translations.len() > before;
+            self.note_tracked(ct, &packet, (&result, &outcome), turns);
         }
         if let Some(table) = ct.table {
             self.fork_tracked(table, &result, zone)?;
@@ -117,31 +139,32 @@ impl Walk<'_, '_> {
     }
 
     /// Looks up and commits, for real.
-    pub(super) fn track(&mut self, ct: &Ct, packet: &CtPacket) -> CtResult {
+    pub(super) fn track(&mut self, ct: &Ct, packet: &CtPacket) -> (CtResult, Outcome) {
         let now = self.world.now;
-        let mut result = self.world.conntrack.lookup(packet, now);
+        let conntrack = &mut *self.world.conntrack;
+        let judged = conntrack.judge(packet, conntrack.hash_of(packet), now);
+        let told = conntrack.mark_of(&judged);
+        let kind = judged.state | conntrack.nat_bits_of(&judged);
+        conntrack.accept(&judged, now);
+        let mut result = conntrack.result(&judged, packet);
+        let was_known = result.conn.is_some();
+        let mut outcome =
+            Outcome { judged, kind, told, was_known, commit: None, is_refused: false };
         if ct.commit && result.state & ct_state::INV == 0 {
             let commit = self.commit_of(ct);
-            match self.world.conntrack.commit(packet, &result, &commit, now) {
+            outcome.commit = Some(commit);
+            let known = (&outcome.judged, &result);
+            match self.world.conntrack.commit_judged(packet, known, &commit, now) {
                 Ok(r) => result = r,
-                Err(e) => self.count(match e {
-                    CtError::TableFull => Stat::CtTableFull,
-                    CtError::ZoneFull => Stat::CtZoneFull,
-                    CtError::NatExhausted => Stat::CtNatExhausted,
-                    CtError::TupleTaken => Stat::CtTupleTaken,
-                }),
+                Err(e) => {
+                    outcome.is_refused = true;
+                    self.count(refusal(e));
+                }
             }
+        } else if ct.commit {
+            outcome.commit = Some(self.commit_of(ct));
         }
-        let guards = self.rec.guards.iter().filter(|g| matches!(g, Item::Ct(_))).count();
-        match result.conn {
-            Some(conn) if result.cacheable && !ct.force && guards < TRAVERSAL_CONNS_MAX => {
-                let (reply, state) = (result.reply, result.state);
-                self.rec.has_ct = true;
-                self.guard(Item::Ct(CtGuard { conn, reply, state }));
-            }
-            _ => self.rec.cacheable = false,
-        }
-        result
+        (result, outcome)
     }
 
     /// What `exec` and `nat` ask for. `exec` may only write mark and label; its sources are
@@ -182,21 +205,31 @@ impl Walk<'_, '_> {
         let (from, to) = (packet.tuple, rewrite.apply(&packet.tuple));
         let state = rewrite.ct_state;
         self.translated = Some(Translated { zone: packet.zone, state, from, to });
-        if packet.kind == Kind::Related {
-            return self.translate_error(&rewrite);
+        if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
+            return self.too_much();
         }
-        let v6 = self.key.eth_type == 0x86dd;
-        put_addresses(&mut self.key, &rewrite, v6);
-        let k = &mut self.key;
-        k.icmp_id = rewrite.new_icmp_id.unwrap_or(k.icmp_id);
-        k.tp_src = rewrite.new_sport.unwrap_or(k.tp_src);
-        k.tp_dst = rewrite.new_dport.unwrap_or(k.tp_dst);
+        let at = self.rec.translations.len() as u16;
+        self.rec.translations.push(rewrite);
+        if packet.kind == Kind::Related {
+            return self.translate_error(&rewrite, at);
+        }
+        if self.payload.shape & shape::L4_VALID == 0
+            && let Some(written) = self.rec.translations.last_mut()
+        {
+            // A later fragment: what its datagram's ports are is in the first.
+            (written.new_sport, written.new_dport, written.new_icmp_id) = (None, None, None);
+        }
+        // Not as constants: another packet that takes this walk has a connection of its own.
+        self.rec.steps.push(Step::Translate(at));
+        self.note_translated();
+        put_tuple(&mut self.key, &rewrite);
+        put_tuple(&mut self.base, &rewrite);
         Ok(())
     }
 
     /// An ICMP error is translated inside and outside in one step, on the bytes; and on a copy, by
     /// which the next `ct` sees what it quotes then.
-    fn translate_error(&mut self, rewrite: &NatRewrite) -> Flow {
+    fn translate_error(&mut self, rewrite: &NatRewrite, at: u16) -> Flow {
         self.rec.cacheable = false;
         if self.key.ip_frag & FRAG_LATER != 0 {
             // The quoted packet is in the first fragment.
@@ -204,11 +237,6 @@ impl Walk<'_, '_> {
             put_addresses(&mut self.key, rewrite, v6);
             return Ok(());
         }
-        if self.rec.translations.len() >= RECORDED_TRANSLATIONS_MAX {
-            return self.too_much();
-        }
-        let at = self.rec.translations.len() as u16;
-        self.rec.translations.push(*rewrite);
         self.rec.steps.push(Step::NatIcmpError(at));
         let layers = self.packet.behind_labels(&mut None).1;
         let (l3, l4) = (usize::from(layers.l3), usize::from(layers.l4));
@@ -235,6 +263,14 @@ impl Walk<'_, '_> {
         (k.ct_nw_proto, k.ct_nw_src, k.ct_nw_dst) = (0, 0, 0);
         (k.ct_ipv6_src, k.ct_ipv6_dst, k.ct_tp_src, k.ct_tp_dst) = (0, 0, 0, 0);
     }
+}
+
+fn put_tuple(k: &mut FlowKey, r: &NatRewrite) {
+    let v6 = k.eth_type == 0x86dd;
+    put_addresses(k, r, v6);
+    k.icmp_id = r.new_icmp_id.unwrap_or(k.icmp_id);
+    k.tp_src = r.new_sport.unwrap_or(k.tp_src);
+    k.tp_dst = r.new_dport.unwrap_or(k.tp_dst);
 }
 
 fn put_addresses(k: &mut FlowKey, r: &NatRewrite, v6: bool) {

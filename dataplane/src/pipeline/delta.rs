@@ -138,6 +138,11 @@ impl Dirty {
         self.0 |= 1 << 3;
     }
 
+    /// Addresses and ports are what a connection has made of them.
+    pub fn translated(&mut self) {
+        self.0 |= DIRTY_TUPLE;
+    }
+
     /// The words of a packet's key that say nothing about the lookups.
     fn words(self) -> Masked {
         if self.0 == 0 {
@@ -158,6 +163,8 @@ const _: () = assert!(std::mem::offset_of!(KeyBase, ip_src) == 8 * ADDRESSES);
 const _: () = assert!(std::mem::offset_of!(KeyBase, ip_dst) == 8 * ADDRESSES + 4);
 /// Bits of `Dirty` that stand for them.
 const DIRTY_ADDRESSES: u16 = 1 << 4 | 1 << 5;
+/// The same with the ports.
+const DIRTY_TUPLE: u16 = DIRTY_ADDRESSES | 1 << 8 | 1 << 9;
 /// Hashes of pairs that are told apart.
 const PAIRS: usize = 1024;
 

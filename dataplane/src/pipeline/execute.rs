@@ -11,6 +11,7 @@ use super::punt::PacketIns;
 use super::run::Egress;
 use crate::action::edit;
 use crate::action::step::{NO_TEMPLATE, Step};
+use crate::action::translate::translate;
 use crate::clock::Now;
 use crate::conntrack::{NatRewrite, rewrite_icmp_error};
 use crate::counters::{Counters, Drop, Stat};
@@ -110,6 +111,16 @@ impl<E: Egress> Hand<'_, E> {
                         if let Some(last) = skip.checked_sub(1) {
                             let _ = steps.nth(last);
                         }
+                    }
+                }
+                Step::Translate(at) => {
+                    let done = match self.translations.get(usize::from(at)) {
+                        Some(rewrite) => translate(rewrite, &mut frame, &mut layers),
+                        None => Err(Drop::EditFailed),
+                    };
+                    if let Err(reason) = done {
+                        self.counters.count_drop(reason);
+                        break;
                     }
                 }
                 Step::NatIcmpError(at) => {

@@ -6,7 +6,8 @@
 use super::run::{Lane, UNHASHED};
 use crate::cache::Microflows;
 use crate::cache::entry::NONE;
-use crate::cache::traversal::{Item, Traversals};
+use crate::cache::traversal::{Item, Traversal, Traversals};
+use crate::conntrack::{CtPacket, Narrow};
 use crate::prefetch::prefetch;
 
 /// The places of the ones in a word.
@@ -39,6 +40,9 @@ impl Lane {
             (0..n).for_each(|i| self.find_mega(i));
         } else if self.cache_on {
             self.find_micros(n);
+        }
+        if self.tracks {
+            self.find_connections(n);
         }
     }
 
@@ -97,9 +101,6 @@ impl Lane {
         if away != 0 {
             self.find_away(away);
         }
-        if !self.conntrack.is_empty() {
-            self.find_connections(n);
-        }
     }
 
     /// Finds the entries of these packets of the batch, which may be beside their homes. Not
@@ -126,11 +127,32 @@ impl Lane {
         }
     }
 
+    /// Hashes what connection tracking will be asked of the batch's packets, and asks for its
+    /// memory: the places of the index first, then the connections that they name.
     fn find_connections(&mut self, n: usize) {
-        for slot in self.batch.iter().take(n) {
-            let Some(entry) = self.cache.slot(slot.hit) else { continue };
-            if let Some(Item::Ct(g)) = self.traversals.items(entry.traversal).next() {
-                self.conntrack.prefetch(g.conn);
+        let tier2 = self.first.is_tier2();
+        let mut any = false;
+        for slot in self.batch.iter_mut().take(n) {
+            slot.ct = None;
+            let entry = if tier2 { self.mega.get(slot.hit) } else { self.cache.slot(slot.hit) };
+            let Some(entry) = entry else { continue };
+            let first = self.traversals.get(entry.traversal).and_then(Traversal::first_item);
+            if let Some(Item::Ct(t)) = first {
+                let hash = match Narrow::of(&slot.key.base) {
+                    Some(narrow) => self.conntrack.hash_of_narrow(&narrow, t.zone),
+                    None => match CtPacket::tuple_of(&slot.key) {
+                        Some(tuple) => self.conntrack.hash_of_tuple(&tuple, t.zone),
+                        None => continue,
+                    },
+                };
+                self.conntrack.prefetch_index(hash);
+                slot.ct = Some((t.zone, hash));
+                any = true;
+            }
+        }
+        if any {
+            for (_, hash) in self.batch.iter().take(n).filter_map(|slot| slot.ct) {
+                self.conntrack.prefetch_guess(hash);
             }
         }
     }

@@ -1,62 +1,397 @@
-//! Whether a cached traversal still holds for a packet: its guards, in the order of the walk.
+//! Whether a cached traversal holds for a packet, and what it leaves behind if it does.
 //!
-//! A guard that holds may refresh what it looked at (a connection's timer and windows, a MAC
-//! address's age), as the walk would have. So the order matters: what is checked before the first
-//! guard that fails is what the walk, run next, would have done up to there.
+//! First every guard is asked, in the order of the walk, and connection tracking only judges. If all
+//! hold, what was judged is accepted and committed in the same order: connections are then as the
+//! walk would have left them. If one does not, no connection has changed; a MAC address may be
+//! younger, as it will be after the walk that follows.
+//!
+//! **What a `ct` is held against.** A guard names a zone, and what came out when the walk was
+//! recorded: the state, and mark and label as far as the walk looked at them. Which connection it is
+//! does not matter, unless the walk is pinned to it. The tuple is the packet's own, or what the
+//! translations so far have made of it ([`Course`]).
 
+use super::commits::Commits;
 use super::program::Program;
 use super::run::Slot;
-use crate::cache::traversal::{CtGuard, FdbGuard, Item, WHOLE_FDB};
+use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, HitPacket};
+use crate::conntrack::ct_state::{INV, NEW};
+use crate::conntrack::{Commit, Conntrack, CtError, CtPacket, Judged, Narrow, NatRewrite, Tuple};
+use crate::counters::{Counters, Stat};
+use crate::limits::TRAVERSAL_CONNS_MAX;
+use crate::packet::key::PacketKey;
 use crate::packet::l4sum;
+use crate::packet::parse::Layers;
 
-/// Whether all guards hold.
-#[inline]
-pub(super) fn hold(
-    mut guards: impl Iterator<Item = Item>,
-    conntrack: &mut Conntrack,
-    program: &Program,
-    slot: &Slot,
-    now: Now,
-) -> bool {
-    guards.all(|guard| match guard {
-        Item::Ct(g) => ct_holds(conntrack, &g, slot, now),
-        Item::Fdb(g) => fdb_holds(program, &g, now),
-        Item::Do(_) | Item::Credit(_) | Item::Bucket { .. } | Item::Learned(_) => false,
-    })
+/// The tuples that a packet shows to one `ct` after the other. Where it was translated last, it is
+/// still known by the tuple of before (`connect` says why).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course {
+    tuple: Tuple,
+    /// Zone, bits of `ct_state`, tuple of before.
+    translated: Option<(u16, u8, Tuple)>,
 }
 
-/// The same, and nothing is refreshed.
-pub(super) fn would_hold(
-    mut guards: impl Iterator<Item = Item>,
+impl Course {
+    pub fn new(tuple: Tuple) -> Self {
+        Self { tuple, translated: None }
+    }
+
+    /// The tuple that a `ct` of this zone asks for, and the bits that its result is given.
+    #[inline]
+    pub fn at(&mut self, zone: u16) -> (Tuple, u8) {
+        self.translated = self.translated.filter(|(z, ..)| *z == zone);
+        self.translated.map_or((self.tuple, 0), |(_, bits, before)| (before, bits))
+    }
+
+    /// The packet was translated in a zone.
+    pub fn turn(&mut self, zone: u16, from: &Tuple, rewrite: &NatRewrite) {
+        self.tuple = rewrite.apply(from);
+        self.translated = Some((zone, rewrite.ct_state, *from));
+    }
+}
+
+/// A question of connection tracking, with the answer.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    packet: CtPacket,
+    judged: Judged,
+    /// Bits that the packet has from a translation before.
+    bits: u8,
+}
+
+/// What conntrack said of a packet that a cached walk may be for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The answer to the first question.
+    first: Judged,
+    /// Where it was asked, once it was.
+    zone: Option<u16>,
+    /// All answers, where there is more to ask.
+    list: Vec<Answer>,
+    /// What `Step::Translate` refers to.
+    pub translations: Vec<NatRewrite>,
+}
+
+impl Asked {
+    pub fn new() -> Self {
+        Self {
+            first: Judged::default(),
+            zone: None,
+            list: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
+            translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
+        }
+    }
+
+    /// Asks the first question. `None` if only a walk knows what the packet is to conntrack.
+    #[inline]
+    pub fn first(
+        &mut self,
+        conntrack: &Conntrack,
+        slot: &Slot,
+        zone: u16,
+        now: Now,
+    ) -> Option<&Judged> {
+        self.zone = None;
+        let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0);
+        self.first = match narrow {
+            Some(narrow) => ask_narrow(conntrack, slot, (&narrow, zone), now)?,
+            None => ask_other(conntrack, slot, zone, now)?,
+        };
+        self.zone = Some(zone);
+        Some(&self.first)
+    }
+
+    /// A further question.
+    #[inline(never)]
+    fn next(&mut self, conntrack: &Conntrack, t: &Track, course: &mut Course, now: Now) -> bool {
+        let Some(&last) = self.list.last() else { return false };
+        let (tuple, bits) = course.at(t.zone);
+        if t.again {
+            let Some(judged) = conntrack.repeat(&last.packet, &last.judged) else { return false };
+            self.list.push(Answer { judged, bits, ..last });
+            return true;
+        }
+        let packet = CtPacket { tuple, zone: t.zone, ..last.packet };
+        let judged = conntrack.judge(&packet, conntrack.hash_of(&packet), now);
+        self.list.push(Answer { packet, judged, bits });
+        true
+    }
+}
+
+/// The hash of what is asked, if the batch's was made for this zone.
+#[inline(always)]
+fn hashed(slot: &Slot, zone: u16) -> Option<u64> {
+    slot.ct.filter(|(asked, _)| *asked == zone).map(|(_, hash)| hash)
+}
+
+#[inline(always)]
+fn ask_narrow(
     conntrack: &Conntrack,
-    program: &Program,
     slot: &Slot,
+    (narrow, zone): (&Narrow, u16),
     now: Now,
-) -> bool {
-    guards.all(|guard| match guard {
-        Item::Ct(g) => hit_packet(slot)
-            .is_some_and(|hit| conntrack.would_hit(g.conn, g.reply, g.state, &hit, now)),
-        Item::Fdb(g) => fdb_holds(program, &FdbGuard { touch: false, ..g }, now),
-        Item::Do(_) | Item::Credit(_) | Item::Bucket { .. } | Item::Learned(_) => false,
-    })
-}
-
-#[inline]
-fn ct_holds(ct: &mut Conntrack, g: &CtGuard, slot: &Slot, now: Now) -> bool {
-    hit_packet(slot).is_some_and(|hit| ct.hit(g.conn, g.reply, g.state, &hit, now))
-}
-
-#[inline]
-fn hit_packet(slot: &Slot) -> Option<HitPacket> {
-    let (l4, end) = (slot.layers.l4 as usize, slot.layers.end as usize);
+) -> Option<Judged> {
+    let (l3, l4, end) = (slot.layers.l3, slot.layers.l4, slot.layers.end);
     let bytes = slot.frame.as_ref().map(|f| f.bytes())?;
-    let segment = bytes.get(l4..end.min(bytes.len()))?;
-    let base = &slot.key.base;
-    let mut hit = HitPacket::from_l4(base.ip_proto, base.ip_frag, segment)?;
-    hit.checksum_ok = slot.checksums_good || l4sum::checksums_ok(bytes, &slot.layers, &slot.key);
-    Some(hit)
+    let segment = bytes.get(usize::from(l4)..usize::from(end))?;
+    let header = bytes.get(usize::from(l3)..)?.first_chunk::<20>()?;
+    let Some(seg) = CtPacket::narrow_segment(narrow, segment) else {
+        return Some(Judged::default());
+    };
+    if !slot.checksums_good && !l4sum::narrow_ok(header, segment, narrow.is_udp()) {
+        return Some(Judged::default());
+    }
+    let hash = hashed(slot, zone).unwrap_or_else(|| conntrack.hash_of_narrow(narrow, zone));
+    Some(conntrack.judge_narrow((narrow, &seg), zone, hash, now))
+}
+
+#[inline(never)]
+fn ask_other(conntrack: &Conntrack, slot: &Slot, zone: u16, now: Now) -> Option<Judged> {
+    let packet = packet_of(slot, zone)?;
+    let hash = hashed(slot, zone).unwrap_or_else(|| conntrack.hash_of(&packet));
+    Some(conntrack.judge(&packet, hash, now))
+}
+
+/// What guards look at.
+pub(super) struct Ground<'a> {
+    pub conntrack: &'a mut Conntrack,
+    pub program: &'a Program,
+    pub commits: &'a Commits,
+    pub counters: &'a Counters,
+    pub asked: &'a mut Asked,
+    pub now: Now,
+}
+
+impl Ground<'_> {
+    /// Whether all guards hold; then all is done that the walk would have done on its way. `given`:
+    /// the first question has been asked.
+    #[inline(always)]
+    pub fn hold<I: Iterator<Item = Item> + Clone>(
+        &mut self,
+        guards: I,
+        slot: &Slot,
+        given: bool,
+    ) -> bool {
+        let mut rest = guards.clone();
+        match (rest.next(), rest.next()) {
+            (Some(Item::Ct(t)), None) if t.is_plain() => self.hold_plain(&t, slot, given),
+            _ => self.hold_all(guards, slot, given),
+        }
+    }
+
+    /// The same where there is one `ct`, which commits nothing, and nothing else.
+    #[inline(always)]
+    fn hold_plain(&mut self, t: &Track, slot: &Slot, given: bool) -> bool {
+        if !given && self.asked.first(self.conntrack, slot, t.zone, self.now).is_none() {
+            return false;
+        }
+        let judged = &self.asked.first;
+        let own = if t.nat { self.conntrack.nat_bits_of(judged) } else { 0 };
+        if judged.state | own != t.state || self.asked.zone != Some(t.zone) {
+            return false;
+        }
+        self.conntrack.accept(judged, self.now);
+        if t.turns {
+            self.asked.translations.clear();
+            let Some(rewrite) = self.conntrack.translation_of(judged) else { return false };
+            self.asked.translations.push(rewrite);
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn hold_all<I: Iterator<Item = Item> + Clone>(
+        &mut self,
+        guards: I,
+        slot: &Slot,
+        given: bool,
+    ) -> bool {
+        if !given {
+            self.asked.zone = None;
+        }
+        self.asked.list.clear();
+        self.ask(guards.clone(), slot, true) && (self.asked.list.is_empty() || self.settle(guards))
+    }
+
+    /// Whether all guards would hold; nothing changes.
+    pub fn would_hold(&mut self, guards: impl Iterator<Item = Item>, slot: &Slot) -> bool {
+        self.asked.list.clear();
+        self.asked.zone = None;
+        self.ask(guards, slot, false)
+    }
+
+    #[inline]
+    fn ask(&mut self, guards: impl Iterator<Item = Item>, slot: &Slot, touch: bool) -> bool {
+        let (mut met, mut course, mut commit) = (0, None, NO_COMMIT);
+        for guard in guards {
+            let holds = match guard {
+                Item::Ct(t) => {
+                    met += 1;
+                    commit = t.commit;
+                    self.ask_ct(&t, met, slot, &mut course)
+                }
+                Item::LabelLow(is) => self.label_is(0, is, commit),
+                Item::LabelHigh(is) => self.label_is(64, is, commit),
+                Item::Pin(conn) => {
+                    let last = self.asked.list.last();
+                    last.and_then(|a| self.conntrack.conn_of(&a.judged)) == Some(conn)
+                }
+                Item::Fdb(g) => {
+                    let g = FdbGuard { touch: g.touch && touch, ..g };
+                    fdb_holds(self.program, &g, self.now)
+                }
+                Item::Do(_) | Item::Credit(_) | Item::Bucket { .. } | Item::Learned(_) => false,
+            };
+            if !holds {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks the question number `met`, unless that has been done, and compares.
+    #[inline]
+    fn ask_ct(&mut self, t: &Track, met: usize, slot: &Slot, course: &mut Option<Course>) -> bool {
+        if met == 1 {
+            let asked = &mut self.asked;
+            if asked.zone.is_none() && asked.first(self.conntrack, slot, t.zone, self.now).is_none()
+            {
+                return false;
+            }
+            let (Some(zone), judged) = (asked.zone, asked.first) else { return false };
+            let Some(packet) = packet_of(slot, zone) else { return false };
+            asked.list.push(Answer { packet, judged, bits: 0 });
+        } else {
+            let Some(first) = self.asked.list.first() else { return false };
+            let course = course.get_or_insert_with(|| Course::new(first.packet.tuple));
+            if !self.asked.next(self.conntrack, t, course, self.now) {
+                return false;
+            }
+        }
+        let Some(Answer { packet, judged, bits }) = self.asked.list.last() else { return false };
+        let own = if t.nat { self.bits_to_come(t, packet, judged) } else { 0 };
+        let state = if judged.state & INV == 0 { judged.state | bits | own } else { judged.state };
+        let alike = packet.zone == t.zone
+            && state == t.state
+            && (own != 0) == t.turns
+            && (t.mark_mask == 0 || self.told(t.commit).0 & t.mark_mask == t.mark);
+        if alike && own != 0 {
+            // What comes next is of the translated packet.
+            let course = course.get_or_insert_with(|| Course::new(packet.tuple));
+            if let Some(rewrite) = self.conntrack.translation_of(judged) {
+                course.turn(t.zone, &packet.tuple, &rewrite);
+            }
+        }
+        alike
+    }
+
+    /// The bits of the translation that there is, or that a commit is about to make.
+    #[inline]
+    fn bits_to_come(&self, t: &Track, packet: &CtPacket, judged: &Judged) -> u8 {
+        let is_new = judged.state & NEW != 0 && self.conntrack.conn_of(judged).is_none();
+        if !is_new {
+            return self.conntrack.nat_bits_of(judged);
+        }
+        let commit = self.commits.get(t.commit);
+        let spec = commit.and_then(|c| c.nat).filter(|n| n.is_for(packet.tuple.v6));
+        spec.map_or(0, |n| n.kind.state_bit())
+    }
+
+    /// Mark and label as the packet is told them after the last question.
+    fn told(&self, commit: u16) -> (u32, u128) {
+        let Some(answer) = self.asked.list.last() else { return (0, 0) };
+        let told = self.conntrack.mark_of(&answer.judged);
+        match self.commits.get(commit) {
+            Some(c) if answer.judged.state & INV == 0 => c.exec(told),
+            _ => told,
+        }
+    }
+
+    #[cold]
+    fn label_is(&self, shift: u32, [value, mask]: [u64; 2], commit: u16) -> bool {
+        (self.told(commit).1 >> shift) as u64 & mask == value
+    }
+
+    /// Accepts and commits what was asked. False: a commit was refused that the walk builds on.
+    #[inline]
+    fn settle(&mut self, guards: impl Iterator<Item = Item>) -> bool {
+        self.asked.translations.clear();
+        let tracks = guards.filter_map(|g| match g {
+            Item::Ct(t) => Some(t),
+            _ => None,
+        });
+        for (n, t) in tracks.enumerate() {
+            let Some(&Answer { packet, judged, .. }) = self.asked.list.get(n) else { return false };
+            self.conntrack.accept(&judged, self.now);
+            let rewrite = match self.commits.get(t.commit) {
+                None if t.turns => self.conntrack.translation_of(&judged),
+                None => continue,
+                Some(&commit) => match self.commit(&t, &packet, &judged, &commit) {
+                    Ok(rewrite) => rewrite,
+                    // The walk, which comes next, counts it.
+                    Err(_) if t.nat || t.is_read => return false,
+                    Err(e) => {
+                        self.counters.add(refusal(e), 1);
+                        None
+                    }
+                },
+            };
+            if t.turns {
+                let Some(rewrite) = rewrite else { return false };
+                self.asked.translations.push(rewrite);
+            }
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn commit(
+        &mut self,
+        t: &Track,
+        packet: &CtPacket,
+        judged: &Judged,
+        commit: &Commit,
+    ) -> Result<Option<NatRewrite>, CtError> {
+        let before = self.conntrack.result(judged, packet);
+        if before.state & INV != 0 {
+            return Ok(None);
+        }
+        let after = self.conntrack.commit_judged(packet, (judged, &before), commit, self.now)?;
+        Ok(if t.turns { self.conntrack.nat_rewrite(&after) } else { None })
+    }
+}
+
+/// What a commit's refusal is counted as.
+pub(super) fn refusal(e: CtError) -> Stat {
+    match e {
+        CtError::TableFull => Stat::CtTableFull,
+        CtError::ZoneFull => Stat::CtZoneFull,
+        CtError::NatExhausted => Stat::CtNatExhausted,
+        CtError::TupleTaken => Stat::CtTupleTaken,
+    }
+}
+
+#[inline]
+fn packet_of(slot: &Slot, zone: u16) -> Option<CtPacket> {
+    let bytes = slot.frame.as_ref().map(|f| f.bytes())?;
+    read(&slot.key, &slot.layers, bytes, slot.checksums_good, zone)
+}
+
+/// The packet as conntrack sees it, before anything was done to it. `None` if only a walk knows.
+#[inline]
+pub(super) fn read(
+    key: &PacketKey,
+    layers: &Layers,
+    bytes: &[u8],
+    checksums_good: bool,
+    zone: u16,
+) -> Option<CtPacket> {
+    let (l4, end) = (usize::from(layers.l4), usize::from(layers.end));
+    let segment = if l4 == 0 { &[] } else { bytes.get(l4..end.min(bytes.len()))? };
+    let mut packet = CtPacket::from_packet(key, segment, zone)?;
+    packet.checksum_ok = checksums_good || l4sum::checksums_ok(bytes, layers, key);
+    Some(packet)
 }
 
 fn fdb_holds(program: &Program, g: &FdbGuard, now: Now) -> bool {

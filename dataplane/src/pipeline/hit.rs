@@ -5,7 +5,7 @@
 
 use super::delta::Dirty;
 use super::execute::{Hand, Sent};
-use super::guards;
+use super::guards::Ground;
 use super::owing::Owing;
 use super::run::{Egress, Lane};
 use super::upkeep::credit;
@@ -83,7 +83,16 @@ impl Lane {
         }
         if head.guards > 0 {
             let guards = self.traversals.items(traversal).take(usize::from(head.guards));
-            if !guards::hold(guards, &mut self.conntrack, &self.program, slot, now) {
+            let mut ground = Ground {
+                conntrack: &mut self.conntrack,
+                program: &self.program,
+                commits: &self.commits,
+                counters: &self.counters,
+                asked: &mut self.asked,
+                now,
+            };
+            // The question was asked to find the answer.
+            if !ground.hold(guards, slot, TIER2 && entry.is_answer()) {
                 return Hit::Stale;
             }
         }
@@ -142,7 +151,7 @@ impl Lane {
         let count = usize::from(head.steps).saturating_sub(done);
         let items = self.traversals.items(traversal).skip(usize::from(head.guards) + done);
         let mut hand = Hand {
-            translations: &[],
+            translations: &self.asked.translations,
             punts: None,
             packet_ins: &mut self.packet_ins,
             program: &self.program,

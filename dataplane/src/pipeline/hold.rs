@@ -370,7 +370,7 @@ impl Walk<'_, '_> {
         if let Some(result) = known {
             return result;
         }
-        let result = self.track(ct, packet);
+        let result = self.track(ct, packet).0;
         let rewrite = self.world.conntrack.nat_rewrite(&result);
         if let Some(d) = &mut self.datagram {
             d.rewrite = rewrite;

@@ -53,7 +53,11 @@ impl Visible {
 
     /// The mask for all that was added.
     pub fn key_mask(&self) -> KeyMask {
-        in_packet(&self.mask, self.tracks)
+        let mut mask = self.mask;
+        if self.tracks {
+            looked_up(&mut mask);
+        }
+        in_packet(&mask, self.tracks)
     }
 }
 
@@ -99,6 +103,13 @@ pub fn in_packet(mask: &Mask, tracks: bool) -> KeyMask {
         options: [[0xff; 8]; 6],
     };
     KeyMask::new(&packet)
+}
+
+/// Whether rules of a program with this mask track connections.
+pub fn is_tracking(mask: &KeyMask) -> bool {
+    let mut packet = PacketKey::default();
+    packet.base.icmp_id = [0xff; 2];
+    KeyMask::new(&packet).base.iter().zip(&mask.base).any(|(id, own)| id & own != 0)
 }
 
 /// What a list of actions reads and writes. Groups add what they do when they are run.
@@ -262,8 +273,8 @@ fn looked_up(mask: &mut Mask) {
     fields.into_iter().for_each(|f| whole(f, mask));
 }
 
+/// What `ct` looks up is no part of it: that is asked anew for each packet.
 fn of_ct(ct: &Ct, mask: &mut Mask) {
-    looked_up(mask);
     if let Zone::Field(s) = ct.zone {
         of_range(s, mask);
     }

@@ -10,8 +10,11 @@ use super::keymask;
 use super::run::{Egress, Lane};
 use super::upkeep::{credit, vacate};
 use crate::cache::entry::{Kept, NONE};
+use crate::cache::megaflow::Asked;
+use crate::cache::traversal::{Item, Question};
 use crate::clock::Now;
 use crate::counters::Stat;
+use crate::packet::key::Mask;
 use crate::xsk::pool::FramePool;
 
 impl Lane {
@@ -36,11 +39,12 @@ impl Lane {
         let (found, tried) = self.mega.find(&slot.key);
         self.adapt.tier2_lookup(tried, found.is_some());
         let Some(at) = found else { return false };
-        let Some(traversal) = self.mega.get(at).map(|e| e.traversal) else { return false };
-        slot.hit = at;
+        (slot.hit, slot.ct) = (at, None);
         if !self.serve_from_mega(i, now, sent, pool, egress) {
             return false;
         }
+        let served = self.batch.get(i).and_then(|slot| self.mega.get(slot.hit));
+        let Some(traversal) = served.map(|e| e.traversal) else { return true };
         if self.cache_on && self.adapt.keeps_tier1() {
             self.traversals.share(traversal);
             self.put_micro(i, traversal, now);
@@ -58,6 +62,20 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> bool {
+        let is_asked = match self.batch.get(i).and_then(|slot| self.mega.get(slot.hit)) {
+            Some(entry) => entry.is_question(),
+            None => return false,
+        };
+        if is_asked {
+            let question = self.batch.get(i).map_or(NONE, |slot| slot.hit);
+            let answer = self.find_answer(i, now);
+            let Some(slot) = self.batch.get_mut(i) else { return false };
+            slot.hit = answer.unwrap_or(NONE);
+            if answer.is_none() {
+                self.outdated(question, now);
+                return false;
+            }
+        }
         match self.serve::<E, true>(i, now, sent, pool, egress) {
             Hit::Served => return true,
             Hit::None => {}
@@ -68,6 +86,31 @@ impl Lane {
             }
         }
         false
+    }
+
+    /// Asks connection tracking what packet `i`, which has a question, is. Its answer's place.
+    #[inline]
+    pub(super) fn find_answer(&mut self, i: usize, now: Now) -> Option<u32> {
+        let slot = self.batch.get(i)?;
+        let zone = match self.traversals.items(self.mega.get(slot.hit)?.traversal).next()? {
+            Item::Ct(t) => t.zone,
+            _ => return None,
+        };
+        let judged = self.asked.first(&self.conntrack, slot, zone, now)?;
+        let kind = judged.state | self.conntrack.nat_bits_of(judged);
+        let (mark, label) = self.conntrack.mark_of(judged);
+        let (found, tried) = self.mega.find_answer(&slot.key, (kind, mark, label));
+        self.first.looked_up(tried, found.is_some());
+        found
+    }
+
+    /// There was a question and no answer: away with it if it need not be asked any more.
+    #[cold]
+    #[inline(never)]
+    fn outdated(&mut self, question: u32, now: Now) {
+        if !self.mega_is_current(question) {
+            self.vacate_mega(question, now);
+        }
     }
 
     /// Whether no change of rules since can concern the megaflow.
@@ -81,7 +124,7 @@ impl Lane {
 
     /// Keeps the recording of packet `i`'s walk where it is of use.
     pub(super) fn keep(&mut self, i: usize, now: Now) {
-        let tier2 = self.recording.wide && !self.recording.has_ct && self.uses_tier2();
+        let tier2 = self.recording.wide && self.uses_tier2();
         let is_enough = tier2 && self.first.is_tier2();
         let tier1 = self.cache_on && !is_enough && self.adapt.keeps_tier1();
         if !tier1 && !tier2 {
@@ -118,17 +161,52 @@ impl Lane {
 
     /// The same for tier 2.
     fn put_mega(&mut self, i: usize, traversal: u32, now: Now) {
-        let Some(slot) = self.batch.get(i) else { return };
-        let mask = keymask::in_packet(&self.recording.seen, false);
-        let Some(place) = self.mega.place(&slot.key, &mask) else {
+        let rec = &self.recording;
+        let (seen, asked) = (
+            rec.seen,
+            rec.question.map_or(Asked::Nothing, |q| Asked::Told {
+                state: q.kind,
+                mark: q.mark,
+                label: q.label,
+                mark_mask: rec.seen.ct_mark,
+                label_mask: rec.seen.ct_label,
+            }),
+        );
+        if self.put_as(i, (&seen, asked), traversal, now).is_some()
+            && let Some(question) = self.recording.question
+        {
+            self.put_question(i, &question, now);
+        }
+    }
+
+    /// Writes a megaflow; the reference to the traversal becomes its own. Its place.
+    fn put_as(
+        &mut self,
+        i: usize,
+        (seen, asked): (&Mask, Asked),
+        traversal: u32,
+        now: Now,
+    ) -> Option<u32> {
+        let slot = self.batch.get(i)?;
+        let mask = keymask::in_packet(seen, false);
+        let Some(place) = self.mega.place(&slot.key, &mask, asked) else {
             self.counters.add(Stat::Tier2MasksFull, 1);
             self.traversals.release(traversal);
-            return;
+            return None;
         };
         self.vacate_mega(place.at, now);
         let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
         self.mega.fill(&place, Kept { traversal, used, epoch });
         self.counters.add(Stat::Tier2Inserts, 1);
+        Some(place.at)
+    }
+
+    /// Writes the question that packet `i`'s walk came to first.
+    fn put_question(&mut self, i: usize, question: &Question, now: Now) {
+        let Some(traversal) = self.traversals.store_question(question) else { return };
+        if let Some(at) = self.put_as(i, (&question.seen, Asked::Nothing), traversal, now) {
+            self.mega.set_question(at);
+        }
     }
 
     /// Credits what a megaflow owes that is in the list of those that do.

@@ -17,6 +17,7 @@
 //! in_port that a `resubmit` gives holds for that one lookup.
 
 use super::commit::Payload;
+use super::commits::Commits;
 use super::connect::Translated;
 pub use super::events::Event;
 use super::events::Events;
@@ -39,6 +40,7 @@ use crate::pipeline::program::{Bridge, Program};
 use crate::pipeline::rule::Rule;
 use crate::pipeline::set::ActionSet;
 use crate::pipeline::trace::{Depends, Observer, Silent};
+use crate::pipeline::tracked::Before;
 use crate::tunnel::{EncapTemplate, GeneveParams};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub struct World<'a> {
     pub conntrack: &'a mut Conntrack,
     pub counters: &'a Counters,
     pub templates: &'a mut Templates,
+    pub commits: &'a mut Commits,
     pub events: &'a mut Events,
     pub now: Now,
     /// Note the bits of the packet that the walk depends on, for tier 2.
@@ -195,6 +198,7 @@ pub struct Walk<'a, 'w> {
     pub(super) in_set: bool,
     /// What the last `ct(nat)` did, if no other zone was asked since.
     pub(super) translated: Option<Translated>,
+    pub(super) before: Before,
     /// The datagram that the packet is a fragment of, once it is whole.
     pub(super) datagram: Option<&'a mut Datagram>,
     /// The next lookup sees the connection's first packet.
@@ -304,6 +308,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             in_bucket: false,
             in_set: false,
             translated: None,
+            before: Before::default(),
             datagram: None,
             with_ct: false,
             metered: false,
@@ -333,6 +338,9 @@ impl<'w> Walk<'_, 'w> {
             // Behind a meter, which may give another reason.
             self.rec.steps.push(Step::Drop(self.reason));
             self.seen.dropped(self.reason);
+        }
+        if !self.rec.tracked.is_empty() {
+            self.rec.conclude_tracking();
         }
         // The last output takes the frame and ends the run, so what is only counted comes first.
         let rec = &mut *self.rec;
@@ -417,6 +425,9 @@ impl<'w> Walk<'_, 'w> {
         if self.bridge_ix != self.own_bridge {
             dirty.crossed();
         }
+        if self.before.turned() > 0 {
+            dirty.translated();
+        }
         self.rec.dirty = dirty.0;
     }
 
@@ -463,6 +474,8 @@ impl<'w> Walk<'_, 'w> {
             self.seen.note("resubmit(ct) of a packet that is not tracked: not run");
             return Ok(());
         }
+        // What the lookup says of addresses and ports it says of the connection's.
+        self.rec.pinned = true;
         self.with_ct = true;
         self.resubmit(in_port, table)
     }
@@ -478,6 +491,7 @@ impl<'w> Walk<'_, 'w> {
     /// Emits the header changes that are due.
     pub(super) fn commit(&mut self) -> Flow {
         self.room()?;
+        self.note_commit();
         super::commit::commit(&mut self.base, &self.key, self.payload, &mut self.rec.steps);
         Ok(())
     }

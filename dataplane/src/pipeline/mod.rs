@@ -2,8 +2,8 @@
 //!
 //! `program` is what control compiled: immutable, shared, one version per batch. `miss` walks its
 //! tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
-//! `commit`, `connect`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`, `punt`,
-//! `freeze`).
+//! `commit`, `connect`, `tracked`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`,
+//! `punt`, `freeze`).
 //! `run` is the stage list of a batch: it serves packets from the cache, sends the rest to the
 //! walk, and executes the steps. `trace` is the walk with an observer that tells what it saw.
 //!
@@ -16,6 +16,7 @@ mod arrive;
 mod check;
 mod choose;
 mod commit;
+mod commits;
 mod connect;
 mod delta;
 mod events;
@@ -44,6 +45,7 @@ pub mod run;
 mod set;
 mod stack;
 pub mod trace;
+mod tracked;
 pub mod underlay;
 mod upkeep;
 mod verbs;

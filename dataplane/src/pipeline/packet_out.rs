@@ -146,6 +146,7 @@ impl Lane {
             conntrack: &mut self.conntrack,
             counters: &self.counters,
             templates: &mut self.templates,
+            commits: &mut self.commits,
             events: &mut self.events,
             now,
             wide: false,

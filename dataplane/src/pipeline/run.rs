@@ -12,12 +12,15 @@
 use super::adapt::Adapt;
 use super::arrive;
 use super::check::Check;
+use super::commits::Commits;
 use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::execute::{Hand, Sent};
 use super::first::{Choice, First};
 use super::freeze::Punts;
+use super::guards::Asked;
 use super::hit::Hit;
+use super::keymask;
 use super::miss::{Subject, Templates, World, walk};
 use super::owing::Owing;
 use super::program::{Port, Program};
@@ -72,6 +75,8 @@ pub(super) struct Slot {
     pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
+    /// Zone that connection tracking will be asked in, and the hash of what will be asked.
+    pub(super) ct: Option<(u16, u64)>,
 }
 
 /// All that a worker needs to judge packets: hot first, cold after.
@@ -85,9 +90,13 @@ pub struct Lane {
     pub(super) traversals: Traversals,
     pub(super) recent: Recent,
     pub(super) cache_on: bool,
+    /// The program tracks connections.
+    pub(super) tracks: bool,
     pub(super) program: Arc<Program>,
     pub(super) counters: Arc<Counters>,
     pub(super) conntrack: Conntrack,
+    pub(super) asked: Asked,
+    pub(super) commits: Commits,
     pub(super) templates: Templates,
     /// Slots of the cache that owe counts to rules.
     pub(super) owing: Owing,
@@ -157,6 +166,7 @@ impl Lane {
             hit: NONE,
             in_port: PortIx::NONE,
             checksums_good: false,
+            ct: None,
         };
         let mega = Megaflows::new(config.megaflows, config.seed.rotate_left(17));
         let mut cache = Microflows::new(entries, config.seed);
@@ -173,9 +183,12 @@ impl Lane {
             cache,
             recent: Recent::new(),
             cache_on: config.microflows > 0,
+            tracks: false,
             program: Arc::new(Program::default()),
             counters,
             conntrack: Conntrack::new(&config.conntrack),
+            asked: Asked::new(),
+            commits: Commits::new(),
             templates: Templates::new(TEMPLATES_MAX),
             recording: Recording::new(),
             events: Events::default(),
@@ -238,6 +251,7 @@ impl Lane {
             }
         }
         self.cache.set_mask(program.visible);
+        self.tracks = keymask::is_tracking(&program.visible);
         if !self.cache_on && self.mega.capacity() == 0 {
             self.swept = program.version;
         }
@@ -248,6 +262,7 @@ impl Lane {
     fn forget(&mut self) {
         self.recent.forget();
         self.templates.clear();
+        self.commits.clear();
     }
 
     /// No cache entry names a rule that was gone in this version.
@@ -285,6 +300,9 @@ impl Lane {
             }
             if self.cache.is_crowded() {
                 self.grow();
+            }
+            if self.tracks {
+                self.conntrack.keep_up(now);
             }
         }
         if self.templates.is_full() {
@@ -471,6 +489,7 @@ impl Lane {
             conntrack: &mut self.conntrack,
             counters: &self.counters,
             templates: &mut self.templates,
+            commits: &mut self.commits,
             events: &mut self.events,
             now,
             wide,

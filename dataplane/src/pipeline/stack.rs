@@ -23,6 +23,7 @@ use crate::packet::key::FlowKey;
 /// What comes back when a copy has ended.
 pub(super) struct Kept {
     key: FlowKey,
+    turned: usize,
     translated: Option<Translated>,
     queue: Option<u32>,
     stack: (usize, usize),
@@ -32,6 +33,7 @@ pub(super) struct Kept {
 /// The steps of a copy.
 pub(super) struct Scope {
     base: FlowKey,
+    base_turned: usize,
     first: usize,
     outputs: u16,
     punts: usize,
@@ -56,11 +58,13 @@ impl Walk<'_, '_> {
         let stack = (self.stack_base, self.rec.stack.len());
         self.stack_base = stack.1;
         let (key, translated, queue) = (self.key, self.translated, self.queue);
-        Kept { key, translated, queue, stack, set: self.set.open() }
+        let turned = self.before.turned();
+        Kept { key, turned, translated, queue, stack, set: self.set.open() }
     }
 
     pub(super) fn restore(&mut self, kept: &Kept) {
         self.key = kept.key;
+        self.key_turns_to(kept.turned);
         self.translated = kept.translated;
         self.queue = kept.queue;
         self.stack_base = kept.stack.0;
@@ -71,6 +75,7 @@ impl Walk<'_, '_> {
     pub(super) fn open_scope(&mut self) -> Scope {
         Scope {
             base: self.base,
+            base_turned: self.before.base_turned(),
             first: self.rec.steps.len(),
             outputs: self.rec.outputs,
             punts: self.punts.len(),
@@ -81,6 +86,7 @@ impl Walk<'_, '_> {
     pub(super) fn close_scope(&mut self, scope: &Scope) -> Flow {
         if self.metered {
             self.room()?;
+            self.base_turns_to(scope.base_turned);
             super::commit::commit(&mut self.base, &scope.base, self.payload, &mut self.rec.steps);
             let end = self.rec.steps.len();
             for (at, step) in self.rec.steps.iter_mut().enumerate().skip(scope.first) {
@@ -101,6 +107,7 @@ impl Walk<'_, '_> {
         self.punts.truncate(scope.punts);
         self.rec.outputs = scope.outputs;
         self.base = scope.base;
+        self.base_turned_back(scope.base_turned);
         self.metered = scope.metered;
     }
 

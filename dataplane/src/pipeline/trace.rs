@@ -61,22 +61,21 @@ pub trait Observer {
             self.note(&format!("by queue {n}"));
         }
     }
-    /// In a dry walk, what `ct` finds.
+    /// In a dry walk, whether conntrack is to be asked what `ct` finds; nothing changes by it.
+    fn asks_conntrack(&self) -> bool {
+        false
+    }
+    /// In a dry walk that does not ask conntrack, what `ct` finds.
     fn ct(&mut self, _zone: u16, _ct: &Ct, packet: &CtPacket) -> CtResult {
         supposed(packet, ct_state::TRK | ct_state::NEW)
     }
-}
-
-/// Of no connection, and none of its own.
-pub(super) fn unknown(packet: &CtPacket) -> CtResult {
-    supposed(packet, ct_state::TRK | ct_state::INV)
 }
 
 /// A result that nobody looked up.
 fn supposed(packet: &CtPacket, state: u8) -> CtResult {
     let reply = state & ct_state::RPL != 0;
     let orig = packet.tuple;
-    CtResult { state, conn: None, reply, mark: 0, label: 0, orig, cacheable: false }
+    CtResult { state, conn: None, reply, mark: 0, label: 0, orig }
 }
 
 /// Nobody.

@@ -70,7 +70,7 @@ impl Lane {
     /// Bounded upkeep, to be called between batches: ages connections and MAC addresses, frees
     /// entries that no longer hold.
     pub fn housekeep(&mut self, now: Now, budget: usize) {
-        self.conntrack.expire(now, budget);
+        self.conntrack.age(now);
         self.packet_ins.holds.expire(now, budget, &self.counters);
         for b in &self.program.bridges {
             let mut cursor = self.fdb_cursor;
@@ -130,6 +130,7 @@ impl Lane {
             conntrack: &mut self.conntrack,
             counters: &self.counters,
             templates: &mut self.templates,
+            commits: &mut self.commits,
             events: &mut self.events,
             now,
             wide: true,
@@ -197,6 +198,11 @@ pub(super) fn credit_item(program: &Program, item: &Item, (p, b): (u64, u64), no
             let met = (0..).zip(&g.buckets).filter(|(at, _)| all || *at == bucket);
             met.for_each(|(_, one)| one.stats.add(p, b, now.ns));
         }
-        Item::Do(_) | Item::Ct(_) | Item::Fdb(_) => {}
+        Item::Do(_)
+        | Item::Ct(_)
+        | Item::LabelLow(_)
+        | Item::LabelHigh(_)
+        | Item::Pin(_)
+        | Item::Fdb(_) => {}
     }
 }

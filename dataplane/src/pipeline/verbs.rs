@@ -27,6 +27,9 @@ impl<'w> Walk<'_, 'w> {
     }
 
     pub(super) fn action(&mut self, a: &'w Action) -> Flow {
+        if self.before.turned() > 0 {
+            self.note_turned(a);
+        }
         match a {
             Action::Output(number) => self.output(*number, false),
             Action::OutputOwn(at) => self.output(self.own_value(*at) as u32, false),

@@ -1,0 +1,193 @@
+//! How a walk through connection tracking is recorded, so that it serves other connections too.
+//!
+//! Each `ct` becomes a guard that will be asked again (`guards`), each translation a step that takes
+//! its values from the connection. That is right for every connection that comes to the same as
+//! long as nothing else of the walk hangs on the connection. Where something does, the walk is
+//! *pinned* to its connections, and no megaflow:
+//! - lookups or actions that read addresses or ports after they were translated, or the tuple of
+//!   the connection's first packet;
+//! - actions that write those fields after they were translated: whether there is anything to write
+//!   depends on what is there;
+//! - a copy that is translated and the packet that then goes on as it was: the same.
+//!
+//! Not recorded at all: what cannot be asked in one go before anything has happened. That is a `ct`
+//! of a tuple that actions have made, one that is asked for the second time after its answer had
+//! consequences, one behind a translation that a commit has just chosen, and `force`.
+
+use super::connect::Outcome;
+use super::guards::{Course, read};
+use super::keymask;
+use super::miss::Walk;
+use crate::action::{Action, Ct, Nat};
+use crate::cache::traversal::{Item, NO_COMMIT, Question, Track, Tracked};
+use crate::conntrack::{CtPacket, CtResult};
+use crate::limits::TRAVERSAL_CONNS_MAX;
+use crate::packet::key::FlowKey;
+
+/// What the recording of the next `ct` needs to know of those before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    course: Option<Course>,
+    /// The last one may be asked again.
+    may_repeat: bool,
+    /// No further one can be foreseen.
+    is_over: bool,
+    /// Translations that the key bears, and those that the bytes do: the number of the last one.
+    turned: usize,
+    base_turned: usize,
+}
+
+impl Before {
+    /// Of the key, as of a moment.
+    pub fn turned(&self) -> usize {
+        self.turned
+    }
+
+    /// Of the bytes.
+    pub fn base_turned(&self) -> usize {
+        self.base_turned
+    }
+}
+
+impl Walk<'_, '_> {
+    /// Records a `ct`, if it can be.
+    #[inline(never)]
+    pub(super) fn note_tracked(
+        &mut self,
+        ct: &Ct,
+        packet: &CtPacket,
+        (result, outcome): (&CtResult, &Outcome),
+        turns: bool,
+    ) {
+        if self.rec.cacheable && self.record(ct, packet, (result, outcome), turns).is_none() {
+            self.rec.cacheable = false;
+        }
+    }
+
+    fn record(
+        &mut self,
+        ct: &Ct,
+        packet: &CtPacket,
+        (result, outcome): (&CtResult, &Outcome),
+        turns: bool,
+    ) -> Option<()> {
+        let is_built_on = ct.table.is_some() || ct.nat.is_some();
+        let full = self.rec.tracked.len() >= TRAVERSAL_CONNS_MAX;
+        if ct.force || full || self.before.is_over || outcome.is_refused && is_built_on {
+            return None;
+        }
+        let zone = packet.zone;
+        if self.before.course.is_none() {
+            self.begin(packet, outcome)?;
+        }
+        if self.before.course.as_mut().map(|c| c.at(zone).0) != Some(packet.tuple) {
+            return None;
+        }
+        let known = |t: &Tracked| {
+            let conn = t.conn.is_some() && t.conn.map(|c| c.ix) == result.conn.map(|c| c.ix);
+            (t.zone, t.tuple) == (zone, packet.tuple) || conn
+        };
+        let last = self.rec.tracked.last();
+        let again = self.before.may_repeat
+            && last.is_some_and(|t| (t.zone, t.tuple) == (zone, packet.tuple));
+        if !again && self.rec.tracked.iter().any(known) {
+            return None;
+        }
+        let commit = match &outcome.commit {
+            Some(commit) => self.world.commits.number(commit)?,
+            None => NO_COMMIT,
+        };
+        self.guard(Item::Ct(Track {
+            zone,
+            state: result.state,
+            nat: ct.nat.is_some(),
+            turns,
+            is_read: ct.table.is_some(),
+            again,
+            commit,
+            mark: 0,
+            mark_mask: 0,
+        }));
+        let (mark, label) = (result.mark, result.label);
+        self.rec.tracked.push(Tracked {
+            zone,
+            tuple: packet.tuple,
+            conn: result.conn,
+            mark,
+            label,
+        });
+        let before = &mut self.before;
+        before.may_repeat = outcome.judged.is_steady && commit == NO_COMMIT;
+        before.is_over = matches!(ct.nat, Some(Nat::New(_))) && !outcome.was_known && ct.commit;
+        if turns
+            && let (Some(course), Some(rewrite)) =
+                (before.course.as_mut(), self.rec.translations.last())
+        {
+            course.turn(zone, &packet.tuple, rewrite);
+        }
+        Some(())
+    }
+
+    /// The first `ct`: of the packet as it came, or it is not recorded.
+    fn begin(&mut self, packet: &CtPacket, outcome: &Outcome) -> Option<()> {
+        let p = &self.packet;
+        let own = read(p.key, p.layers, p.bytes, p.checksums_good, packet.zone)?;
+        if (own.tuple, own.kind, own.seg) != (packet.tuple, packet.kind, packet.seg) {
+            return None;
+        }
+        self.before.course = Some(Course::new(packet.tuple));
+        let (tables, dirty) = (self.rec.tables, self.rec.dirty);
+        let (mark, label) = outcome.told;
+        let (zone, kind, seen) = (packet.zone, outcome.kind, self.rec.seen);
+        self.rec.question = Some(Question { zone, kind, mark, label, seen, tables, dirty });
+        Some(())
+    }
+
+    /// The packet is translated: from here on the walk looks at what its connection has made of it.
+    pub(super) fn note_translated(&mut self) {
+        if !self.rec.translated {
+            self.rec.translated = true;
+            self.rec.seen_before = std::mem::replace(&mut self.rec.seen, FlowKey::ZERO);
+        }
+        let number = self.rec.translations.len();
+        (self.before.turned, self.before.base_turned) = (number, number);
+    }
+
+    /// An action is run on a translated packet.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_turned(&mut self, a: &Action) {
+        if matches!(a, Action::Ct(_) | Action::Clone(_) | Action::WriteActions(_)) {
+            return;
+        }
+        let mut sees = FlowKey::ZERO;
+        keymask::add_actions(std::slice::from_ref(a), &mut sees);
+        self.rec.pinned |= crate::cache::traversal::is_of_tuple(&sees);
+    }
+
+    /// The bytes are made to look like the key.
+    pub(super) fn note_commit(&mut self) {
+        self.base_turns_to(self.before.turned);
+    }
+
+    /// The bytes are made to look as they did at some moment.
+    pub(super) fn base_turns_to(&mut self, turned: usize) {
+        if self.before.base_turned != turned {
+            self.rec.pinned = true;
+            self.before.base_turned = turned;
+        }
+    }
+
+    /// The bytes look as they did at some moment, because nothing was done to them since.
+    pub(super) fn base_turned_back(&mut self, turned: usize) {
+        self.before.base_turned = turned;
+    }
+
+    /// The key is again what it was.
+    pub(super) fn key_turns_to(&mut self, turned: usize) {
+        if self.before.turned != turned {
+            self.before.is_over = true;
+            self.before.turned = turned;
+        }
+    }
+}

@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod conns;
 pub mod daemon;
 pub mod doctor;
 pub mod flow;

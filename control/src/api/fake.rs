@@ -146,7 +146,7 @@ impl Switch for Fake {
         known(bridge).map(|()| 1)
     }
 
-    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>> {
+    fn conntrack(&self, query: &ConnQuery) -> ApiResult<ConnPage> {
         let tuple = |src: &str, dst: &str, sport, dport| ConnTuple {
             src: src.into(),
             dst: dst.into(),
@@ -158,17 +158,49 @@ impl Switch for Fake {
             proto: "tcp".into(),
             orig: tuple("10.0.0.1", "10.0.0.2", 1000, 80),
             reply: tuple("10.0.0.2", "192.0.2.1", 80, 40000),
-            zone: zone.unwrap_or(7),
+            zone: if query.filter == "zone=9" { 9 } else { 7 },
             mark: 2,
             labels: "0x0".into(),
             state: Some("ESTABLISHED".into()),
+            state_orig: Some("ESTABLISHED".into()),
+            state_reply: Some("FIN_WAIT_2".into()),
+            expires_s: 42,
             ..ConnInfo::default()
         };
-        Ok(vec![conn; limit.unwrap_or(1).min(1)])
+        // Two pages.
+        let next = (query.from == 0).then_some(5);
+        Ok(ConnPage { list: vec![conn], next })
     }
 
-    fn conntrack_flush(&self, _: Option<u16>) -> ApiResult<u64> {
-        Ok(5)
+    fn conntrack_flush(&self, filter: &str) -> ApiResult<u64> {
+        Ok(if filter.is_empty() { 5 } else { 1 })
+    }
+
+    fn conntrack_status(&self, filter: &str) -> ApiResult<CtStatus> {
+        let named = |name: &str| vec![NamedCount { name: name.into(), count: 2, help: "".into() }];
+        Ok(CtStatus {
+            total: 2 + filter.len() as u64,
+            protocols: named("TCP"),
+            tcp_states: named("SYN_SENT"),
+            events: named("evicted"),
+            pools: vec![PoolInfo { proto: "udp".into(), ports_used: 7, ..PoolInfo::default() }],
+            ..CtStatus::default()
+        })
+    }
+
+    fn conntrack_limits(&self) -> ApiResult<CtLimits> {
+        let zone = |zone, limit, own| ZoneInfo { zone, limit, own, count: 3 };
+        let zones = vec![zone(2, 3, true), zone(7, 10, false)];
+        let tcp_seq_check = true;
+        Ok(CtLimits { default_limit: 10, zones, tcp_seq_check, conns: 9, conns_max: 77 })
+    }
+
+    fn conntrack_set(&self, change: &CtChange) -> ApiResult<()> {
+        // What the words came to is shown as an error, so that a test can see it.
+        if change.limits.len() > 1 {
+            return Err(ApiError::new(ErrorCode::Invalid, format!("{change:?}"), ""));
+        }
+        Ok(())
     }
 
     fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport> {

@@ -213,6 +213,11 @@ pub struct ConnInfo {
     pub labels: String,
     /// TCP: `ESTABLISHED` and the like.
     pub state: Option<String>,
+    /// TCP: state of either side.
+    pub state_orig: Option<String>,
+    pub state_reply: Option<String>,
+    /// Gives way when the table is full: no handshake yet, or no answer.
+    pub half_open: bool,
     pub expires_s: u64,
     pub packets_orig: u64,
     pub packets_reply: u64,

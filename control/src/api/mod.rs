@@ -2,6 +2,7 @@
 //! `server`, `client`, and `switch`, the trait behind which the rest of the daemon stands.
 
 pub mod client;
+pub mod conns;
 mod event;
 #[cfg(test)]
 pub mod fake;

@@ -275,8 +275,16 @@ fn answer(switch: &dyn Switch, request: Request) -> ApiResult<Reply> {
         Request::TlvDump { bridge } => Reply::TlvMap(switch.tlv_map(&bridge)?),
         Request::FdbShow { bridge } => Reply::Fdb(switch.fdb(&bridge)?),
         Request::FdbFlush { bridge } => Reply::Removed(switch.fdb_flush(&bridge)?),
-        Request::ConntrackList { zone, limit } => Reply::Conns(switch.conntrack(zone, limit)?),
-        Request::ConntrackFlush { zone } => Reply::Removed(switch.conntrack_flush(zone)?),
+        Request::ConntrackList(query) => Reply::Conns(switch.conntrack(&query)?),
+        Request::ConntrackFlush { filter } => Reply::Removed(switch.conntrack_flush(&filter)?),
+        Request::ConntrackStatus { filter } => {
+            Reply::CtStatus(Box::new(switch.conntrack_status(&filter)?))
+        }
+        Request::ConntrackLimits => Reply::CtLimits(switch.conntrack_limits()?),
+        Request::ConntrackSet(change) => {
+            switch.conntrack_set(&change)?;
+            Reply::Done
+        }
         Request::Trace(request) => Reply::Trace(Box::new(switch.trace(&request)?)),
         Request::TunnelShow => Reply::Tunnels(switch.tunnels()?),
         Request::Counters => Reply::Counters(switch.counters()?),

@@ -5,9 +5,10 @@
 //! has been seen by the workers.
 
 use super::types::{
-    ApiError, BridgeInfo, ConnInfo, FdbEntry, FlowChange, FlowInfo, FlowSummary, GroupInfo,
-    MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, ResumeRequest, SwitchInfo, TlvChange,
-    TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters,
+    ApiError, BridgeInfo, ConnPage, ConnQuery, CtChange, CtLimits, CtStatus, FdbEntry, FlowChange,
+    FlowInfo, FlowSummary, GroupInfo, MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary,
+    ResumeRequest, SwitchInfo, TlvChange, TlvInfo, TraceReport, TraceRequest, TunnelInfo,
+    WorkerCounters,
 };
 use crate::config::Port;
 use crate::doctor::Report;
@@ -33,8 +34,11 @@ pub trait Switch: Send + Sync + 'static {
     fn tlv_map(&self, bridge: &str) -> ApiResult<TlvInfo>;
     fn fdb(&self, bridge: &str) -> ApiResult<Vec<FdbEntry>>;
     fn fdb_flush(&self, bridge: &str) -> ApiResult<u64>;
-    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>>;
-    fn conntrack_flush(&self, zone: Option<u16>) -> ApiResult<u64>;
+    fn conntrack(&self, query: &ConnQuery) -> ApiResult<ConnPage>;
+    fn conntrack_flush(&self, filter: &str) -> ApiResult<u64>;
+    fn conntrack_status(&self, filter: &str) -> ApiResult<CtStatus>;
+    fn conntrack_limits(&self) -> ApiResult<CtLimits>;
+    fn conntrack_set(&self, change: &CtChange) -> ApiResult<()>;
     fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport>;
     /// Events of a bridge from now on, until the receiver is dropped.
     fn monitor(&self, bridge: &str) -> ApiResult<Receiver<MonitorEvent>>;

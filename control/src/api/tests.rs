@@ -83,7 +83,10 @@ fn calls_are_answered_in_order_on_one_connection() {
     let unknown = client.call(Request::FdbShow { bridge: "br9".into() }).unwrap_err();
     assert_eq!(unknown.to_string(), "there is no bridge \"br9\"");
     assert!(unknown.hint().contains("sluice bridge"));
-    assert!(matches!(client.call(Request::ConntrackFlush { zone: None }), Ok(Reply::Removed(5))));
+    assert!(matches!(
+        client.call(Request::ConntrackFlush { filter: String::new() }),
+        Ok(Reply::Removed(5))
+    ));
 }
 
 #[test]

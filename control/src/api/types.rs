@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::doctor::Report;
 
+pub use super::conns::{
+    ConnPage, ConnQuery, CtChange, CtLimits, CtStatus, PoolInfo, ZoneInfo, ZoneLimit,
+};
 pub use super::event::{FlowRemovedInfo, MonitorEvent, PacketInInfo, TraceReport, TraceStep};
 pub use super::info::{
     BridgeInfo, ConnInfo, ConnTuple, FdbEntry, FlowInfo, GroupInfo, MeterInfo, NamedCount,
@@ -87,13 +90,17 @@ pub enum Request {
     FdbFlush {
         bridge: String,
     },
-    ConntrackList {
-        zone: Option<u16>,
-        limit: Option<usize>,
-    },
+    /// A page of connections.
+    ConntrackList(ConnQuery),
     ConntrackFlush {
-        zone: Option<u16>,
+        /// As of a list; empty: all.
+        filter: String,
     },
+    ConntrackStatus {
+        filter: String,
+    },
+    ConntrackLimits,
+    ConntrackSet(CtChange),
     Trace(TraceRequest),
     TunnelShow,
     Counters,
@@ -250,7 +257,9 @@ pub enum Reply {
     Fdb(Vec<FdbEntry>),
     /// How many entries a flush or a deletion took away.
     Removed(u64),
-    Conns(Vec<ConnInfo>),
+    Conns(ConnPage),
+    CtStatus(Box<CtStatus>),
+    CtLimits(CtLimits),
     Trace(Box<TraceReport>),
     Tunnels(Vec<TunnelInfo>),
     Counters(Vec<WorkerCounters>),
@@ -279,7 +288,6 @@ impl Reply {
             Self::Groups(list) => cut(list, Self::Groups),
             Self::Meters(list) => cut(list, Self::Meters),
             Self::Fdb(list) => cut(list, Self::Fdb),
-            Self::Conns(list) => cut(list, Self::Conns),
             Self::Ports(list) => cut(list, Self::Ports),
             other => vec![other],
         }
@@ -293,7 +301,6 @@ impl Reply {
             (Self::Groups(list), Self::Groups(part)) => list.extend(part),
             (Self::Meters(list), Self::Meters(part)) => list.extend(part),
             (Self::Fdb(list), Self::Fdb(part)) => list.extend(part),
-            (Self::Conns(list), Self::Conns(part)) => list.extend(part),
             (Self::Ports(list), Self::Ports(part)) => list.extend(part),
             (_, part) => return Err(part),
         }

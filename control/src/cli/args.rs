@@ -274,21 +274,70 @@ pub(super) enum Fdb {
 #[derive(Debug, Subcommand)]
 pub(super) enum Conntrack {
     /// Print connections
+    ///
+    /// Terms: zone=5 udp dport=53 src=10.0.0.0/24 mark=1/0xff label=0x10 state=SYN_SENT half-open;
+    /// orig. or reply. before a term of the tuple names the direction; ct_nw_src=... and its like
+    /// are those of ovs-appctl dpctl/flush-conntrack.
     List {
+        /// What to print; all that is said must hold
+        filter: Vec<String>,
         #[arg(long)]
         zone: Option<u16>,
         /// At most so many
         #[arg(long)]
         limit: Option<usize>,
+        /// Both sides' states
+        #[arg(short, long, conflicts_with = "statistics")]
+        more: bool,
+        /// With the seconds left
+        #[arg(short, long)]
+        statistics: bool,
     },
     /// Forget connections
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Flush {
+        /// Terms as for list
+        #[arg(group = "which")]
+        filter: Vec<String>,
         #[arg(long, group = "which")]
         zone: Option<u16>,
         /// Of every zone
         #[arg(long, group = "which")]
         all: bool,
+    },
+    /// Count them by protocol and state; table, port pools, and what happened
+    Stats {
+        /// Terms as for list: count these alone
+        filter: Vec<String>,
+    },
+    /// Connections that a zone may have
+    #[command(subcommand)]
+    Limit(CtLimit),
+    /// Whether a TCP segment out of its window is invalid
+    TcpSeqCheck { state: Option<OnOff> },
+    /// Connections that there may be, up to the configuration's conns_max
+    Max { conns: Option<u32> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CtLimit {
+    /// Print limits and counts; without zones, of those that have a limit of their own
+    Get { zones: Vec<u16> },
+    /// default=N and zone=Z,limit=N; 0 means no limit
+    Set {
+        #[arg(required = true)]
+        limits: Vec<String>,
+    },
+    /// Let zones have the default limit again
+    Del {
+        #[arg(required = true)]
+        zones: Vec<u16>,
     },
 }
 

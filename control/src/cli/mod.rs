@@ -4,6 +4,7 @@
 //! codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 mod args;
+mod conns;
 mod monitor;
 mod print;
 mod refs;
@@ -22,9 +23,7 @@ use clap::Parser;
 use serde::Serialize;
 use serde_json::json;
 
-use self::args::{
-    Cli, Command, Conntrack, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, TlvMap,
-};
+use self::args::{Cli, Command, Doctor, Fdb, Flow, FlowText, Global, Group, Meter, Port, TlvMap};
 use crate::api::types::{FlowChange, FlowOp, Reply, Request, ResumeRequest};
 use crate::api::{Client, ClientError};
 use crate::config::{Config, ConfigErrors};
@@ -94,11 +93,10 @@ fn execute(cli: &Cli, out: &mut String) -> Result<bool, Failure> {
         Command::TlvMap(map) => refs::tlv_map(map),
         Command::Fdb(Fdb::Show { bridge }) => Request::FdbShow { bridge: bridge.clone() },
         Command::Fdb(Fdb::Flush { bridge }) => Request::FdbFlush { bridge: bridge.clone() },
-        Command::Conntrack(Conntrack::List { zone, limit }) => {
-            Request::ConntrackList { zone: *zone, limit: *limit }
-        }
-        Command::Conntrack(Conntrack::Flush { zone, .. }) => {
-            Request::ConntrackFlush { zone: *zone }
+        Command::Conntrack(command) => {
+            let timeout = Duration::from_secs(global.timeout);
+            let mut client = Client::connect(&global.socket, timeout)?;
+            return conns::run(command, &mut client, global, out).map(|()| true);
         }
         Command::Tunnel => Request::TunnelShow,
         Command::Trace(words) => trace::request(words)?,
@@ -181,7 +179,8 @@ fn print_reply(reply: &Reply, stats: bool, global: &Global, out: &mut String) ->
         Reply::Removed(count) => {
             show!(&json!({ "removed": count }), out.push_str(&format!("{count} removed\n")));
         }
-        Reply::Conns(list) => show!(list, print::conns(list, out)),
+        // Their commands print themselves.
+        Reply::Conns(_) | Reply::CtStatus(_) | Reply::CtLimits(_) => {}
         Reply::Trace(report) => show!(report, print::trace(report, out)),
         Reply::Tunnels(list) => show!(list, print::tunnels(list, out)),
         Reply::Events(list) => show!(list, monitor::print(list, out)),

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::table::Table;
 use crate::api::types::{
-    BridgeInfo, ConnInfo, ConnTuple, FdbEntry, FlowInfo, FlowSummary, PortInfo, SwitchInfo,
-    TableInfo, TraceReport, TunnelInfo, WorkerCounters,
+    BridgeInfo, FdbEntry, FlowInfo, FlowSummary, PortInfo, SwitchInfo, TableInfo, TraceReport,
+    TunnelInfo, WorkerCounters,
 };
 use crate::doctor::{Level, Report};
 use sluice_dataplane::limits::RULES_PER_TABLE_MAX;
@@ -128,40 +128,6 @@ pub(super) fn fdb(list: &[FdbEntry], out: &mut String) {
         table.row(&[&e.port, &e.vlan, &e.mac, &e.age_s]);
     }
     table.write(0, out);
-}
-
-/// The lines of `ovs-appctl dpctl/dump-conntrack`.
-pub(super) fn conns(list: &[ConnInfo], out: &mut String) {
-    for c in list {
-        let proto = &c.proto;
-        _ = write!(out, "{proto},orig=({}),reply=({})", tuple(&c.orig), tuple(&c.reply));
-        if c.zone != 0 {
-            _ = write!(out, ",zone={}", c.zone);
-        }
-        if c.mark != 0 {
-            _ = write!(out, ",mark={}", c.mark);
-        }
-        if !c.labels.is_empty() && c.labels != "0x0" {
-            _ = write!(out, ",labels={}", c.labels);
-        }
-        if let Some(state) = &c.state {
-            _ = write!(out, ",protoinfo=(state={state})");
-        }
-        out.push('\n');
-    }
-}
-
-fn tuple(t: &ConnTuple) -> String {
-    let mut text = format!("src={},dst={}", t.src, t.dst);
-    let mut add = |key: &str, value: Option<u32>| {
-        value.into_iter().for_each(|value| _ = write!(text, ",{key}={value}"));
-    };
-    add("sport", t.sport.map(u32::from));
-    add("dport", t.dport.map(u32::from));
-    add("id", t.icmp_id.map(u32::from));
-    add("type", t.icmp_type.map(u32::from));
-    add("code", t.icmp_code.map(u32::from));
-    text
 }
 
 pub(super) fn trace(report: &TraceReport, out: &mut String) {

@@ -37,6 +37,11 @@ fn wrong_usage_is_exit_code_2() {
         &["conntrack", "flush"],
         &["conntrack", "flush", "--zone", "70000"],
         &["conntrack", "flush", "--zone", "1", "--all"],
+        &["conntrack", "flush", "udp", "--all"],
+        &["conntrack", "list", "-m", "-s"],
+        &["conntrack", "tcp-seq-check", "maybe"],
+        &["conntrack", "limit", "set"],
+        &["conntrack", "max", "many"],
         &["trace", "br1"],
         &["group"],
         &["group", "add"],
@@ -97,6 +102,21 @@ fn every_command_speaks_text_and_json() {
              dst=192.0.2.1,sport=80,dport=40000),zone=9,mark=2,protoinfo=(state=ESTABLISHED)\n",
         ),
         (&["conntrack", "flush", "--all"], "5 removed"),
+        (&["conntrack", "flush", "zone=3", "udp"], "1 removed"),
+        (&["conntrack", "stats", "udp"], "Connections Stats:\n    Total: 5\n  TCP: 2\n"),
+        (&["conntrack", "stats"], "    Conn per TCP states:\n\t  [SYN_SENT]=2\n"),
+        (&["conntrack", "stats"], "udp zone=0: 0 connections on 7 ports"),
+        (&["conntrack", "limit", "get"], "default limit=10\nzone=2,limit=3,count=3\n"),
+        (
+            &["conntrack", "limit", "get", "7", "8"],
+            "zone=7,limit=10,count=3\nzone=8,limit=10,count=0",
+        ),
+        (&["conntrack", "limit", "set", "default=5"], ""),
+        (&["conntrack", "limit", "del", "5"], ""),
+        (&["conntrack", "tcp-seq-check"], "TCP sequence checking: enabled\n"),
+        (&["conntrack", "tcp-seq-check", "off"], ""),
+        (&["conntrack", "max"], "77\n"),
+        (&["conntrack", "max", "5"], ""),
         (&["tunnel"], "not ready: no route"),
         (&["trace", "br1", "in_port=1,tcp"], "Text(\"in_port=1,tcp\")"),
         (&["trace", "br1", "--hex", "00:01 02", "--in-port", "1"], "Hex(\"000102\")"),
@@ -115,6 +135,34 @@ fn every_command_speaks_text_and_json() {
             assert!(flag == "-p" || shown.lines().count() == 1, "{shown}");
         }
     }
+}
+
+/// Lines as `ovs-appctl dpctl/dump-conntrack` of Open vSwitch 3.1 has them, also with -m and -s;
+/// and a list is as long as asked for, over its pages.
+#[test]
+fn connections_are_printed_as_open_vswitch_does() {
+    let server = TestServer::start(Fake::default());
+    let line = "tcp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=1000,dport=80),reply=(src=10.0.0.2,\
+        dst=192.0.2.1,sport=80,dport=40000)";
+    let plain = format!("{line},zone=7,mark=2,protoinfo=(state=ESTABLISHED)\n");
+    assert_eq!(text(&server, &["conntrack", "list"]), plain.repeat(2));
+    assert_eq!(text(&server, &["conntrack", "list", "--limit", "1"]), plain);
+    let more = format!(
+        "{line},id=0,zone=7,status=0,mark=2,protoinfo=(state_orig=ESTABLISHED,\
+         state_reply=FIN_WAIT_2,flags_orig=0,flags_reply=0)\n"
+    );
+    assert_eq!(text(&server, &["conntrack", "list", "-m"]), more.repeat(2));
+    let left = format!("{line},zone=7,timeout=42,mark=2,protoinfo=(state=ESTABLISHED)\n");
+    assert_eq!(text(&server, &["conntrack", "list", "-s"]), left.repeat(2));
+    for words in [&["zone=1"][..], &["zone=1,limit=x"], &["default=-1"]] {
+        let failure = sluice(&server, &[&["conntrack", "limit", "set"], words].concat());
+        let failure = failure.unwrap_err();
+        assert!(failure.message.contains(words[0]), "{}", failure.message);
+    }
+    let words = ["conntrack", "limit", "set", "default=4", "zone=1,limit=0", "zone=2,limit=9"];
+    let failure = sluice(&server, &words).unwrap_err().message;
+    assert!(failure.contains("zone_limit: Some(4)"), "{failure}");
+    assert!(failure.contains("{ zone: 1, limit: Some(0) }, ZoneLimit { zone: 2"), "{failure}");
 }
 
 #[test]

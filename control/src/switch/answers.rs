@@ -144,17 +144,18 @@ pub fn flow(b: &BridgeState, s: &Stored, now_ns: u64) -> FlowInfo {
     }
 }
 
-fn address(t: &Tuple, a: u128) -> String {
-    let ip: IpAddr = if t.v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::from(a as u32).into() };
+pub fn address(v6: bool, a: u128) -> String {
+    let ip: IpAddr = if v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::from(a as u32).into() };
     ip.to_string()
 }
 
 fn tuple(t: &Tuple) -> ConnTuple {
     let icmp = t.is_icmp();
-    let ports = t.has_ports() && !icmp;
+    // Of protocols without ports they are zero, and shown, as Open vSwitch does.
+    let ports = !icmp;
     ConnTuple {
-        src: address(t, t.src),
-        dst: address(t, t.dst),
+        src: address(t.v6, t.src),
+        dst: address(t.v6, t.dst),
         sport: ports.then_some(t.sport),
         dport: ports.then_some(t.dport),
         icmp_id: icmp.then_some(t.sport),
@@ -163,22 +164,29 @@ fn tuple(t: &Tuple) -> ConnTuple {
     }
 }
 
+pub fn proto_name(proto: u8, v6: bool) -> String {
+    match (proto, v6) {
+        (6, _) => "tcp".to_owned(),
+        (17, _) => "udp".to_owned(),
+        (132, _) => "sctp".to_owned(),
+        (1, false) => "icmp".to_owned(),
+        (58, true) => "icmpv6".to_owned(),
+        (n, _) => n.to_string(),
+    }
+}
+
 pub fn conn(c: &conntrack::ConnInfo) -> ConnInfo {
     ConnInfo {
-        proto: match (c.orig.proto, c.orig.v6) {
-            (6, _) => "tcp".to_owned(),
-            (17, _) => "udp".to_owned(),
-            (132, _) => "sctp".to_owned(),
-            (1, false) => "icmp".to_owned(),
-            (58, true) => "icmpv6".to_owned(),
-            (n, _) => n.to_string(),
-        },
+        proto: proto_name(c.orig.proto, c.orig.v6),
         orig: tuple(&c.orig),
         reply: tuple(&c.reply),
         zone: c.zone,
         mark: c.mark,
         labels: format!("{:#x}", c.label),
         state: c.tcp_state.map(str::to_owned),
+        state_orig: c.tcp_states.map(|[s, _]| s.to_owned()),
+        state_reply: c.tcp_states.map(|[_, s]| s.to_owned()),
+        half_open: c.half_open,
         expires_s: u64::from(c.timeout_s),
         packets_orig: 0,
         packets_reply: 0,

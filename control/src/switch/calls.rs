@@ -3,9 +3,10 @@
 use super::refs::model_error;
 use super::{Core, LiveSwitch, answers, trace};
 use crate::api::types::{
-    ApiError, BridgeInfo, ConnInfo, ErrorCode, FdbEntry, FlowChange, FlowInfo, FlowOp, FlowSummary,
-    GroupInfo, MeterInfo, MonitorEvent, PortInfo, RefChange, RefSummary, ResumeRequest, SwitchInfo,
-    TlvChange, TlvInfo, TraceReport, TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
+    ApiError, BridgeInfo, ConnPage, ConnQuery, CtChange, CtLimits, CtStatus, ErrorCode, FdbEntry,
+    FlowChange, FlowInfo, FlowOp, FlowSummary, GroupInfo, MeterInfo, MonitorEvent, PortInfo,
+    RefChange, RefSummary, ResumeRequest, SwitchInfo, TlvChange, TlvInfo, TraceReport,
+    TraceRequest, TunnelInfo, WorkerCounters, WorkerInfo,
 };
 use crate::api::{ApiResult, Switch};
 use crate::config::{MacAddr, Port};
@@ -16,6 +17,7 @@ use crate::flow::{
 };
 use crate::model::BridgeState;
 use crate::store::{Additions, Changed, Pool, Step, StoreError};
+use sluice_dataplane::conntrack::CtSettings;
 use sluice_dataplane::counters::Stat;
 use sluice_dataplane::sys::give_back_freed_memory;
 use std::cell::RefCell;
@@ -31,7 +33,7 @@ impl Core {
 
     fn show(&mut self) -> ApiResult<SwitchInfo> {
         let seen = self.worker.ports()?;
-        let (_, conns) = self.worker.connections(None, 0)?;
+        let ct = self.worker.conntrack(CtSettings::default())?;
         let c = self.worker.counters.clone();
         let config = &self.ground.config;
         Ok(SwitchInfo {
@@ -51,8 +53,8 @@ impl Core {
             frames_free: seen.frames_free as u64,
             frame_size_bytes: self.umem.frame_size_bytes(),
             hugepages: self.umem.is_huge(),
-            conns: conns as u64,
-            conns_max: u64::from(config.conntrack.conns_max),
+            conns: ct.conns.into(),
+            conns_max: ct.conns_max.into(),
         })
     }
 
@@ -311,14 +313,24 @@ impl Switch for LiveSwitch {
         self.core().fdb_flush(bridge)
     }
 
-    fn conntrack(&self, zone: Option<u16>, limit: Option<usize>) -> ApiResult<Vec<ConnInfo>> {
-        let limit = limit.unwrap_or(super::workers::CONNECTIONS_MAX);
-        let (list, _) = self.core().worker.connections(zone, limit)?;
-        Ok(list.iter().map(answers::conn).collect())
+    fn conntrack(&self, query: &ConnQuery) -> ApiResult<ConnPage> {
+        self.conn_page(query)
     }
 
-    fn conntrack_flush(&self, zone: Option<u16>) -> ApiResult<u64> {
-        Ok(self.core().worker.flush_connections(zone)? as u64)
+    fn conntrack_flush(&self, filter: &str) -> ApiResult<u64> {
+        self.conn_flush(filter)
+    }
+
+    fn conntrack_status(&self, filter: &str) -> ApiResult<CtStatus> {
+        self.ct_status(filter)
+    }
+
+    fn conntrack_limits(&self) -> ApiResult<CtLimits> {
+        self.ct_limits()
+    }
+
+    fn conntrack_set(&self, change: &CtChange) -> ApiResult<()> {
+        self.core().ct_change(change)
     }
 
     fn trace(&self, request: &TraceRequest) -> ApiResult<TraceReport> {

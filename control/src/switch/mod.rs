@@ -8,6 +8,7 @@
 
 mod answers;
 mod calls;
+mod conns;
 mod devices;
 mod monitor_text;
 mod monitors;

@@ -7,6 +7,9 @@
 
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode};
+use sluice_dataplane::conntrack::{
+    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, ZoneReport,
+};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
@@ -25,8 +28,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks for an answer; a worker that polls answers within microseconds.
 const PAUSE: Duration = Duration::from_micros(100);
-/// Connections that one question brings back.
-pub const CONNECTIONS_MAX: usize = 1 << 17;
+/// Zones that one question brings back.
+const ZONES_A_PAGE: usize = 4096;
 
 /// A running worker.
 pub struct WorkerHandle {
@@ -173,22 +176,61 @@ impl WorkerHandle {
         })
     }
 
-    /// Connections of a zone or of all, at most `limit`, and how many there are.
+    /// A slice of the connections that a filter means, from a place on, as far as the list has
+    /// room; and where to go on.
     pub fn connections(
         &mut self,
-        zone: Option<u16>,
-        limit: usize,
-    ) -> ApiResult<(Vec<sluice_dataplane::conntrack::ConnInfo>, usize)> {
-        let list = Vec::with_capacity(limit.min(CONNECTIONS_MAX));
-        self.ask(Command::Connections { list, zone }, |r| match r {
-            Reply::Connections { list, count } => Ok((list, count)),
+        list: Vec<ConnInfo>,
+        filter: &ConnFilter,
+        from: u32,
+    ) -> ApiResult<(Vec<ConnInfo>, Option<u32>)> {
+        let filter = Box::new(*filter);
+        self.ask(Command::Connections { list, filter, from }, |r| match r {
+            Reply::Connections { list, filter: _, next } => Ok((list, next)),
             other => Err(other),
         })
     }
 
-    pub fn flush_connections(&mut self, zone: Option<u16>) -> ApiResult<usize> {
-        self.ask(Command::FlushConnections { zone }, |r| match r {
-            Reply::Flushed(n) => Ok(n),
+    /// A slice of a flush: how many went, and where to go on.
+    pub fn flush_connections(
+        &mut self,
+        filter: &ConnFilter,
+        from: u32,
+    ) -> ApiResult<(usize, Option<u32>)> {
+        let filter = Box::new(*filter);
+        self.ask(Command::FlushConnections { filter, from }, |r| match r {
+            Reply::Flushed { filter: _, gone, next } => Ok((gone, next)),
+            other => Err(other),
+        })
+    }
+
+    /// Changes settings of connection tracking, and says how it stands.
+    pub fn conntrack(&mut self, settings: CtSettings) -> ApiResult<CtReport> {
+        self.ask(Command::Conntrack(settings), |r| match r {
+            Reply::Conntrack(report) => Ok(report),
+            other => Err(other),
+        })
+    }
+
+    /// The zones that have connections or a limit of their own.
+    pub fn ct_zones(&mut self) -> ApiResult<Vec<ZoneReport>> {
+        let (mut all, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let list = Vec::with_capacity(ZONES_A_PAGE);
+            let page = self.ask(Command::CtZones { list, from }, |r| match r {
+                Reply::CtZones { list, next } => Ok((list, next)),
+                other => Err(other),
+            })?;
+            all.extend(page.0);
+            next = page.1;
+        }
+        Ok(all)
+    }
+
+    pub fn nat_pools(&mut self) -> ApiResult<Vec<PoolReport>> {
+        let list = Vec::with_capacity(sluice_dataplane::limits::NAT_POOLS_MAX);
+        self.ask(Command::CtPools(list), |r| match r {
+            Reply::CtPools(list) => Ok(list),
             other => Err(other),
         })
     }

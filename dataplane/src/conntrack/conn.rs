@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::expire::Term;
 use super::key::{ICMP, ICMPV6, Narrow, TCP, Tuple};
 use super::tcp;
+use super::wheel::Rank;
 
 /// Bits of `Hot::flags`.
 pub mod flag {
@@ -189,6 +190,25 @@ pub fn wide_of(orig: &Tuple, reply: &Tuple) -> WideAddresses {
     [orig.src, orig.dst, reply.src, reply.dst].map(halves)
 }
 
+/// States of a side of TCP, in the order of their numbers.
+pub const TCP_STATES: [&str; 11] = [
+    "CLOSED",
+    "LISTEN",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "CLOSE_WAIT",
+    "FIN_WAIT_1",
+    "CLOSING",
+    "LAST_ACK",
+    "FIN_WAIT_2",
+    "TIME_WAIT",
+];
+
+fn state_name(state: u8) -> &'static str {
+    TCP_STATES.get(usize::from(state)).copied().unwrap_or("TIME_WAIT")
+}
+
 /// One connection as a dump shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnInfo {
@@ -200,6 +220,12 @@ pub struct ConnInfo {
     pub label: u128,
     /// `protoinfo` state of a TCP connection, as `dpctl/dump-conntrack` names it.
     pub tcp_state: Option<&'static str>,
+    /// State of either side of a TCP connection, as `dpctl/dump-conntrack -m` names them.
+    pub tcp_states: Option<[&'static str; 2]>,
+    /// A full table would give it up first.
+    pub half_open: bool,
+    /// TCP: both sides have closed it, or one has reset it.
+    pub closed: bool,
     /// Seconds until it is forgotten if nothing more comes.
     pub timeout_s: u32,
     pub answered: bool,
@@ -216,6 +242,9 @@ impl ConnInfo {
             mark: cold.mark,
             label: cold.label(),
             tcp_state: hot.is_tcp().then(|| tcp::shown_state(&hot.peers)),
+            tcp_states: hot.is_tcp().then(|| hot.peers.map(|p| state_name(p.state))),
+            half_open: Rank::of(hot.class) == Rank::HalfOpen,
+            closed: Rank::of(hot.class) == Rank::Closed,
             timeout_s,
             answered: hot.has(flag::ANSWERED),
             snat: hot.has(flag::SNAT),

@@ -1,12 +1,20 @@
 //! Showing and flushing connections: a walk over all places, asked for by an operator.
 //!
-//! Both look at memory that packets do not need, and take as long as there are connections: the
-//! worker does them between batches, never for a packet.
+//! It looks at memory that packets do not need, and takes as long as there are connections, so it
+//! is done in slices: each looks at a bounded number of places and says where the next one goes
+//! on. The worker does one between two batches. A connection that stays is met exactly once; one
+//! that comes or goes meanwhile may be met or not.
 
 use super::Conntrack;
 use super::conn::{Cold, ConnInfo, Hot, flag};
 use super::expire::{is_due, ticks};
+use super::filter::ConnFilter;
 use crate::clock::Now;
+
+/// Places that one slice looks at: some 15 microseconds.
+const LOOKS: u32 = 1024;
+/// Connections that one slice removes: some 50 microseconds when their lines are in memory.
+const REMOVALS: usize = 256;
 
 impl Conntrack {
     /// Shows every live connection.
@@ -16,6 +24,25 @@ impl Conntrack {
                 visit(&info);
             }
         }
+    }
+
+    /// A slice of the connections that `filter` means, from place `from` on, as far as the list's
+    /// capacity goes. Says where to go on; `None`: that was all.
+    pub fn list(
+        &self,
+        now: Now,
+        filter: &ConnFilter,
+        from: u32,
+        list: &mut Vec<ConnInfo>,
+    ) -> Option<u32> {
+        let (tick, end) = (ticks(now), from.saturating_add(LOOKS).min(self.table.places()));
+        for ix in from..end {
+            if list.len() == list.capacity() {
+                return Some(ix);
+            }
+            list.extend(self.info(ix, tick).filter(|info| filter.matches(info)));
+        }
+        (end < self.table.places()).then_some(end)
     }
 
     fn info(&self, ix: u32, tick: u64) -> Option<ConnInfo> {
@@ -28,16 +55,37 @@ impl Conntrack {
         Some(ConnInfo::of(hot, cold, self.table.wide(ix), left_s))
     }
 
-    /// Removes the connections that `filter` names. Says how many.
-    pub fn flush(&mut self, now: Now, mut filter: impl FnMut(&ConnInfo) -> bool) -> usize {
-        let mut gone = 0;
-        for ix in 0..self.table.places() {
-            if self.info(ix, ticks(now)).is_some_and(|info| filter(&info)) {
+    /// Removes the connections that `filter` means. Says how many.
+    pub fn flush(&mut self, now: Now, filter: impl Fn(&ConnInfo) -> bool) -> usize {
+        self.flush_places(now, filter, 0..self.table.places(), usize::MAX).0
+    }
+
+    /// A slice of a flush, from place `from` on. Says how many went, and where to go on.
+    pub fn flush_some(&mut self, now: Now, filter: &ConnFilter, from: u32) -> (usize, Option<u32>) {
+        let end = from.saturating_add(LOOKS).min(self.table.places());
+        self.flush_places(now, |c| filter.matches(c), from..end, REMOVALS)
+    }
+
+    fn flush_places(
+        &mut self,
+        now: Now,
+        filter: impl Fn(&ConnInfo) -> bool,
+        places: std::ops::Range<u32>,
+        most: usize,
+    ) -> (usize, Option<u32>) {
+        let (tick, mut gone, end) = (ticks(now), 0, places.end);
+        let mut next = (end < self.table.places()).then_some(end);
+        for ix in places {
+            if gone == most {
+                next = Some(ix);
+                break;
+            }
+            if self.info(ix, tick).is_some_and(|info| filter(&info)) {
                 self.remove(ix);
                 gone += 1;
             }
         }
         self.stats.flushed += gone as u64;
-        gone
+        (gone, next)
     }
 }

@@ -26,6 +26,7 @@ mod commit;
 mod conn;
 mod dump;
 mod expire;
+mod filter;
 pub mod frag;
 mod icmp_error;
 mod index;
@@ -35,27 +36,31 @@ mod lanes;
 mod nat;
 mod nat_ports;
 mod other;
+mod settings;
 mod table;
 mod tcp;
 mod wheel;
 mod zone;
 
 pub use check::l4_checksum_ok;
-pub use conn::ConnInfo;
+pub use conn::{ConnInfo, TCP_STATES};
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
+pub use filter::{ConnFilter, StateFilter, TupleFilter};
 pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use judge::Judged;
 pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
+pub use settings::{CtReport, CtSettings, CtStats, CtZoneConfig};
 pub use tcp::Segment;
 pub use zone::{ZoneReport, Zones};
 
 use crate::clock::Now;
-use crate::limits::{CONNS_MAX, CT_POLICIES_MAX};
+use crate::limits::CONNS_MAX;
 use conn::{Hot, flag};
 use expire::{Timeouts, is_due, ticks};
 use frag::FragConfig;
 use key::HashKey;
+pub use nat_ports::PoolReport;
 use nat_ports::PortPools;
 use table::Table;
 use wheel::{RANKS, Wheels};
@@ -90,17 +95,6 @@ pub struct CtConfig {
     /// Connections of a zone that has no limit of its own; 0: none.
     pub zone_limit: u32,
     pub zones: Vec<CtZoneConfig>,
-}
-
-/// What a zone has of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CtZoneConfig {
-    pub zone: u16,
-    /// Connections; 0: no limit. `None`: that of all zones.
-    pub limit: Option<u32>,
-    /// Seconds per `Class`. Zones share at most `CT_POLICIES_MAX` different ones; the zones beyond
-    /// get the general ones.
-    pub timeouts_s: Option<[u32; CLASSES]>,
 }
 
 impl Default for CtConfig {
@@ -178,22 +172,6 @@ impl Commit {
     }
 }
 
-/// What happened since start; the owner carries the differences into its counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CtStats {
-    pub created: u64,
-    /// Timed out, closed or taken over by a new connection with the same tuple.
-    pub expired: u64,
-    pub flushed: u64,
-    pub invalid: u64,
-    /// Given up, before their time, for new ones in a full table.
-    pub evicted: u64,
-    pub table_full: u64,
-    pub zone_full: u64,
-    pub nat_exhausted: u64,
-    pub tuple_taken: u64,
-}
-
 /// One worker's connections.
 pub struct Conntrack {
     table: Table,
@@ -218,7 +196,7 @@ impl Conntrack {
     pub fn new(cfg: &CtConfig) -> Self {
         let hash = HashKey::new(cfg.seed);
         let mut timeouts = Timeouts::new(&cfg.timeouts_s);
-        let zones = set_up_zones(cfg, &mut timeouts);
+        let zones = settings::zones(cfg, &mut timeouts);
         Self {
             table: Table::new(cfg.conns_max, hash),
             wheels: Wheels::new(),
@@ -252,22 +230,8 @@ impl Conntrack {
         &self.fragments
     }
 
-    /// Bytes reserved for connections, without the addresses of IPv6.
-    pub fn reserved_bytes(&self) -> usize {
-        self.table.narrow_bytes()
-    }
-
     pub fn stats(&self) -> CtStats {
         self.stats
-    }
-
-    /// Whether TCP sequence numbers are judged from now on.
-    pub fn set_tcp_seq_check(&mut self, on: bool) {
-        self.tcp_seq_check = on;
-    }
-
-    pub fn tcp_seq_check(&self) -> bool {
-        self.tcp_seq_check
     }
 
     pub fn zones(&self) -> &Zones {
@@ -469,28 +433,6 @@ impl Conntrack {
     }
 }
 
-/// Limits, and policies: the zones with the same timeouts share one.
-fn set_up_zones(cfg: &CtConfig, timeouts: &mut Timeouts) -> Zones {
-    let mut zones = Zones::new();
-    zones.set_default_limit(cfg.zone_limit);
-    let mut policies = vec![cfg.timeouts_s];
-    for z in &cfg.zones {
-        zones.set_limit(z.zone, z.limit);
-        let Some(seconds) = z.timeouts_s else { continue };
-        let known = policies.iter().position(|p| *p == seconds);
-        if known.is_none() && policies.len() > CT_POLICIES_MAX {
-            continue;
-        }
-        let policy = known.unwrap_or(policies.len());
-        if known.is_none() {
-            policies.push(seconds);
-            timeouts.set(policy as u8, &seconds);
-        }
-        zones.set_policy(z.zone, policy as u8);
-    }
-    zones
-}
-
 fn result_without(p: &CtPacket, state: u8) -> CtResult {
     CtResult { state, conn: None, reply: false, mark: 0, label: 0, orig: p.tuple }
 }
@@ -499,6 +441,8 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_dump;
 #[cfg(test)]
 mod tests_full;
 #[cfg(test)]

@@ -178,11 +178,13 @@ impl Chooser<'_> {
             }
             let remote = (reply.src, if reply.is_icmp() { 0 } else { reply.sport });
             if self.pools.known_exhausted(pool, remote, range) {
+                self.pools.count_exhausted(pool);
                 return None;
             }
             let found = self.search(&mut reply, range, seed, Some(pool));
             if found.is_none() {
                 self.pools.remember_exhausted(pool, remote, range);
+                self.pools.count_exhausted(pool);
             }
             return found;
         }

@@ -31,8 +31,27 @@ struct Pool {
     key: Key,
     /// Connections that hold a port.
     users: u32,
+    /// Ports that have users.
+    ports: u32,
+    /// Commits that found no free tuple.
+    exhausted: u64,
     /// Times a port was given back: a remembered failure with another number is void.
     releases: u64,
+}
+
+/// The ports of a translated address, or its ICMP identifiers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolReport {
+    pub address: IpKey,
+    pub v6: bool,
+    pub zone: u16,
+    pub proto: u8,
+    /// Connections that hold a port.
+    pub users: u32,
+    /// Different ports that they hold.
+    pub ports: u32,
+    /// Commits that found no free tuple on this address.
+    pub exhausted: u64,
 }
 
 /// A search that found nothing.
@@ -112,13 +131,13 @@ impl PortPools {
             return Some(found);
         }
         if self.pools.len() < NAT_POOLS_MAX {
-            self.pools.push(Pool { key, users: 0, releases: 0 });
+            self.pools.push(Pool { key, users: 0, ports: 0, exhausted: 0, releases: 0 });
             self.enter(self.pools.len() - 1);
             return Some(PoolIx(self.pools.len() - 1));
         }
         let idle = self.pools.iter().position(|p| p.users == 0)?;
-        self.pools[idle].key = key;
-        self.pools[idle].releases += 1;
+        let releases = self.pools[idle].releases + 1;
+        self.pools[idle] = Pool { key, users: 0, ports: 0, exhausted: 0, releases };
         self.directory.fill(0);
         for ix in 0..self.pools.len() {
             self.enter(ix);
@@ -135,6 +154,7 @@ impl PortPools {
             return false;
         }
         *users += 1;
+        self.pools[pool].ports += u32::from(*users == 1);
         self.used[pool * WORDS + usize::from(port) / 64] |= 1 << (port % 64);
         self.pools[pool].users += 1;
         true
@@ -151,6 +171,7 @@ impl PortPools {
         *users = users.saturating_sub(1);
         if *users == 0 {
             self.used[pool * WORDS + usize::from(port) / 64] &= !(1 << (port % 64));
+            self.pools[pool].ports = self.pools[pool].ports.saturating_sub(1);
         }
         self.pools[pool].users = self.pools[pool].users.saturating_sub(1);
         self.pools[pool].releases += 1;
@@ -200,6 +221,28 @@ impl PortPools {
         self.failures[Self::failure_slot(pool, remote)] = Some(self.failure(pool, remote, range));
     }
 
+    /// A commit found no free tuple.
+    pub fn count_exhausted(&mut self, PoolIx(pool): PoolIx) {
+        if let Some(p) = self.pools.get_mut(pool) {
+            p.exhausted += 1;
+        }
+    }
+
+    /// Appends what there is to show of each pool, as far as the list's capacity goes.
+    pub fn report(&self, list: &mut Vec<PoolReport>) {
+        let room = list.capacity() - list.len();
+        let used = self.pools.iter().filter(|p| p.users > 0 || p.exhausted > 0);
+        list.extend(used.take(room).map(|p| PoolReport {
+            address: p.key.address,
+            v6: p.key.v6,
+            zone: p.key.zone,
+            proto: p.key.proto,
+            users: p.users,
+            ports: p.ports,
+            exhausted: p.exhausted,
+        }));
+    }
+
     /// Ports given out, over all pools.
     pub fn users(&self) -> u64 {
         self.pools.iter().map(|p| u64::from(p.users)).sum()
@@ -208,8 +251,7 @@ impl PortPools {
     /// Ports of an address that have users, for `show`.
     pub fn ports_used(&self, key: &Key) -> usize {
         let Some(PoolIx(pool)) = self.find(key) else { return 0 };
-        let words = self.used.get(pool * WORDS..(pool + 1) * WORDS).unwrap_or(&[]);
-        words.iter().map(|w| w.count_ones() as usize).sum()
+        self.pools.get(pool).map_or(0, |p| p.ports as usize)
     }
 }
 

@@ -58,6 +58,7 @@ pub struct Table {
     cold: Lines,
     wide: Lines,
     conns_max: u32,
+    max: u32,
     /// Places that were used at least once.
     fresh: u32,
     /// Free list through `Cold::next`: index plus one.
@@ -82,6 +83,7 @@ impl Table {
             cold: Lines::new(conns_max * 4),
             wide: Lines::new(conns_max * 8),
             conns_max: conns_max as u32,
+            max: conns_max as u32,
             fresh: 0,
             free: 0,
             len: 0,
@@ -102,7 +104,17 @@ impl Table {
     }
 
     pub fn is_full(&self) -> bool {
-        self.len == self.conns_max
+        self.len >= self.max
+    }
+
+    /// Connections that there may be: all that there is room for, unless told otherwise.
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+
+    /// Those there are stay.
+    pub fn set_max(&mut self, max: u32) {
+        self.max = max.clamp(1, self.conns_max);
     }
 
     /// Places that may hold a live connection: what a dump walks.

@@ -227,7 +227,7 @@ fn zones_have_timeouts_of_their_own() {
     state(&mut ct, &tcp(true, ACK, 101, 501, 0), 0);
     let far = tcp(true, ACK, 900_000, 501, 10);
     assert_eq!(state(&mut ct, &far, 1), TRK | INV);
-    ct.set_tcp_seq_check(false);
+    ct.set(&CtSettings { tcp_seq_check: Some(false), ..CtSettings::default() });
     assert_eq!(state(&mut ct, &far, 1), TRK | EST);
 }
 

@@ -240,9 +240,14 @@ impl Wheels {
         self.wheels.iter().any(behind)
     }
 
+    /// Connections of a rank.
+    pub fn len(&self, rank: Rank) -> u32 {
+        self.wheels.get(rank as usize).map_or(0, |w| w.len)
+    }
+
     /// Whether there is a connection of a rank.
     pub fn any(&self, rank: Rank) -> bool {
-        self.wheels.get(rank as usize).is_some_and(|w| w.len > 0)
+        self.len(rank) > 0
     }
 
     /// The connection of `rank` with the nearest deadline, to half a second; still queued. What the

@@ -1,7 +1,7 @@
 //! Connections per zone, limits on them, and which timeouts a zone has.
 //!
-//! A zone is 16 bits; the arrays cover them all and are touched where zones are used. A limit counts
-//! what is there, dead connections included that are not collected yet.
+//! A zone is 16 bits; the arrays cover them all and are touched where zones are used. A limit
+//! counts what is there, dead connections included that are not collected yet.
 
 /// Counts, limits and policies.
 pub struct Zones {
@@ -154,6 +154,7 @@ mod tests {
         while let Some(at) = from {
             let mut page = Vec::with_capacity(2);
             from = z.report(at, 1024, &mut page);
+            assert!(page.len() <= 2, "a worker's list does not grow");
             all.extend(page.iter().map(|r| (r.zone, r.count, r.own_limit)));
         }
         let mut want: Vec<_> = shown.iter().map(|n| (*n, 1, None)).collect();

@@ -10,7 +10,7 @@
 //! neither waits nor allocates. When control does not give buffers back, further packets are lost
 //! and counted (`packet_ins_lost`): nothing else of the switch notices.
 
-use crate::conntrack::ConnInfo;
+use crate::conntrack::{ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, ZoneReport};
 use crate::limits::PACKET_INS_MAX;
 use crate::packet::key::PortIx;
 use crate::pipeline::Resume;
@@ -39,13 +39,24 @@ pub enum Command {
     Settle,
     /// Fill the list, as far as its capacity goes.
     Ports(Vec<PortReport>),
+    /// A slice of the connections that the filter means, from a place on.
     Connections {
         list: Vec<ConnInfo>,
-        zone: Option<u16>,
+        filter: Box<ConnFilter>,
+        from: u32,
     },
     FlushConnections {
-        zone: Option<u16>,
+        filter: Box<ConnFilter>,
+        from: u32,
     },
+    /// Change settings of connection tracking, and say how it stands.
+    Conntrack(CtSettings),
+    /// A slice of the zones with anything to show.
+    CtZones {
+        list: Vec<ZoneReport>,
+        from: u16,
+    },
+    CtPools(Vec<PoolReport>),
     /// Send a packet.
     PacketOut(Box<PacketOut>),
     /// Let a paused packet go on.
@@ -70,12 +81,23 @@ pub enum Reply {
         free: usize,
         total: usize,
     },
-    /// `count` are there; the list holds what its capacity allowed.
+    /// `next` is the place to go on from; `None`: that was all.
     Connections {
         list: Vec<ConnInfo>,
-        count: usize,
+        filter: Box<ConnFilter>,
+        next: Option<u32>,
     },
-    Flushed(usize),
+    Flushed {
+        filter: Box<ConnFilter>,
+        gone: usize,
+        next: Option<u32>,
+    },
+    Conntrack(CtReport),
+    CtZones {
+        list: Vec<ZoneReport>,
+        next: Option<u16>,
+    },
+    CtPools(Vec<PoolReport>),
     PacketOut(Box<PacketOut>, Result<(), PacketOutError>),
     Resumed(Box<Resume>, Result<(), PacketOutError>),
     /// A port went up or down.

@@ -37,6 +37,8 @@ const HOUSEKEEP_BUDGET: usize = 256;
 const SETTLE_NS: u64 = 250_000_000;
 /// Entries whose counts are carried between two batches: some microseconds.
 const SETTLE_SLICE: usize = 64;
+/// Zones that are looked at between two batches.
+const CT_ZONES_A_ROUND: u16 = 4096;
 /// Time between two looks at the health of devices.
 const CHECK_NS: u64 = 100_000_000;
 
@@ -238,22 +240,26 @@ impl Worker {
                 let (free, total) = (self.pool.available(), self.pool.total());
                 self.mail.tell(Reply::Ports { list, free, total });
             }
-            Command::Connections { mut list, zone } => {
-                let mut count = 0;
-                self.lane.conntrack().dump(now, |c| {
-                    if zone.is_none_or(|z| z == c.zone) {
-                        count += 1;
-                        if list.len() < list.capacity() {
-                            list.push(c.clone());
-                        }
-                    }
-                });
-                self.mail.tell(Reply::Connections { list, count });
+            Command::Connections { mut list, filter, from } => {
+                let next = self.lane.conntrack().list(now, &filter, from, &mut list);
+                self.mail.tell(Reply::Connections { list, filter, next });
             }
-            Command::FlushConnections { zone } => {
-                let matches = |z: u16| zone.is_none_or(|want| want == z);
-                let gone = self.lane.conntrack().flush(now, |c| matches(c.zone));
-                self.mail.tell(Reply::Flushed(gone));
+            Command::FlushConnections { filter, from } => {
+                let (gone, next) = self.lane.conntrack().flush_some(now, &filter, from);
+                self.mail.tell(Reply::Flushed { filter, gone, next });
+            }
+            Command::Conntrack(settings) => {
+                let report = self.lane.conntrack().set(&settings);
+                self.mail.tell(Reply::Conntrack(report));
+            }
+            Command::CtZones { mut list, from } => {
+                let zones = self.lane.conntrack().zones();
+                let next = zones.report(from, CT_ZONES_A_ROUND, &mut list);
+                self.mail.tell(Reply::CtZones { list, next });
+            }
+            Command::CtPools(mut list) => {
+                self.lane.conntrack().pools(&mut list);
+                self.mail.tell(Reply::CtPools(list));
             }
             Command::PacketOut(out) => {
                 let (pool, ports) = (&mut self.pool, &mut self.ports);

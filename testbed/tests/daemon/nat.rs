@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use sluice_control::api::types::{ConnInfo, Reply, Request};
+use sluice_control::api::types::{ConnInfo, ConnQuery, Reply, Request};
 use sluice_testbed::host::Host;
 use sluice_testbed::root_or_skip;
 use sluice_testbed::sluiced::Daemon;
@@ -50,8 +50,8 @@ impl Uplink {
     }
 
     pub fn conns(&self) -> Vec<ConnInfo> {
-        match self.daemon.call(Request::ConntrackList { zone: None, limit: None }) {
-            Ok(Reply::Conns(list)) => list,
+        match self.daemon.call(Request::ConntrackList(ConnQuery::default())) {
+            Ok(Reply::Conns(page)) => page.list,
             other => panic!("{other:?}"),
         }
     }
@@ -155,7 +155,7 @@ fn what_was_not_asked_for_does_not_get_in_and_a_flush_forgets() {
     let (_, seen) = server.recv_from(&mut buffer).unwrap();
     server.send_to(b"two", seen).unwrap();
     client.recv_from(&mut buffer).unwrap();
-    let flushed = scene.daemon.call(Request::ConntrackFlush { zone: Some(1) }).unwrap();
+    let flushed = scene.daemon.call(Request::ConntrackFlush { filter: "zone=1".into() }).unwrap();
     assert!(matches!(flushed, Reply::Removed(n) if n >= 2), "{flushed:?}");
     assert!(scene.conns().is_empty());
     server.send_to(b"three", seen).unwrap();

@@ -1,0 +1,124 @@
+//! What zones have of their own, what can be changed while it runs, and how things stand.
+
+use super::expire::{CLASSES, Timeouts};
+use super::nat_ports::PoolReport;
+use super::wheel::Rank;
+use super::zone::Zones;
+use super::{Conntrack, CtConfig};
+use crate::limits::CT_POLICIES_MAX;
+
+/// What a zone has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtZoneConfig {
+    pub zone: u16,
+    /// Connections; 0: no limit. `None`: that of all zones.
+    pub limit: Option<u32>,
+    /// Seconds per `Class`. Zones share at most `CT_POLICIES_MAX` different ones; the zones beyond
+    /// get the general ones.
+    pub timeouts_s: Option<[u32; CLASSES]>,
+}
+
+/// What happened since start; the owner carries the differences into its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CtStats {
+    pub created: u64,
+    /// Timed out, closed or taken over by a new connection with the same tuple.
+    pub expired: u64,
+    pub flushed: u64,
+    pub invalid: u64,
+    /// Given up, before their time, for new ones in a full table.
+    pub evicted: u64,
+    pub table_full: u64,
+    pub zone_full: u64,
+    pub nat_exhausted: u64,
+    pub tuple_taken: u64,
+}
+
+/// Settings that change while it runs; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CtSettings {
+    pub tcp_seq_check: Option<bool>,
+    /// Of zones that have no limit of their own; 0: none.
+    pub zone_limit: Option<u32>,
+    /// Of one zone; 0: none, `None`: that of all zones.
+    pub limit: Option<(u16, Option<u32>)>,
+    /// At most as many as there is room for since the start.
+    pub conns_max: Option<u32>,
+}
+
+/// How things stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtReport {
+    pub stats: CtStats,
+    /// Those included that are dead and not yet collected.
+    pub conns: u32,
+    pub conns_max: u32,
+    /// What `conns_max` can be raised to.
+    pub places: u32,
+    /// Who would give way first, and who then.
+    pub half_open: u32,
+    pub closed: u32,
+    /// For connections, without the addresses of IPv6.
+    pub reserved_bytes: u64,
+    /// Ports and identifiers that NAT has given out, once for each connection.
+    pub nat_ports: u64,
+    pub zone_limit: u32,
+    pub tcp_seq_check: bool,
+}
+
+/// Limits, and policies: the zones with the same timeouts share one.
+pub(super) fn zones(cfg: &CtConfig, timeouts: &mut Timeouts) -> Zones {
+    let mut zones = Zones::new();
+    zones.set_default_limit(cfg.zone_limit);
+    let mut policies = vec![cfg.timeouts_s];
+    for z in &cfg.zones {
+        zones.set_limit(z.zone, z.limit);
+        let Some(seconds) = z.timeouts_s else { continue };
+        let known = policies.iter().position(|p| *p == seconds);
+        if known.is_none() && policies.len() > CT_POLICIES_MAX {
+            continue;
+        }
+        let policy = known.unwrap_or(policies.len());
+        if known.is_none() {
+            policies.push(seconds);
+            timeouts.set(policy as u8, &seconds);
+        }
+        zones.set_policy(z.zone, policy as u8);
+    }
+    zones
+}
+
+impl Conntrack {
+    /// Changes settings, and says how things stand.
+    pub fn set(&mut self, s: &CtSettings) -> CtReport {
+        if let Some(on) = s.tcp_seq_check {
+            self.tcp_seq_check = on;
+        }
+        if let Some(limit) = s.zone_limit {
+            self.zones.set_default_limit(limit);
+        }
+        if let Some((zone, limit)) = s.limit {
+            self.zones.set_limit(zone, limit);
+        }
+        if let Some(max) = s.conns_max {
+            self.table.set_max(max);
+        }
+        CtReport {
+            stats: self.stats,
+            conns: self.table.len() as u32,
+            conns_max: self.table.max(),
+            places: self.table.capacity() as u32,
+            half_open: self.wheels.len(Rank::HalfOpen),
+            closed: self.wheels.len(Rank::Closed),
+            reserved_bytes: self.table.narrow_bytes() as u64,
+            nat_ports: self.pools.users(),
+            zone_limit: self.zones.default_limit(),
+            tcp_seq_check: self.tcp_seq_check,
+        }
+    }
+
+    /// Appends the pools of NAT ports, as far as the list's capacity goes.
+    pub fn pools(&self, list: &mut Vec<PoolReport>) {
+        self.pools.report(list);
+    }
+}

@@ -65,7 +65,7 @@ pub fn set(f: Field, value: u128) -> Action {
 /// `ct(zone=1)`, to be filled in.
 pub fn ct() -> Ct {
     let zone = Zone::Number(1);
-    Ct { commit: false, force: false, zone, table: None, nat: None, exec: [].into() }
+    Ct { commit: false, force: false, zone, table: None, nat: None, exec: [].into(), alg: None }
 }
 
 fn port(number: u32, role: PortRole) -> Option<Port> {

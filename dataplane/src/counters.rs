@@ -113,6 +113,8 @@ named_list! {
         TunnelPush = "tunnel_push", "Tunnel packets sent.";
         CtFragments = "ct_fragments", "Fragments that waited at ct().";
         CtDatagrams = "ct_datagrams", "Datagrams that ct() had put together from them.";
+        CtExpected = "ct_expected", "Connections that alg=ftp or tftp expects.";
+        CtUnexpected = "ct_unexpected", "Announced connections that are not expected: another's address, no translation, or too many.";
         CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection's replies have this tuple.";
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";

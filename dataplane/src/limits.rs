@@ -139,6 +139,25 @@ pub const DATAGRAM_VERDICTS_MAX: usize = 64;
 /// which, and each is a cache line.
 pub const CT_POLICIES_MAX: usize = 255;
 
+/// Connections that a helper listens to (`alg=ftp`), some 200 bytes each, made by use. What comes
+/// beyond is not helped.
+pub const HELPED_MAX: usize = 1 << 14;
+
+/// Connections that helpers expect, some 150 bytes each, made by use; and of one connection, of
+/// which the oldest gives way. FTP announces one at a time.
+pub const EXPECTATIONS_MAX: usize = 1 << 12;
+pub const EXPECTATIONS_EACH: usize = 4;
+
+/// Seconds that an expected connection may take to come (Linux: 300).
+pub const EXPECTATION_TIMEOUT_S: u64 = 300;
+
+/// Connections that were expected and remember their parent's addresses, 80 bytes each, made by
+/// use. Others show their own.
+pub const HELPED_CHILDREN_MAX: usize = 1 << 14;
+
+/// Packets of helped connections that one walk may rewrite.
+pub const RECORDED_ALG_EDITS_MAX: usize = 4;
+
 /// NAT pools of one worker (one per zone, protocol and address): 2 bytes a port and a bit,
 /// 136 KiB each when fully used, 34 MiB reserved.
 pub const NAT_POOLS_MAX: usize = 256;

@@ -7,7 +7,7 @@ use super::lower_verbs::verb;
 use crate::flow::{self, Flow, FlowAction, Match, NatSide, SubField, action_set};
 use sluice_dataplane::action::{Action, Ct, Nat, PORT_LOCAL, Set, Zone};
 use sluice_dataplane::classify::{Clause, RuleMatch};
-use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
+use sluice_dataplane::conntrack::{Alg, NatKind, NatMode, NatSpec};
 use sluice_dataplane::packet::field::{Field, Prereq, Subfield};
 use std::net::IpAddr;
 
@@ -164,6 +164,10 @@ fn lower_ct(ct: &flow::Ct) -> Ct {
         table: ct.table,
         nat: ct.nat.as_ref().map(lower_nat),
         exec: actions(&ct.exec).into(),
+        alg: ct.alg.map(|alg| match alg {
+            flow::Alg::Ftp => Alg::Ftp,
+            flow::Alg::Tftp => Alg::Tftp,
+        }),
     }
 }
 

@@ -92,6 +92,7 @@ pub fn apply(step: &Step, frame: &mut Frame, layers: &mut Layers) -> Done {
         | Step::Sample(_)
         | Step::Translate(_)
         | Step::NatIcmpError(_)
+        | Step::Alg(_)
         | Step::Drop(_) => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ pub mod meter;
 pub mod step;
 pub mod translate;
 
-use crate::conntrack::NatSpec;
+use crate::conntrack::{Alg, NatSpec};
 use crate::packet::field::{Field, Prereq, Subfield};
 use learn::Learn;
 use std::sync::Arc;
@@ -214,6 +214,8 @@ pub struct Ct {
     pub nat: Option<Nat>,
     /// Only `ct_mark` and `ct_label` as destinations.
     pub exec: Arc<[Action]>,
+    /// Helper of a connection that is committed.
+    pub alg: Option<Alg>,
 }
 
 /// `nat` inside `ct`.

@@ -26,6 +26,9 @@ pub enum Step {
     },
     /// Hand a copy to control, with what the recording's punt of this number says. Never cached.
     PacketIn(u16),
+    /// Write what a helper wants into the packet: the recording's edit of this number. Never
+    /// cached.
+    Alg(u16),
     /// Pass a meter, or drop the packet as far as the next `skip` steps go.
     Meter {
         bridge: u16,

@@ -107,7 +107,11 @@ impl Conntrack {
             self.stats.table_full += 1;
             return Err(CtError::TableFull);
         }
-        let (choice, flags) = self.translate(p, c, tick)?;
+        let expected = self.expectation(p, tick);
+        let (choice, flags) = match &expected {
+            Some((e, _)) => self.translate_expected(p, c, e)?,
+            None => self.translate(p, c, tick)?,
+        };
         if self.table.is_full() {
             self.evict(tick);
         }
@@ -124,6 +128,7 @@ impl Conntrack {
             hot.deadline = deadline;
             hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
         }
+        self.made(ix, p, c, expected);
         self.wheels.queue(&mut self.table, ix, tick);
         self.zones.added(p.zone);
         self.stats.created += 1;
@@ -186,7 +191,7 @@ impl Conntrack {
         }
     }
 
-    fn set_mark_label(&mut self, ix: u32, c: &Commit) {
+    pub(super) fn set_mark_label(&mut self, ix: u32, c: &Commit) {
         let Some(cold) = self.table.cold_mut(ix) else { return };
         let before = (cold.mark, cold.label());
         let after = c.exec(before);

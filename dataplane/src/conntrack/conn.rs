@@ -67,7 +67,9 @@ pub struct Hot {
     pub class: u8,
     /// Which timeouts are those of its zone (`expire::Timeouts`), as of its commit.
     pub policy: u8,
-    pub spare: [u8; 2],
+    /// Bits of `alg::bit`.
+    pub alg: u8,
+    pub spare: u8,
 }
 
 /// What is needed when the connection changes, not when it is hit.

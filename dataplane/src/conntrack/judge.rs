@@ -4,6 +4,7 @@
 //! nothing. `accept` makes of it what a look-up leaves behind. Between the two a cached walk can
 //! find out whether it is the one for this packet; if it is not, nothing has happened.
 
+use super::alg::bit;
 use super::conn::{Peer, flag};
 use super::ct_state::{EST, INV, NEW, REL, RPL, TRK};
 use super::expire::{Class, is_due, ticks};
@@ -37,6 +38,8 @@ pub struct Judged {
     /// Its connection is in the middle of its life, or there is none: accepting changes no more
     /// than windows and the timer.
     pub is_steady: bool,
+    /// A helper is to see the packet: only a walk knows what becomes of it.
+    pub is_helped: bool,
     turn: Turn,
     ix: u32,
     hash: u64,
@@ -56,7 +59,8 @@ impl Default for Judged {
 impl Judged {
     fn of(state: u8, turn: Turn, ix: u32) -> Self {
         let is_steady = turn == Turn::Nothing;
-        Self { state, reply: false, is_steady, turn, ix, hash: 0, peers: NO_PEERS }
+        let (reply, is_helped) = (false, false);
+        Self { state, reply, is_steady, is_helped, turn, ix, hash: 0, peers: NO_PEERS }
     }
 
     fn of_stranger(is_new: bool, hash: u64) -> Self {
@@ -106,7 +110,11 @@ impl Conntrack {
         }
         let is_new = p.kind != Kind::Related && p.may_open();
         let Some((ix, dir)) = self.table.find(hash, &p.tuple, p.zone) else {
-            return Judged::of_stranger(is_new, hash);
+            let judged = Judged::of_stranger(is_new, hash);
+            return match is_new && self.is_expected(&p.tuple, p.zone, now) {
+                true => Judged { state: judged.state | REL, ..judged },
+                false => judged,
+            };
         };
         if p.kind == Kind::Related && !is_due(self.table.hot(ix).deadline, ticks(now)) {
             let state = TRK | REL | if dir == 1 { RPL } else { 0 };
@@ -127,7 +135,12 @@ impl Conntrack {
         let is_new = n.proto != TCP || tcp::may_open(seg);
         match self.table.find_narrow(hash, n, zone) {
             Some((ix, dir)) => self.judge_found((ix, dir == 1), seg, is_new, now),
-            None => Judged::of_stranger(is_new, hash),
+            None => {
+                // A walk asks more closely.
+                let is_helped =
+                    is_new && self.expected() > 0 && self.is_narrow_expected(n, zone, now);
+                Judged { is_helped, ..Judged::of_stranger(is_new, hash) }
+            }
         }
     }
 
@@ -143,15 +156,39 @@ impl Conntrack {
         if is_due(hot.deadline, ticks(now)) {
             return Judged::of(stranger(is_new), Turn::Remove, ix);
         }
+        if hot.alg != 0 {
+            return self.judge_with_helper((ix, reply), seg, is_new);
+        }
         if hot.is_tcp() {
             return self.judge_tcp(ix, reply, seg, is_new);
         }
+        self.judge_other(ix, reply)
+    }
+
+    /// A connection that is helped, or was expected.
+    #[inline(never)]
+    fn judge_with_helper(&self, (ix, reply): (u32, bool), seg: &Segment, is_new: bool) -> Judged {
+        let hot = self.table.hot(ix);
+        let judged = match (hot.is_tcp(), hot.alg & bit::FTP) {
+            (false, _) => self.judge_other(ix, reply),
+            (true, 0) => self.judge_tcp(ix, reply, seg, is_new),
+            (true, _) => self.judge_tcp(ix, reply, &self.unmoved(ix, reply, seg), is_new),
+        };
+        let is_child = hot.alg & bit::CHILD != 0 && judged.conn().is_some();
+        let related = if is_child { REL } else { 0 };
+        let is_helped = hot.alg & bit::HELPED != 0;
+        Judged { state: judged.state | related, is_helped, ..judged }
+    }
+
+    #[inline(always)]
+    fn judge_other(&self, ix: u32, reply: bool) -> Judged {
+        let hot = self.table.hot(ix);
         let direction = if reply { RPL } else { 0 };
         let answered = reply || hot.has(flag::ANSWERED);
         let state = if answered { TRK | EST | direction } else { TRK | NEW };
         let steady = answered == hot.has(flag::ANSWERED);
         let is_steady = steady && hot.class == other::next(hot.is_icmp(), answered) as u8;
-        Judged { state, reply, is_steady, turn: Turn::Refresh, ix, hash: 0, peers: NO_PEERS }
+        Judged { reply, is_steady, ..Judged::of(state, Turn::Refresh, ix) }
     }
 
     #[inline(always)]
@@ -164,7 +201,7 @@ impl Conntrack {
         {
             let state = TRK | EST | if reply { RPL } else { 0 };
             let turn = Turn::Tcp(Some(Class::TcpEstablished));
-            return Judged { state, reply, is_steady: true, turn, ix, hash: 0, peers };
+            return Judged { reply, is_steady: true, peers, ..Judged::of(state, turn, ix) };
         }
         self.judge_tcp_change(ix, reply, seg, is_new)
     }
@@ -185,7 +222,7 @@ impl Conntrack {
         };
         let is_steady = turn == Turn::Nothing;
         let reply = reply && verdict != Verdict::Invalid;
-        Judged { state, reply, is_steady, turn, ix, hash: 0, peers }
+        Judged { reply, is_steady, peers, ..Judged::of(state, turn, ix) }
     }
 
     /// What a look-up would say of the same packet once more, after the judgement was accepted.
@@ -262,6 +299,7 @@ impl Conntrack {
     pub fn result(&self, j: &Judged, p: &CtPacket) -> CtResult {
         match j.conn() {
             Some(ix) => self.found(p, ix, j.reply, j.state),
+            None if j.state & (NEW | REL) == NEW | REL => self.as_expected(p, j.state),
             None => super::result_without(p, j.state),
         }
     }

@@ -8,8 +8,9 @@
 //! - *invalid*: exactly that and nothing else: malformed, wrong checksum, out of window, an error
 //!   about nothing we know, or an answer to what nobody asked.
 //!
-//! A datagram of many fragments is one packet here (`frag`); a fragment that is not held, for what
-//! it is, is invalid.
+//! *Related* is also what another connection has announced (`alg`); that one is new or established
+//! as well. A datagram of many fragments is one packet here (`frag`); a fragment that is not held,
+//! for what it is, is invalid.
 //!
 //! *reply* says that it travels against the direction of the first packet. Nothing is remembered
 //! until `ct(commit)`. A zone is a name space of its own.
@@ -21,6 +22,7 @@
 //! **Ownership.** One worker owns a `Conntrack`: no lock, no atomics. All memory is reserved at
 //! start; what is full refuses by name.
 
+pub mod alg;
 mod check;
 mod commit;
 mod conn;
@@ -42,6 +44,7 @@ mod tcp;
 mod wheel;
 mod zone;
 
+pub use alg::{Alg, AlgEdit};
 pub use check::l4_checksum_ok;
 pub use conn::{ConnInfo, TCP_STATES};
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
@@ -56,6 +59,7 @@ pub use zone::{ZoneReport, Zones};
 
 use crate::clock::Now;
 use crate::limits::CONNS_MAX;
+use alg::Algs;
 use conn::{Hot, flag};
 use expire::{Timeouts, is_due, ticks};
 use frag::FragConfig;
@@ -76,7 +80,7 @@ pub mod ct_state {
     pub const SNAT: u8 = 0x40;
     pub const DNAT: u8 = 0x80;
 }
-use ct_state::{DNAT, INV, REL, SNAT, TRK};
+use ct_state::{DNAT, EST, INV, NEW, REL, SNAT, TRK};
 
 /// Connections made since the last collection that call for the next.
 const KEEP_UP_AFTER: u64 = 16;
@@ -152,6 +156,9 @@ pub struct CtResult {
 pub struct Commit {
     pub force: bool,
     pub nat: Option<NatSpec>,
+    /// Translated as the connection says, or as its parent was.
+    pub follows_nat: bool,
+    pub alg: Option<Alg>,
     /// Value and mask.
     pub mark: Option<(u32, u32)>,
     /// Value and mask.
@@ -183,6 +190,7 @@ pub struct Conntrack {
     random: u64,
     tcp_seq_check: bool,
     fragments: FragConfig,
+    algs: Algs,
     stats: CtStats,
     /// Connections created up to the last `age`.
     aged: u64,
@@ -207,6 +215,7 @@ impl Conntrack {
             random: hash.of_words(0, 1) | 1,
             tcp_seq_check: cfg.tcp_seq_check,
             fragments: cfg.fragments,
+            algs: Algs::default(),
             stats: CtStats::default(),
             aged: 0,
         }
@@ -319,14 +328,16 @@ impl Conntrack {
     fn found(&self, p: &CtPacket, ix: u32, reply: bool, state: u8) -> CtResult {
         let hot = self.table.hot(ix);
         let (mark, label) = self.mark_and_label(ix);
-        let is_own = p.kind == Kind::Normal && !reply;
+        let is_child = hot.alg & alg::bit::CHILD != 0;
+        let is_own = p.kind == Kind::Normal && !reply && !is_child;
+        let is_met = is_child && state & (NEW | EST) != 0;
         CtResult {
-            state,
+            state: if is_met { state | REL } else { state },
             conn: Some(ConnRef { ix, gen_no: hot.gen_no }),
             reply,
             mark,
             label,
-            orig: if is_own { p.tuple } else { self.table.tuple(ix, 0) },
+            orig: if is_own { p.tuple } else { self.shown_tuple(ix) },
         }
     }
 
@@ -352,6 +363,9 @@ impl Conntrack {
             };
             self.pools.release(&key, reply.dest_port());
         }
+        if hot.alg != 0 {
+            self.algs.forget(ix);
+        }
         self.wheels.unqueue(&mut self.table, ix);
         self.zones.removed(hot.zone);
         self.table.remove(ix);
@@ -373,7 +387,7 @@ impl Conntrack {
         }
         let (orig, reply) = (self.table.tuple(ix, 0), self.table.tuple(ix, 1));
         let (from, to) = if is_reply { (reply, orig.reversed()) } else { (orig, reply.reversed()) };
-        let related = state & REL != 0;
+        let related = state & (NEW | EST) == 0;
         Some(NatRewrite { ct_state, related, ..NatRewrite::between(&from, &to) })
     }
 

@@ -148,6 +148,16 @@ impl Chooser<'_> {
         None
     }
 
+    /// This very tuple, or one with another port of who opened the connection if that may be
+    /// translated.
+    pub fn near(&mut self, mut reply: Tuple, may_move: bool) -> Option<Choice> {
+        if self.is_free(&reply) {
+            return Some(Choice { reply, pool: false });
+        }
+        let range = class_of(reply.dest_port(), reply.is_icmp());
+        if may_move { self.search(&mut reply, range, self.random, None) } else { None }
+    }
+
     fn is_free(&self, reply: &Tuple) -> bool {
         !self.table.taken(reply, self.zone)
     }

@@ -32,6 +32,10 @@ pub struct CtStats {
     pub zone_full: u64,
     pub nat_exhausted: u64,
     pub tuple_taken: u64,
+    /// Connections that helpers expect from now on.
+    pub expected: u64,
+    /// Announced, and not to be expected: another's address, or one too many.
+    pub unexpected: u64,
 }
 
 /// Settings that change while it runs; `None` leaves one as it is.

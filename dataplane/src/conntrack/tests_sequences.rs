@@ -189,6 +189,7 @@ impl<'a> Rig<'a> {
             nat: (b >> 3 & 1 == 0).then_some(nat),
             mark: (b >> 4 & 3 == 0).then_some((b >> 8, 0xff)),
             label: (b >> 6 & 3 == 0).then_some((u128::from(b) << 60, 0xff << 90)),
+            ..Commit::default()
         }
     }
 

@@ -76,6 +76,13 @@ impl Walk<'_, '_> {
             let (result, outcome) = self.track(ct, &packet);
             (result, Some(outcome))
         };
+        if self.world.conntrack.is_helped(&result) && !self.dry {
+            self.help(ct, &packet, &result);
+        }
+        if ct.alg.is_some() || is_announced(&result) {
+            // What the walk goes by is not in the recording.
+            self.rec.cacheable = false;
+        }
         let before = self.rec.translations.len();
         if ct.nat.is_some() {
             self.translate(&packet, &result)?;
@@ -194,6 +201,8 @@ impl Walk<'_, '_> {
                 Some(Nat::New(spec)) => Some(*spec),
                 _ => None,
             },
+            follows_nat: ct.nat.is_some(),
+            alg: self.helper(ct),
             mark: pair(mark.get(&value), mark.get(&mask)).map(|(v, m)| (v as u32, m as u32)),
             label: pair(label.get(&value), label.get(&mask)),
         }
@@ -263,6 +272,11 @@ impl Walk<'_, '_> {
         (k.ct_nw_proto, k.ct_nw_src, k.ct_nw_dst) = (0, 0, 0);
         (k.ct_ipv6_src, k.ct_ipv6_dst, k.ct_tp_src, k.ct_tp_dst) = (0, 0, 0, 0);
     }
+}
+
+/// A helper expects it, or has.
+fn is_announced(r: &CtResult) -> bool {
+    r.state & (ct_state::NEW | ct_state::REL) == ct_state::NEW | ct_state::REL
 }
 
 fn put_tuple(k: &mut FlowKey, r: &NatRewrite) {

@@ -5,6 +5,7 @@
 //! sent.
 
 use super::freeze::Punts;
+use super::help;
 use super::miss::Templates;
 use super::program::Program;
 use super::punt::PacketIns;
@@ -123,13 +124,9 @@ impl<E: Egress> Hand<'_, E> {
                         break;
                     }
                 }
-                Step::NatIcmpError(at) => {
-                    let done = self
-                        .translations
-                        .get(at as usize)
-                        .is_some_and(|r| translate_error(frame.bytes_mut(), &layers, r));
-                    if !done {
-                        self.counters.count_drop(Drop::EditFailed);
+                Step::NatIcmpError(_) | Step::Alg(_) => {
+                    if let Err(reason) = self.rewrite(step, &mut frame, &mut layers) {
+                        self.counters.count_drop(reason);
                         break;
                     }
                 }
@@ -142,6 +139,23 @@ impl<E: Egress> Hand<'_, E> {
             }
         }
         self.pool.free(frame);
+    }
+
+    /// Writes what is in the recording, for it does not fit a step.
+    #[cold]
+    fn rewrite(&self, step: Step, frame: &mut Frame, layers: &mut Layers) -> Result<(), Drop> {
+        match step {
+            Step::NatIcmpError(at) => {
+                let rewrite = self.translations.get(usize::from(at));
+                let done = rewrite.is_some_and(|r| translate_error(frame.bytes_mut(), layers, r));
+                done.then_some(()).ok_or(Drop::EditFailed)
+            }
+            Step::Alg(at) => {
+                let edit = self.punts.and_then(|p| p.edits.get(at)).ok_or(Drop::EditFailed)?;
+                help::apply(edit, frame, layers)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sends a copy that is cut first and then put in its tunnel, if there is one.

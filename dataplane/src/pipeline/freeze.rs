@@ -23,6 +23,7 @@
 
 use super::commit::Payload;
 use super::connect::Translated;
+use super::help::AlgEdits;
 use super::miss::{Flow, Stop, Walk};
 use super::punt::Punt;
 use super::rule::Rule;
@@ -247,6 +248,8 @@ pub struct Punts {
     frames: Vec<Frame>,
     set: Vec<FrozenWrite>,
     stack: Vec<u8>,
+    /// What helpers write into the packet.
+    pub(super) edits: AlgEdits,
 }
 
 impl Default for Punts {
@@ -257,12 +260,14 @@ impl Default for Punts {
             frames: Vec::with_capacity(FROZEN_LISTS_MAX),
             set: Vec::with_capacity(ACTION_SETS_MAX),
             stack: Vec::with_capacity(FROZEN_STACK_MAX_BYTES),
+            edits: AlgEdits::default(),
         }
     }
 }
 
 impl Punts {
     pub(super) fn clear(&mut self) {
+        self.edits.clear();
         self.truncate(0);
         self.frames.clear();
         self.set.clear();

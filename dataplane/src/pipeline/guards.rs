@@ -98,6 +98,9 @@ impl Asked {
             Some(narrow) => ask_narrow(conntrack, slot, (&narrow, zone), now)?,
             None => ask_other(conntrack, slot, zone, now)?,
         };
+        if self.first.is_helped {
+            return None;
+        }
         self.zone = Some(zone);
         Some(&self.first)
     }
@@ -115,7 +118,7 @@ impl Asked {
         let packet = CtPacket { tuple, zone: t.zone, ..last.packet };
         let judged = conntrack.judge(&packet, conntrack.hash_of(&packet), now);
         self.list.push(Answer { packet, judged, bits });
-        true
+        !judged.is_helped
     }
 }
 

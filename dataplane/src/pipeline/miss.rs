@@ -201,6 +201,8 @@ pub struct Walk<'a, 'w> {
     pub(super) before: Before,
     /// The datagram that the packet is a fragment of, once it is whole.
     pub(super) datagram: Option<&'a mut Datagram>,
+    /// A helper has had the packet.
+    pub(super) helped: bool,
     /// The next lookup sees the connection's first packet.
     with_ct: bool,
     /// The present scope has a meter.
@@ -310,6 +312,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             translated: None,
             before: Before::default(),
             datagram: None,
+            helped: false,
             with_ct: false,
             metered: false,
             reason: Drop::NoOutput,

@@ -27,6 +27,7 @@ mod freeze;
 mod group;
 mod guards;
 mod headers;
+mod help;
 mod hit;
 mod hold;
 pub mod keymask;

@@ -64,6 +64,8 @@ impl Lane {
         self.counters.add(Stat::CtExpired, now.expired - seen.expired);
         self.counters.add(Stat::CtEvicted, now.evicted - seen.evicted);
         self.counters.add(Stat::CtInvalid, now.invalid - seen.invalid);
+        self.counters.add(Stat::CtExpected, now.expected - seen.expected);
+        self.counters.add(Stat::CtUnexpected, now.unexpected - seen.unexpected);
         self.ct_seen = now;
     }
 

@@ -1,5 +1,7 @@
 //! The pipeline as a whole, through its public door: programs in, packets in, packets out.
 
+mod alg;
+mod alg_streams;
 mod atomic;
 mod chance;
 mod chance_verbs;

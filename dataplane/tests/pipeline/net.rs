@@ -4,7 +4,7 @@ use super::specs::{GroupSpec, MeterSpec, make_meter};
 use sluice_dataplane::action::meter::MeterUnit;
 use sluice_dataplane::action::{Action, Ct, Nat, Set, Zone};
 use sluice_dataplane::classify::RuleMatch;
-use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
+use sluice_dataplane::conntrack::{Alg, NatKind, NatMode, NatSpec};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::packet::field::{Field, Prereq};
 use sluice_dataplane::packet::key::{FlowKey, PortIx};
@@ -138,7 +138,15 @@ pub struct CtSpec(pub Ct);
 
 pub fn ct(zone: u16) -> CtSpec {
     let zone = Zone::Number(zone);
-    CtSpec(Ct { commit: false, force: false, zone, table: None, nat: None, exec: [].into() })
+    CtSpec(Ct {
+        commit: false,
+        force: false,
+        zone,
+        table: None,
+        nat: None,
+        exec: [].into(),
+        alg: None,
+    })
 }
 
 impl CtSpec {
@@ -150,6 +158,11 @@ impl CtSpec {
     pub fn force(mut self) -> Self {
         self.0.force = true;
         self.commit()
+    }
+
+    pub fn alg(mut self, alg: Alg) -> Self {
+        self.0.alg = Some(alg);
+        self
     }
 
     pub fn table(mut self, t: u8) -> Self {

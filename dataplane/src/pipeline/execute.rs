@@ -115,10 +115,8 @@ impl<E: Egress> Hand<'_, E> {
                     }
                 }
                 Step::Translate(at) => {
-                    let done = match self.translations.get(usize::from(at)) {
-                        Some(rewrite) => translate(rewrite, &mut frame, &mut layers),
-                        None => Err(Drop::EditFailed),
-                    };
+                    let rewrite = self.translations.get(usize::from(at)).ok_or(Drop::EditFailed);
+                    let done = rewrite.and_then(|r| translate(r, &mut frame, &mut layers));
                     if let Err(reason) = done {
                         self.counters.count_drop(reason);
                         break;

@@ -114,6 +114,8 @@ pub(super) struct State {
     pub has_left: bool,
     /// What is run first.
     pub at: Option<AtCt>,
+    /// Tells apart what the copies of one packet wait for.
+    pub lineage: u16,
 }
 
 /// A `ct` that a fragment waits at, and whose list it is in: the rule, and whether that is a
@@ -142,6 +144,7 @@ impl State {
         runs_set: false,
         has_left: false,
         at: None,
+        lineage: 0,
     };
 }
 
@@ -303,12 +306,10 @@ impl Punts {
     }
 
     /// What a fragment waits for, if the punt is one that waits: a zone's `ct`, the bridge, and
-    /// how many waited before it in this walk.
+    /// which of the packet's copies it is.
     pub(super) fn waits(&self, at: usize) -> Option<(u16, (u16, u16))> {
-        let halt = self.halts.iter().find(|h| h.punt == at)?;
-        let waiting = self.halts.iter().take_while(|h| h.punt != at);
-        let n = waiting.filter(|h| h.state.at.is_some()).count() as u16;
-        Some((halt.state.at.as_ref()?.zone, (halt.state.bridge, n)))
+        let state = &self.halts.iter().find(|h| h.punt == at)?.state;
+        Some((state.at.as_ref()?.zone, (state.bridge, state.lineage)))
     }
 
     fn open(&mut self) -> Option<&mut Halt> {
@@ -341,6 +342,8 @@ impl<'w> Walk<'_, 'w> {
             in_set: self.in_set,
             has_left: self.rec.outputs > 1 || self.has_left,
             at,
+            // Fragments that walk alike pause alike.
+            lineage: self.lineage.wrapping_mul(31).wrapping_add(self.punts.halts.len() as u16),
             ..State::BLANK
         };
         let punts = &mut *self.punts;

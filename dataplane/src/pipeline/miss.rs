@@ -201,6 +201,8 @@ pub struct Walk<'a, 'w> {
     pub(super) before: Before,
     /// The datagram that the packet is a fragment of, once it is whole.
     pub(super) datagram: Option<&'a mut Datagram>,
+    /// As `freeze::State` has it; 1 if the packet has not paused.
+    pub(super) lineage: u16,
     /// A helper has had the packet.
     pub(super) helped: bool,
     /// The next lookup sees the connection's first packet.
@@ -312,6 +314,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             translated: None,
             before: Before::default(),
             datagram: None,
+            lineage: 1,
             helped: false,
             with_ct: false,
             metered: false,

@@ -96,7 +96,7 @@ pub(super) fn walk_on<'a, 'w>(
         (w.came_with, w.len_untagged) = (stacked_bytes(&state.base), state.len_untagged);
     }
     (w.queue, w.in_set, w.has_left) = (state.queue, state.in_set, state.has_left);
-    w.translated = state.translated;
+    (w.translated, w.lineage) = (state.translated, state.lineage);
     if let Some(d) = &datagram {
         d.lend([&mut w.base, &mut w.key]);
     }

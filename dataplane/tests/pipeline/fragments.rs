@@ -272,6 +272,25 @@ fn what_waits_may_pause_and_meet_further_zones() {
 }
 
 #[test]
+fn copies_that_paused_apart_wait_apart() {
+    let copy = Action::Clone([pause(), ct(1).table(1).go()].into());
+    let net = Net::of([
+        always([copy, pause(), ct(1).table(2).go()]),
+        flow(1, 1).does([out(2)]),
+        flow(2, 1).does([out(3)]),
+    ]);
+    let mut s = Switch::new(&net);
+    let f = cut(&v4().udp(1, 2).payload(&big(700)).build(), 0, 1, &[400]);
+    assert_eq!(s.batch(1, &f), []);
+    let mut ports = Vec::new();
+    while let Some(sent) = s.resume() {
+        ports.extend(sent.into_iter().map(|s| s.0));
+    }
+    ports.sort_unstable();
+    assert_eq!((ports, s.dropped(Drop::FragmentDuplicate)), (vec![2, 2, 3, 3], 0));
+}
+
+#[test]
 fn one_datagram_moves_a_window_once() {
     let rst = |seq| v4().tcp(1000, 80).flags(4 | 16).seq(seq).payload(&big(700));
     let net = Net::of([

@@ -149,13 +149,16 @@ fn outcome(s: &mut Switch, mut sent: Vec<(u16, Vec<u8>)>, world: World) -> Optio
         sent.sort();
         told.sort();
     }
+    // By bytes, a meter counts an edit that is due only behind a pause.
+    let packets = |m: &Vec<(u64, u64)>| m.iter().map(|n| n.0).collect::<Vec<_>>();
+    let meters: Vec<_> = seen.meters.iter().map(packets).collect();
     let is_end = |name: &str| OF_ENDS.iter().any(|d| d.name() == name);
     Some(Outcome {
         sent,
         told,
         drops: seen.drops.into_iter().filter(|(name, _)| !is_end(name)).collect(),
         rules: seen.rules.iter().map(|r| r.0).collect(),
-        rest: format!("{:?} {:?} {:?} {:?}", seen.conns, seen.fdbs, seen.timeouts, seen.meters),
+        rest: format!("{:?} {:?} {:?} {:?}", seen.conns, seen.fdbs, seen.timeouts, meters),
     })
 }
 

@@ -361,7 +361,7 @@ impl Conntrack {
                 proto: hot.proto,
                 v6: reply.v6,
             };
-            self.pools.release(&key, reply.dest_port());
+            self.pools.release(&key, reply.dest_port(), nat_ports::remote_of(&reply));
         }
         if hot.alg != 0 {
             self.algs.forget(ix);
@@ -463,3 +463,5 @@ mod tests_full;
 mod tests_nat;
 #[cfg(test)]
 mod tests_sequences;
+#[cfg(test)]
+mod tests_translate;

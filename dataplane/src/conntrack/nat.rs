@@ -4,17 +4,19 @@
 //! nothing else records the translation. `choose` finds a reply tuple that nobody in the zone
 //! answers to (RFC 5382 and RFC 4787 call this address and port-dependent mapping).
 //!
-//! Choice of the address: a hash over the range; of the original tuple, or of the source address
-//! alone when `persistent`. If no port is left there, the next address, up to `ADDRESSES_TRIED`.
-//! Choice of the port, source NAT: without a range, the packet's own port if that tuple is free,
-//! else one of its class (below 512; 600 to 1023; 1024 and up); with a range, the first unused
-//! from a hashed place on. Destination NAT: the packet's own port, or one of the range; if the
-//! tuple is taken, the client's port gives way. Address zero keeps the address and only resolves
-//! clashes. ICMP identifiers are ports of ICMP.
+//! Choice of the address: a hash over the range; of the original tuple with the secret of this
+//! start (`hash`, which is the default), of the source address alone and without a secret when
+//! `persistent`, so that a source has one address for all its connections, whatever they are and
+//! also after a restart; or by chance. If no port is left there, the next address, up to
+//! `ADDRESSES_TRIED`. Choice of the port, source NAT: without a range, the packet's own port if
+//! that tuple is free, else one of its class (below 512; 600 to 1023; 1024 and up); with a range,
+//! the first unused from a hashed place on. Destination NAT: the packet's own port, or one of the
+//! range; if the tuple is taken, the client's port gives way. Address zero keeps the address and
+//! only resolves clashes. ICMP identifiers are ports of ICMP.
 
 use super::ct_state::{DNAT, SNAT};
 use super::key::{HashKey, IpKey, Tuple};
-use super::nat_ports::{Key, PoolIx, PortPools};
+use super::nat_ports::{Key, PoolIx, PortPools, Search, remote_of};
 use super::table::Table;
 
 /// Which side is translated.
@@ -76,6 +78,9 @@ impl NatSpec {
 /// Addresses of a range that one commit tries: bounds the work when they are all exhausted.
 const ADDRESSES_TRIED: u128 = 16;
 
+/// What `persistent` hashes with, of all starts and all switches.
+const PERSISTENT: u64 = 0x7065_7273_6973_7431;
+
 /// A tuple that was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
@@ -117,13 +122,20 @@ impl Chooser<'_> {
     /// The reply tuple for a new connection; `None` if none is free.
     pub fn choose(&mut self, orig: &Tuple, spec: &NatSpec) -> Option<Choice> {
         let seed = match spec.mode {
-            NatMode::Hash => self.hash.of(orig, self.zone),
-            NatMode::Persistent => self.hash.of_words(orig.src, u64::from(self.zone)),
+            NatMode::Hash | NatMode::Persistent => self.hash.of(orig, self.zone),
             NatMode::Random => self.random,
         };
         let keep = spec.keeps_address();
         let count = spec.addr_max.saturating_sub(spec.addr_min).saturating_add(1);
-        let first = u128::from(seed) % count;
+        let address_seed = match spec.mode {
+            NatMode::Persistent => HashKey::new(PERSISTENT).of_words(orig.src, 0),
+            _ => seed,
+        };
+        // Of 128 bits a division is a call.
+        let first = match u64::try_from(count) {
+            Ok(count) => u128::from(address_seed % count),
+            Err(_) => u128::from(address_seed),
+        };
         for i in 0..count.min(ADDRESSES_TRIED) {
             let mut reply = orig.reversed();
             let address = spec.addr_min.saturating_add((first + i) % count);
@@ -186,14 +198,24 @@ impl Chooser<'_> {
                 reply.set_dest_port(port);
                 return Some(Choice { reply, pool: true });
             }
-            let remote = (reply.src, if reply.is_icmp() { 0 } else { reply.sport });
-            if self.pools.known_exhausted(pool, remote, range) {
-                self.pools.count_exhausted(pool);
-                return None;
+            let remote = remote_of(&reply);
+            match self.pools.search_of(pool, remote, range) {
+                Search::Unknown => {}
+                Search::Futile => {
+                    self.pools.count_exhausted(pool);
+                    return None;
+                }
+                Search::Freed(port) => {
+                    reply.set_dest_port(port);
+                    if self.is_free(&reply) && self.hold(Some(pool), port) {
+                        self.pools.took_freed(pool, remote);
+                        return Some(Choice { reply, pool: true });
+                    }
+                }
             }
             let found = self.search(&mut reply, range, seed, Some(pool));
             if found.is_none() {
-                self.pools.remember_exhausted(pool, remote, range);
+                self.pools.search_failed(pool, remote, range);
                 self.pools.count_exhausted(pool);
             }
             return found;

@@ -1,16 +1,19 @@
 //! Which ports (and ICMP identifiers) of an address NAT has given out.
 //!
-//! A translated tuple only has to be unique as a whole, so one port can serve many connections
-//! to different remote ends. Per zone, protocol and address a *pool* counts the users of each
-//! port; a bitmap says which ports have any. A port without users is unique whatever the remote
-//! end, and the bitmap finds the next one in a few words however full the range is: no lottery.
-//! Only when every port of the range has users are ports tried one by one for a tuple that is
-//! free, and when that fails the failure is remembered until a port of the pool is given back,
-//! so that a flood does not pay for the same search twice.
+//! A translated tuple only has to be unique as a whole, so one port can serve many connections to
+//! different remote ends. Per zone, protocol and address a *pool* counts the users of each port; a
+//! bitmap says which ports have any. A port without users is unique whatever the remote end, and
+//! the bitmap finds the next one in a few words however full the range is: no lottery. Only when
+//! every port of the range has users are ports tried one by one for a tuple that is free. When
+//! that fails, this remote end has a connection on every port, and that is remembered: as long as
+//! none of *its* connections ends there is nothing to be found but ports that lose their last
+//! user, which the bitmap shows. When one ends, its port is the one to take. So neither a flood
+//! nor coming and going at a full pool pays for the search again (but once in `SEARCH_AGAIN` ports
+//! given back: connections of the address itself, which no pool knows of, may have ended).
 //!
 //! Pools are bounded. An address without a pool is still translated, by trying ports in turn.
 
-use super::key::IpKey;
+use super::key::{IpKey, Tuple};
 use crate::limits::NAT_POOLS_MAX;
 
 const PORTS: usize = 1 << 16;
@@ -35,7 +38,7 @@ struct Pool {
     ports: u32,
     /// Commits that found no free tuple.
     exhausted: u64,
-    /// Times a port was given back: a remembered failure with another number is void.
+    /// Times a port was given back.
     releases: u64,
 }
 
@@ -58,10 +61,35 @@ pub struct PoolReport {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Failure {
     pool: usize,
-    remote: (IpKey, u16),
+    remote: Remote,
     range: (u16, u16),
+    /// The pool's, when it failed.
     releases: u64,
+    /// Tuples that have become free since, and the port of the last.
+    freed: u32,
+    port: u16,
 }
+
+/// The other end of the translated connections: address and port, if it has one.
+pub type Remote = (IpKey, u16);
+
+/// The other end of a connection with this reply tuple.
+pub fn remote_of(reply: &Tuple) -> Remote {
+    (reply.src, if reply.is_icmp() { 0 } else { reply.sport })
+}
+
+/// What is known about a search before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    Unknown,
+    /// Nothing will be found.
+    Futile,
+    /// This port was given up, and the others are taken.
+    Freed(u16),
+}
+
+/// Ports of a pool given back after which a search is made again.
+const SEARCH_AGAIN: u64 = 1024;
 
 /// A pool, as long as nothing is removed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +164,7 @@ impl PortPools {
             return Some(PoolIx(self.pools.len() - 1));
         }
         let idle = self.pools.iter().position(|p| p.users == 0)?;
-        let releases = self.pools[idle].releases + 1;
+        let releases = self.pools[idle].releases + SEARCH_AGAIN;
         self.pools[idle] = Pool { key, users: 0, ports: 0, exhausted: 0, releases };
         self.directory.fill(0);
         for ix in 0..self.pools.len() {
@@ -161,8 +189,8 @@ impl PortPools {
     }
 
     /// One user less.
-    pub fn release(&mut self, key: &Key, port: u16) {
-        let Some(PoolIx(pool)) = self.find(key) else {
+    pub fn release(&mut self, key: &Key, port: u16, remote: Remote) {
+        let Some(at @ PoolIx(pool)) = self.find(key) else {
             debug_assert!(false, "a port of no pool was given back");
             return;
         };
@@ -175,6 +203,13 @@ impl PortPools {
         }
         self.pools[pool].users = self.pools[pool].users.saturating_sub(1);
         self.pools[pool].releases += 1;
+        let slot = &mut self.failures[Self::failure_slot(at, remote)];
+        if let Some(f) = slot.as_mut().filter(|f| f.pool == pool && f.remote == remote)
+            && (f.range.0..=f.range.1).contains(&port)
+        {
+            f.freed += 1;
+            f.port = port;
+        }
     }
 
     /// The first port without users from `start` on, going round in `lo..=hi`.
@@ -203,22 +238,38 @@ impl PortPools {
         None
     }
 
-    fn failure(&self, PoolIx(pool): PoolIx, remote: (IpKey, u16), range: (u16, u16)) -> Failure {
-        Failure { pool, remote, range, releases: self.pools[pool].releases }
-    }
-
-    fn failure_slot(pool: PoolIx, remote: (IpKey, u16)) -> usize {
+    fn failure_slot(pool: PoolIx, remote: Remote) -> usize {
         let key = Key { address: remote.0, zone: remote.1, proto: pool.0 as u8, v6: false };
         mix(&key) % FAILURES
     }
 
-    /// Whether a search for this remote end failed and nothing was given back since.
-    pub fn known_exhausted(&self, pool: PoolIx, remote: (IpKey, u16), range: (u16, u16)) -> bool {
-        self.failures[Self::failure_slot(pool, remote)] == Some(self.failure(pool, remote, range))
+    /// What is known of a search for a tuple with this remote end; no port of the range is unused.
+    pub fn search_of(&self, at: PoolIx, remote: Remote, range: (u16, u16)) -> Search {
+        let known = |f: &&Failure| {
+            (f.pool, f.remote, f.range) == (at.0, remote, range)
+                && self.pools[at.0].releases - f.releases < SEARCH_AGAIN
+        };
+        let slot = &self.failures[Self::failure_slot(at, remote)];
+        match slot.as_ref().filter(known) {
+            None => Search::Unknown,
+            Some(f) if f.freed == 0 => Search::Futile,
+            Some(f) => Search::Freed(f.port),
+        }
     }
 
-    pub fn remember_exhausted(&mut self, pool: PoolIx, remote: (IpKey, u16), range: (u16, u16)) {
-        self.failures[Self::failure_slot(pool, remote)] = Some(self.failure(pool, remote, range));
+    pub fn search_failed(&mut self, at: PoolIx, remote: Remote, range: (u16, u16)) {
+        let releases = self.pools[at.0].releases;
+        let failure = Failure { pool: at.0, remote, range, releases, freed: 0, port: 0 };
+        self.failures[Self::failure_slot(at, remote)] = Some(failure);
+    }
+
+    /// The freed port of a failed search was taken. Which others were freed is not known.
+    pub fn took_freed(&mut self, at: PoolIx, remote: Remote) {
+        let slot = &mut self.failures[Self::failure_slot(at, remote)];
+        match slot {
+            Some(f) if f.freed == 1 => f.freed = 0,
+            _ => *slot = None,
+        }
     }
 
     /// A commit found no free tuple.
@@ -281,7 +332,7 @@ mod tests {
             assert!(p.acquire(pool, port));
         }
         assert_eq!(seen.len(), 301);
-        p.release(&key(1), 1064);
+        p.release(&key(1), 1064, (0, 0));
         assert_eq!(p.next_unused(pool, 1000, 1300, 1065), Some(1064));
         assert_eq!(p.next_unused(pool, 0, 65535, 65535), Some(65535));
         assert_eq!(p.ports_used(&key(1)), 300);
@@ -292,9 +343,9 @@ mod tests {
         let mut p = PortPools::new();
         let pool = p.pool(key(1)).unwrap();
         assert!(p.acquire(pool, 5) && p.acquire(pool, 5));
-        p.release(&key(1), 5);
+        p.release(&key(1), 5, (0, 0));
         assert_eq!(p.next_unused(pool, 5, 5, 5), None);
-        p.release(&key(1), 5);
+        p.release(&key(1), 5, (0, 0));
         assert_eq!(p.next_unused(pool, 5, 5, 5), Some(5));
     }
 
@@ -306,7 +357,7 @@ mod tests {
             assert!(p.acquire(pool, 7));
         }
         assert_eq!(p.pool(key(1 << 20)), None);
-        p.release(&key(3), 7);
+        p.release(&key(3), 7, (0, 0));
         let pool = p.pool(key(1 << 20)).unwrap();
         assert_eq!(p.next_unused(pool, 7, 7, 7), Some(7));
         assert_eq!(p.pool(key(3)), Some(pool), "its new owner has no users yet");
@@ -316,17 +367,36 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_forgotten_when_a_port_comes_back() {
+    fn a_failed_search_is_not_made_again_for_nothing() {
         let mut p = PortPools::new();
         let pool = p.pool(key(1)).unwrap();
-        assert!(p.acquire(pool, 9));
-        assert!(!p.known_exhausted(pool, (8, 80), (9, 9)));
-        p.remember_exhausted(pool, (8, 80), (9, 9));
-        assert!(p.known_exhausted(pool, (8, 80), (9, 9)));
-        assert!(
-            !p.known_exhausted(pool, (8, 81), (9, 9)) && !p.known_exhausted(pool, (8, 80), (9, 10))
-        );
-        p.release(&key(1), 9);
-        assert!(!p.known_exhausted(pool, (8, 80), (9, 9)));
+        let (range, remote) = ((9, 10), (8, 80));
+        for port in [9, 9, 10, 10] {
+            assert!(p.acquire(pool, port));
+        }
+        assert_eq!(p.search_of(pool, remote, range), Search::Unknown);
+        p.search_failed(pool, remote, range);
+        assert_eq!(p.search_of(pool, remote, range), Search::Futile);
+        assert_eq!(p.search_of(pool, (8, 81), range), Search::Unknown);
+        assert_eq!(p.search_of(pool, remote, (9, 11)), Search::Unknown);
+        p.release(&key(1), 9, (7, 7));
+        assert_eq!(p.search_of(pool, remote, range), Search::Futile, "not one of its own");
+        p.release(&key(1), 10, remote);
+        assert_eq!(p.search_of(pool, remote, range), Search::Freed(10));
+        p.took_freed(pool, remote);
+        assert_eq!(p.search_of(pool, remote, range), Search::Futile);
+        // Of two that were freed one is known; then it is searched.
+        (0..2).for_each(|_| assert!(p.acquire(pool, 9)));
+        p.release(&key(1), 9, remote);
+        p.release(&key(1), 10, remote);
+        assert_eq!(p.search_of(pool, remote, range), Search::Freed(10));
+        p.took_freed(pool, remote);
+        assert_eq!(p.search_of(pool, remote, range), Search::Unknown);
+        p.search_failed(pool, remote, range);
+        for _ in 0..SEARCH_AGAIN {
+            assert!(p.acquire(pool, 9));
+            p.release(&key(1), 9, (7, 7));
+        }
+        assert_eq!(p.search_of(pool, remote, range), Search::Unknown, "once in a while");
     }
 }

@@ -18,9 +18,12 @@ fn packet(n: u32) -> CtPacket {
     CtPacket { tuple, zone: (n % 3) as u16, kind: Kind::Normal, seg, checksum_ok: true }
 }
 
+pub(super) fn fresh(conns: usize) -> Conntrack {
+    Conntrack::new(&CtConfig { conns_max: conns, seed: 3, ..CtConfig::default() })
+}
+
 fn filled(conns: u32) -> Conntrack {
-    let cfg = CtConfig { conns_max: conns as usize, seed: 3, ..CtConfig::default() };
-    let mut ct = Conntrack::new(&cfg);
+    let mut ct = fresh(conns as usize);
     for n in 0..conns {
         let p = packet(n);
         let commit = Commit {

@@ -216,6 +216,8 @@ pub struct ConnInfo {
     /// TCP: state of either side.
     pub state_orig: Option<String>,
     pub state_reply: Option<String>,
+    /// `ftp` or `tftp`.
+    pub helper: Option<String>,
     /// Gives way when the table is full: no handshake yet, or no answer.
     pub half_open: bool,
     pub expires_s: u64,

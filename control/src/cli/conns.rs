@@ -271,6 +271,9 @@ fn conns(list: &[ConnInfo], form: Form, out: &mut String) {
             (Some(state), ..) => _ = write!(out, ",protoinfo=(state={state})"),
             _ => {}
         }
+        if let Some(helper) = &c.helper {
+            _ = write!(out, ",helper={helper}");
+        }
         out.push('\n');
     }
 }

@@ -186,6 +186,7 @@ pub fn conn(c: &conntrack::ConnInfo) -> ConnInfo {
         state: c.tcp_state.map(str::to_owned),
         state_orig: c.tcp_states.map(|[s, _]| s.to_owned()),
         state_reply: c.tcp_states.map(|[_, s]| s.to_owned()),
+        helper: c.helper.map(str::to_owned),
         half_open: c.half_open,
         expires_s: u64::from(c.timeout_s),
         packets_orig: 0,

@@ -174,7 +174,7 @@ impl Tally {
         let events = [
             ("created", s.created, "Connections committed."),
             ("expired", s.expired, "Timed out, closed, or taken over by a new one."),
-            ("flushed", s.flushed, "Removed by a command, or with a backend."),
+            ("flushed", s.flushed, "Removed by a command."),
             ("evicted", s.evicted, "Half-open or closed, given up for new ones in a full table."),
             ("invalid", s.invalid, "Packets judged invalid."),
             ("table_full", s.table_full, "Commits refused: all connections are established."),

@@ -10,6 +10,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::alg::bit;
 use super::expire::Term;
 use super::key::{ICMP, ICMPV6, Narrow, TCP, Tuple};
 use super::tcp;
@@ -224,6 +225,8 @@ pub struct ConnInfo {
     pub tcp_state: Option<&'static str>,
     /// State of either side of a TCP connection, as `dpctl/dump-conntrack -m` names them.
     pub tcp_states: Option<[&'static str; 2]>,
+    /// Its helper: `ftp` or `tftp`.
+    pub helper: Option<&'static str>,
     /// A full table would give it up first.
     pub half_open: bool,
     /// TCP: both sides have closed it, or one has reset it.
@@ -245,6 +248,11 @@ impl ConnInfo {
             label: cold.label(),
             tcp_state: hot.is_tcp().then(|| tcp::shown_state(&hot.peers)),
             tcp_states: hot.is_tcp().then(|| hot.peers.map(|p| state_name(p.state))),
+            helper: match hot.alg & bit::HELPED {
+                bit::FTP => Some("ftp"),
+                bit::TFTP => Some("tftp"),
+                _ => None,
+            },
             half_open: Rank::of(hot.class) == Rank::HalfOpen,
             closed: Rank::of(hot.class) == Rank::Closed,
             timeout_s,

@@ -91,7 +91,7 @@ fn lookups(c: &mut Criterion) {
                     *hash = ct.hash_of(p);
                     ct.prefetch_index(*hash);
                 }
-                hashes.iter().for_each(|hash| ct.prefetch_guess(*hash));
+                hashes.iter().for_each(|hash| _ = ct.prefetch_guess(*hash));
                 for (hash, p) in hashes.iter().zip(batch) {
                     let judged = ct.judge(p, *hash, now);
                     ct.accept(&judged, now);

@@ -30,7 +30,8 @@ const SCTP: u8 = 132;
 /// What became of an edit.
 pub type Done = Result<(), Drop>;
 
-fn chunk<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Drop> {
+#[inline(always)]
+pub(super) fn chunk<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], Drop> {
     bytes.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()).ok_or(Drop::EditFailed)
 }
 

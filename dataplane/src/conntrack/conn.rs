@@ -12,7 +12,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::alg::bit;
 use super::expire::Term;
-use super::key::{ICMP, ICMPV6, Narrow, TCP, Tuple};
+use super::key::{ICMP, ICMPV6, Narrow, TCP, Tuple, UDP};
+use super::nat::NarrowRewrite;
 use super::tcp;
 use super::wheel::Rank;
 
@@ -165,7 +166,22 @@ impl Hot {
         addresses == n.addresses
             && ports == n.ports
             && (self.zone, self.proto) == (zone, n.proto)
-            && !self.has(flag::V6)
+            && self.flags & (flag::LIVE | flag::V6) == flag::LIVE
+    }
+
+    /// What a translated connection of TCP or UDP over IPv4 makes of packets of one direction: what
+    /// those of the other one are answers to.
+    #[inline(always)]
+    pub fn narrow_rewrite(&self, is_reply: bool) -> Option<NarrowRewrite> {
+        let is_narrow = matches!(self.proto, TCP | UDP) && !self.has(flag::V6);
+        if !is_narrow || !self.has(flag::SNAT | flag::DNAT) {
+            return None;
+        }
+        let i = if is_reply { 0 } else { 2 };
+        Some(NarrowRewrite {
+            addresses: u64::from(self.addresses[i + 1]) << 32 | u64::from(self.addresses[i]),
+            ports: u32::from(self.ports[i + 1]) << 16 | u32::from(self.ports[i]),
+        })
     }
 
     #[inline]

@@ -104,7 +104,7 @@ impl Index {
     }
 
     /// The first connection (and direction) of this tag that `wanted` takes.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, tag: u32, wanted: impl Fn(u32, usize) -> bool) -> Option<(u32, usize)> {
         let mut at = self.home(tag);
         // Ends: at most half of the places are in use.

@@ -9,7 +9,7 @@ use super::conn::{Peer, flag};
 use super::ct_state::{EST, INV, NEW, REL, RPL, TRK};
 use super::expire::{Class, is_due, ticks};
 use super::key::{CtPacket, Kind, Narrow, TCP, Tuple};
-use super::nat::NatRewrite;
+use super::nat::{NarrowRewrite, NatRewrite};
 use super::tcp::{self, Segment, Verdict};
 use super::{ConnRef, Conntrack, CtResult, other};
 use crate::clock::Now;
@@ -46,25 +46,41 @@ pub struct Judged {
     peers: [Peer; 2],
 }
 
-const NO_PEERS: [Peer; 2] =
-    [Peer { seqlo: 0, seqhi: 0, max_win: 0, wscale: 0, state: tcp::state::CLOSED }; 2];
-
 impl Default for Judged {
     /// Invalid.
     fn default() -> Self {
-        Self::of(TRK | INV, Turn::Nothing, 0)
+        Self {
+            state: TRK | INV,
+            reply: false,
+            is_steady: true,
+            is_helped: false,
+            turn: Turn::Nothing,
+            ix: 0,
+            hash: 0,
+            peers: [Peer::default(); 2],
+        }
     }
 }
 
 impl Judged {
-    fn of(state: u8, turn: Turn, ix: u32) -> Self {
-        let is_steady = turn == Turn::Nothing;
-        let (reply, is_helped) = (false, false);
-        Self { state, reply, is_steady, is_helped, turn, ix, hash: 0, peers: NO_PEERS }
+    /// Writes all but the sides: copying them for packets that are not of TCP costs more than all
+    /// the rest.
+    #[inline(always)]
+    fn set(&mut self, state: u8, turn: Turn, ix: u32) {
+        (self.state, self.reply, self.turn, self.ix) = (state, false, turn, ix);
+        (self.is_steady, self.is_helped) = (turn == Turn::Nothing, false);
     }
 
-    fn of_stranger(is_new: bool, hash: u64) -> Self {
-        Self { hash, ..Self::of(stranger(is_new), Turn::Nothing, 0) }
+    /// The packet is none.
+    pub fn set_invalid(&mut self) {
+        self.set(TRK | INV, Turn::Nothing, 0);
+    }
+
+    /// The packet has no connection.
+    #[inline(always)]
+    fn set_stranger(&mut self, is_new: bool, hash: u64) {
+        self.set(stranger(is_new), Turn::Nothing, 0);
+        self.hash = hash;
     }
 
     /// The hash of a packet that has no connection; `None` if there is one, or was.
@@ -103,126 +119,143 @@ impl Conntrack {
     }
 
     /// What a look-up would say; `hash` is that of `hash_of`.
-    #[inline]
     pub fn judge(&self, p: &CtPacket, hash: u64, now: Now) -> Judged {
+        let mut j = Judged::default();
         if p.kind == Kind::Invalid || !p.checksum_ok {
-            return Judged::of(TRK | INV, Turn::Nothing, 0);
+            return j;
         }
         let is_new = p.kind != Kind::Related && p.may_open();
-        let Some((ix, dir)) = self.table.find(hash, &p.tuple, p.zone) else {
-            let judged = Judged::of_stranger(is_new, hash);
-            return match is_new && self.is_expected(&p.tuple, p.zone, now) {
-                true => Judged { state: judged.state | REL, ..judged },
-                false => judged,
-            };
-        };
-        if p.kind == Kind::Related && !is_due(self.table.hot(ix).deadline, ticks(now)) {
-            let state = TRK | REL | if dir == 1 { RPL } else { 0 };
-            return Judged { reply: dir == 1, ..Judged::of(state, Turn::Keep, ix) };
+        match self.table.find(hash, &p.tuple, p.zone) {
+            None => {
+                j.set_stranger(is_new, hash);
+                if is_new && self.is_expected(&p.tuple, p.zone, now) {
+                    j.state |= REL;
+                }
+            }
+            Some((ix, dir))
+                if p.kind == Kind::Related && !is_due(self.table.hot(ix).deadline, ticks(now)) =>
+            {
+                j.set(TRK | REL | if dir == 1 { RPL } else { 0 }, Turn::Keep, ix);
+                j.reply = dir == 1;
+            }
+            Some((ix, dir)) => self.judge_found((ix, dir == 1), (&p.seg, is_new), now, &mut j),
         }
-        self.judge_found((ix, dir == 1), &p.seg, is_new, now)
+        j
     }
 
-    /// The same of a narrow packet that is valid; `hash` is that of `hash_of_narrow`.
+    /// The same of a narrow packet that is valid, in place. `guess` is what `prefetch_guess` said.
     #[inline(always)]
     pub fn judge_narrow(
         &self,
         (n, seg): (&Narrow, &Segment),
-        zone: u16,
-        hash: u64,
+        (zone, hash, guess): (u16, u64, Option<(u32, usize)>),
         now: Now,
-    ) -> Judged {
+        j: &mut Judged,
+    ) {
         let is_new = n.proto != TCP || tcp::may_open(seg);
-        match self.table.find_narrow(hash, n, zone) {
-            Some((ix, dir)) => self.judge_found((ix, dir == 1), seg, is_new, now),
+        // Not with combinators: they are not always inlined.
+        let found = match guess {
+            Some((ix, dir)) if self.table.hot(ix).is_narrow(n, zone, dir) => guess,
+            _ => self.table.find_narrow(hash, n, zone),
+        };
+        match found {
+            Some((ix, dir)) => self.judge_found((ix, dir == 1), (seg, is_new), now, j),
             None => {
+                j.set_stranger(is_new, hash);
                 // A walk asks more closely.
-                let is_helped =
+                j.is_helped =
                     is_new && self.expected() > 0 && self.is_narrow_expected(n, zone, now);
-                Judged { is_helped, ..Judged::of_stranger(is_new, hash) }
             }
         }
     }
 
+    /// `said`: the segment, and whether the packet may open a connection.
     #[inline(always)]
     fn judge_found(
         &self,
         (ix, reply): (u32, bool),
-        seg: &Segment,
-        is_new: bool,
+        said: (&Segment, bool),
         now: Now,
-    ) -> Judged {
+        j: &mut Judged,
+    ) {
         let hot = self.table.hot(ix);
         if is_due(hot.deadline, ticks(now)) {
-            return Judged::of(stranger(is_new), Turn::Remove, ix);
+            return j.set(stranger(said.1), Turn::Remove, ix);
         }
         if hot.alg != 0 {
-            return self.judge_with_helper((ix, reply), seg, is_new);
+            return self.judge_with_helper((ix, reply), said, j);
         }
         if hot.is_tcp() {
-            return self.judge_tcp(ix, reply, seg, is_new);
+            return self.judge_tcp((ix, reply), said, j);
         }
-        self.judge_other(ix, reply)
+        self.judge_other((ix, reply), j);
     }
 
     /// A connection that is helped, or was expected.
     #[inline(never)]
-    fn judge_with_helper(&self, (ix, reply): (u32, bool), seg: &Segment, is_new: bool) -> Judged {
+    fn judge_with_helper(&self, (ix, reply): (u32, bool), said: (&Segment, bool), j: &mut Judged) {
         let hot = self.table.hot(ix);
-        let judged = match (hot.is_tcp(), hot.alg & bit::FTP) {
-            (false, _) => self.judge_other(ix, reply),
-            (true, 0) => self.judge_tcp(ix, reply, seg, is_new),
-            (true, _) => self.judge_tcp(ix, reply, &self.unmoved(ix, reply, seg), is_new),
-        };
-        let is_child = hot.alg & bit::CHILD != 0 && judged.conn().is_some();
-        let related = if is_child { REL } else { 0 };
-        let is_helped = hot.alg & bit::HELPED != 0;
-        Judged { state: judged.state | related, is_helped, ..judged }
+        match (hot.is_tcp(), hot.alg & bit::FTP) {
+            (false, _) => self.judge_other((ix, reply), j),
+            (true, 0) => self.judge_tcp((ix, reply), said, j),
+            (true, _) => {
+                let unmoved = self.unmoved(ix, reply, said.0);
+                self.judge_tcp((ix, reply), (&unmoved, said.1), j);
+            }
+        }
+        if hot.alg & bit::CHILD != 0 && j.conn().is_some() {
+            j.state |= REL;
+        }
+        j.is_helped = hot.alg & bit::HELPED != 0;
     }
 
     #[inline(always)]
-    fn judge_other(&self, ix: u32, reply: bool) -> Judged {
+    fn judge_other(&self, (ix, reply): (u32, bool), j: &mut Judged) {
         let hot = self.table.hot(ix);
         let direction = if reply { RPL } else { 0 };
         let answered = reply || hot.has(flag::ANSWERED);
-        let state = if answered { TRK | EST | direction } else { TRK | NEW };
+        j.set(if answered { TRK | EST | direction } else { TRK | NEW }, Turn::Refresh, ix);
+        j.reply = reply;
         let steady = answered == hot.has(flag::ANSWERED);
-        let is_steady = steady && hot.class == other::next(hot.is_icmp(), answered) as u8;
-        Judged { reply, is_steady, ..Judged::of(state, Turn::Refresh, ix) }
+        j.is_steady = steady && hot.class == other::next(hot.is_icmp(), answered) as u8;
     }
 
     #[inline(always)]
-    fn judge_tcp(&self, ix: u32, reply: bool, seg: &Segment, is_new: bool) -> Judged {
+    fn judge_tcp(&self, (ix, reply): (u32, bool), said: (&Segment, bool), j: &mut Judged) {
         let hot = self.table.hot(ix);
-        let mut peers = hot.peers;
+        j.peers = hot.peers;
         if hot.class == Class::TcpEstablished as u8
             && hot.has(flag::ANSWERED) >= reply
-            && tcp::hit(&mut peers, seg, reply, self.tcp_seq_check)
+            && tcp::hit(&mut j.peers, said.0, reply, self.tcp_seq_check)
         {
-            let state = TRK | EST | if reply { RPL } else { 0 };
             let turn = Turn::Tcp(Some(Class::TcpEstablished));
-            return Judged { reply, is_steady: true, peers, ..Judged::of(state, turn, ix) };
+            j.set(TRK | EST | if reply { RPL } else { 0 }, turn, ix);
+            (j.reply, j.is_steady) = (reply, true);
+            return;
         }
-        self.judge_tcp_change(ix, reply, seg, is_new)
+        self.judge_tcp_change((ix, reply), said, j);
     }
 
     /// A segment that may change the state.
     #[inline(never)]
-    fn judge_tcp_change(&self, ix: u32, reply: bool, seg: &Segment, is_new: bool) -> Judged {
+    fn judge_tcp_change(
+        &self,
+        (ix, reply): (u32, bool),
+        (seg, is_new): (&Segment, bool),
+        j: &mut Judged,
+    ) {
         let direction = if reply { RPL } else { 0 };
-        let mut peers = self.table.hot(ix).peers;
-        let (verdict, class) = tcp::update(&mut peers, seg, reply, self.tcp_seq_check);
+        j.peers = self.table.hot(ix).peers;
+        let (verdict, class) = tcp::update(&mut j.peers, seg, reply, self.tcp_seq_check);
         let turn = Turn::Tcp(class);
-        let (state, turn) = match verdict {
-            Verdict::Valid => (TRK | EST | direction, turn),
-            Verdict::StillNew => (TRK | NEW | direction, turn),
+        match verdict {
+            Verdict::Valid => j.set(TRK | EST | direction, turn, ix),
+            Verdict::StillNew => j.set(TRK | NEW | direction, turn, ix),
             // The packet is of no connection.
-            Verdict::Invalid => (TRK | INV, Turn::Nothing),
-            Verdict::Reopen => (stranger(is_new), Turn::Remove),
-        };
-        let is_steady = turn == Turn::Nothing;
-        let reply = reply && verdict != Verdict::Invalid;
-        Judged { reply, is_steady, peers, ..Judged::of(state, turn, ix) }
+            Verdict::Invalid => j.set(TRK | INV, Turn::Nothing, ix),
+            Verdict::Reopen => j.set(stranger(is_new), Turn::Remove, ix),
+        }
+        j.reply = reply && verdict != Verdict::Invalid;
     }
 
     /// What a look-up would say of the same packet once more, after the judgement was accepted.
@@ -320,6 +353,18 @@ impl Conntrack {
     #[inline]
     pub fn translation_of(&self, j: &Judged) -> Option<NatRewrite> {
         self.rewrite(j.conn()?, j.reply, j.state)
+    }
+
+    /// The same for narrow packets; `None` also if they are not.
+    #[inline(always)]
+    pub fn narrow_translation_of(&self, j: &Judged) -> Option<NarrowRewrite> {
+        self.table.hot(j.conn()?).narrow_rewrite(j.reply)
+    }
+
+    /// The same for packets of a connection's original direction.
+    #[inline]
+    pub fn narrow_translation(&self, c: ConnRef) -> Option<NarrowRewrite> {
+        self.live(c)?.narrow_rewrite(false)
     }
 
     /// The bits that a `ct(nat)` would add to the packet's state.

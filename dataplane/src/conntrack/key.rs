@@ -283,8 +283,12 @@ impl CtPacket {
             return None;
         }
         match n.proto {
-            UDP => udp_len_ok(l4).then(Segment::default),
-            _ => Segment::parse(l4).filter(|seg| !tcp::flags_impossible(seg.flags)),
+            UDP if udp_len_ok(l4) => Some(Segment::default()),
+            UDP => None,
+            _ => match Segment::parse(l4) {
+                Some(seg) if !tcp::flags_impossible(seg.flags) => Some(seg),
+                _ => None,
+            },
         }
     }
 
@@ -349,6 +353,7 @@ impl CtPacket {
 }
 
 /// The UDP length field covers its own header and no more than the datagram.
+#[inline(always)]
 fn udp_len_ok(l4: &[u8]) -> bool {
     let Some(&[_, _, _, _, a, b, _, _]) = l4.first_chunk::<8>() else { return false };
     let len = usize::from(u16::from_be_bytes([a, b]));

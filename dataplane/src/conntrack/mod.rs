@@ -52,7 +52,7 @@ pub use filter::{ConnFilter, StateFilter, TupleFilter};
 pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use judge::Judged;
 pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
-pub use nat::{NatKind, NatMode, NatRewrite, NatSpec};
+pub use nat::{NarrowRewrite, NatKind, NatMode, NatRewrite, NatSpec};
 pub use settings::{CtReport, CtSettings, CtStats, CtZoneConfig};
 pub use tcp::Segment;
 pub use zone::{ZoneReport, Zones};
@@ -267,12 +267,12 @@ impl Conntrack {
         self.table.prefetch_index(hash);
     }
 
-    /// Second stage: the connection that the index most likely means.
+    /// Second stage: the connection that the index most likely means, and its direction.
     #[inline]
-    pub fn prefetch_guess(&self, hash: u64) {
-        if let Some(ix) = self.table.guess(hash) {
-            self.table.prefetch(ix);
-        }
+    pub fn prefetch_guess(&self, hash: u64) -> Option<(u32, usize)> {
+        let guess = self.table.guess(hash);
+        guess.into_iter().for_each(|(ix, _)| self.table.prefetch(ix));
+        guess
     }
 
     /// Finds the packet's connection, runs its state machine and refreshes its timer.

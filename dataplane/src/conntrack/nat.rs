@@ -296,6 +296,13 @@ impl Chooser<'_> {
     }
 }
 
+/// What the addresses and ports of a narrow packet become: source above destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NarrowRewrite {
+    pub addresses: u64,
+    pub ports: u32,
+}
+
 /// What to write into a packet of one direction of a translated connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NatRewrite {

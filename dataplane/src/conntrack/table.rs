@@ -189,8 +189,8 @@ impl Table {
 
     /// The connection whose hash bits fit first, to be prefetched; `find` decides.
     #[inline]
-    pub fn guess(&self, hash: u64) -> Option<u32> {
-        self.index.find((hash >> 32) as u32, |_, _| true).map(|(ix, _)| ix)
+    pub fn guess(&self, hash: u64) -> Option<(u32, usize)> {
+        self.index.find((hash >> 32) as u32, |_, _| true)
     }
 
     /// The connection and direction of a tuple.

@@ -181,24 +181,20 @@ pub fn write_l4(bytes: &mut [u8], layers: &Layers, key: &PacketKey) -> bool {
 }
 
 /// The same of a packet of IPv4 without options, with TCP or UDP and no fragment: `ip` is its
-/// header, `l4` the rest up to the datagram's end. UDP's length has been looked at, and covers
-/// `udp_len` bytes.
+/// header, `l4` the rest up to the datagram's end. UDP's length field has been looked at.
 #[inline(always)]
 pub fn narrow_ok(ip: &[u8; 20], l4: &[u8], is_udp: bool) -> bool {
-    let header = Sum::of_20(ip);
-    let covered = match l4 {
-        [_, _, _, _, a, b, 0, 0, ..] if is_udp => {
-            let _ = (a, b);
-            return header.is_valid();
+    let mut covered = l4;
+    if is_udp && let Some(&[_, _, _, _, a, b, sum @ ..]) = l4.first_chunk::<8>() {
+        if sum == [0; 2] {
+            return Sum::of_20(ip).is_valid();
         }
-        [_, _, _, _, a, b, ..] if is_udp => {
-            l4.get(..usize::from(u16::from_be_bytes([*a, *b]))).unwrap_or(l4)
-        }
-        _ => l4,
-    };
-    let (_, addresses) = ip.split_at(12);
-    let pseudo = Sum::of(addresses).plus_u16(u16::from(ip[9])).plus_u16(covered.len() as u16);
-    header.is_valid() && pseudo.plus(Sum::of(covered)).is_valid()
+        covered = l4.get(..usize::from(u16::from_be_bytes([a, b]))).unwrap_or(l4);
+    }
+    let [.., p, _, _, a, b, c, d, e, f, g, h] = *ip;
+    let pseudo = pseudo_v4(&[a, b, c, d], &[e, f, g, h], p, covered.len() as u16);
+    // Both at once: no branch between them.
+    Sum::of_20(ip).is_valid() & pseudo.plus(Sum::of_short(covered)).is_valid()
 }
 
 /// Everything that connection tracking wants right: the IPv4 header's checksum and the transport's.

@@ -3,7 +3,7 @@
 //! Homes were asked for when the keys were hashed. What is not at home is asked for in stages as
 //! well: all of the batch's, before the first is looked at.
 
-use super::run::{Lane, UNHASHED};
+use super::run::{Lane, Tracking, UNHASHED};
 use crate::cache::Microflows;
 use crate::cache::entry::NONE;
 use crate::cache::traversal::{Item, Traversal, Traversals};
@@ -146,13 +146,21 @@ impl Lane {
                     },
                 };
                 self.conntrack.prefetch_index(hash);
-                slot.ct = Some((t.zone, hash));
+                slot.ct = Some(Tracking { zone: t.zone, hash, guess: None });
                 any = true;
             }
         }
         if any {
-            for (_, hash) in self.batch.iter().take(n).filter_map(|slot| slot.ct) {
-                self.conntrack.prefetch_guess(hash);
+            for slot in self.batch.iter_mut().take(n) {
+                let Some(ct) = &mut slot.ct else { continue };
+                ct.guess = self.conntrack.prefetch_guess(ct.hash);
+                if ct.guess.is_none()
+                    && let Some(tuple) = CtPacket::tuple_of(&slot.key)
+                {
+                    // It may open a connection, which its replies are to find.
+                    let reply = self.conntrack.hash_of_tuple(&tuple.reversed(), ct.zone);
+                    self.conntrack.prefetch_index(reply);
+                }
             }
         }
     }

@@ -16,7 +16,9 @@ use super::run::Slot;
 use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{INV, NEW};
-use crate::conntrack::{Commit, Conntrack, CtError, CtPacket, Judged, Narrow, NatRewrite, Tuple};
+use crate::conntrack::{
+    Commit, Conntrack, CtError, CtPacket, Judged, Narrow, NarrowRewrite, NatRewrite, Tuple,
+};
 use crate::counters::{Counters, Stat};
 use crate::limits::TRAVERSAL_CONNS_MAX;
 use crate::packet::key::PacketKey;
@@ -69,8 +71,10 @@ pub(super) struct Asked {
     zone: Option<u16>,
     /// All answers, where there is more to ask.
     list: Vec<Answer>,
-    /// What `Step::Translate` refers to.
+    /// What `Step::Translate` refers to, unless it is `narrow`.
     pub translations: Vec<NatRewrite>,
+    /// The one translation of a narrow packet.
+    pub narrow: Option<NarrowRewrite>,
 }
 
 impl Asked {
@@ -80,6 +84,7 @@ impl Asked {
             zone: None,
             list: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
+            narrow: None,
         }
     }
 
@@ -93,16 +98,23 @@ impl Asked {
         now: Now,
     ) -> Option<&Judged> {
         self.zone = None;
-        let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0);
-        self.first = match narrow {
-            Some(narrow) => ask_narrow(conntrack, slot, (&narrow, zone), now)?,
-            None => ask_other(conntrack, slot, zone, now)?,
-        };
+        match Narrow::of(&slot.key.base) {
+            Some(narrow) if slot.layers.flags == 0 => {
+                ask_narrow(conntrack, slot, (&narrow, zone), now, &mut self.first)?
+            }
+            _ => self.first = ask_other(conntrack, slot, zone, now)?,
+        }
         if self.first.is_helped {
             return None;
         }
         self.zone = Some(zone);
         Some(&self.first)
+    }
+
+    /// The translation in its general form.
+    pub fn turn_any(&mut self, conntrack: &Conntrack) {
+        self.translations.clear();
+        self.translations.extend(conntrack.translation_of(&self.first));
     }
 
     /// A further question.
@@ -122,37 +134,37 @@ impl Asked {
     }
 }
 
-/// The hash of what is asked, if the batch's was made for this zone.
-#[inline(always)]
-fn hashed(slot: &Slot, zone: u16) -> Option<u64> {
-    slot.ct.filter(|(asked, _)| *asked == zone).map(|(_, hash)| hash)
-}
-
 #[inline(always)]
 fn ask_narrow(
     conntrack: &Conntrack,
     slot: &Slot,
     (narrow, zone): (&Narrow, u16),
     now: Now,
-) -> Option<Judged> {
+    judged: &mut Judged,
+) -> Option<()> {
     let (l3, l4, end) = (slot.layers.l3, slot.layers.l4, slot.layers.end);
-    let bytes = slot.frame.as_ref().map(|f| f.bytes())?;
+    let bytes = slot.frame.as_ref()?.bytes();
     let segment = bytes.get(usize::from(l4)..usize::from(end))?;
     let header = bytes.get(usize::from(l3)..)?.first_chunk::<20>()?;
-    let Some(seg) = CtPacket::narrow_segment(narrow, segment) else {
-        return Some(Judged::default());
-    };
-    if !slot.checksums_good && !l4sum::narrow_ok(header, segment, narrow.is_udp()) {
-        return Some(Judged::default());
+    let is_good = slot.checksums_good || l4sum::narrow_ok(header, segment, narrow.is_udp());
+    match CtPacket::narrow_segment(narrow, segment) {
+        Some(seg) if is_good => {
+            let known = match slot.ct {
+                Some(ct) if ct.zone == zone => (zone, ct.hash, ct.guess),
+                _ => (zone, conntrack.hash_of_narrow(narrow, zone), None),
+            };
+            conntrack.judge_narrow((narrow, &seg), known, now, judged);
+        }
+        _ => judged.set_invalid(),
     }
-    let hash = hashed(slot, zone).unwrap_or_else(|| conntrack.hash_of_narrow(narrow, zone));
-    Some(conntrack.judge_narrow((narrow, &seg), zone, hash, now))
+    Some(())
 }
 
 #[inline(never)]
 fn ask_other(conntrack: &Conntrack, slot: &Slot, zone: u16, now: Now) -> Option<Judged> {
     let packet = packet_of(slot, zone)?;
-    let hash = hashed(slot, zone).unwrap_or_else(|| conntrack.hash_of(&packet));
+    let hash = slot.ct.filter(|ct| ct.zone == zone).map(|ct| ct.hash);
+    let hash = hash.unwrap_or_else(|| conntrack.hash_of(&packet));
     Some(conntrack.judge(&packet, hash, now))
 }
 
@@ -196,11 +208,19 @@ impl Ground<'_> {
         }
         self.conntrack.accept(judged, self.now);
         if t.turns {
-            self.asked.translations.clear();
-            let Some(rewrite) = self.conntrack.translation_of(judged) else { return false };
-            self.asked.translations.push(rewrite);
+            self.asked.narrow = self.conntrack.narrow_translation_of(judged);
+            if self.asked.narrow.is_none() {
+                return self.turn();
+            }
         }
         true
+    }
+
+    /// The translation of a packet that is not narrow.
+    #[inline(never)]
+    fn turn(&mut self) -> bool {
+        self.asked.turn_any(self.conntrack);
+        !self.asked.translations.is_empty()
     }
 
     #[inline(never)]
@@ -320,6 +340,7 @@ impl Ground<'_> {
     #[inline]
     fn settle(&mut self, guards: impl Iterator<Item = Item>) -> bool {
         self.asked.translations.clear();
+        self.asked.narrow = None;
         let tracks = guards.filter_map(|g| match g {
             Item::Ct(t) => Some(t),
             _ => None,

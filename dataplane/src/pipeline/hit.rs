@@ -11,6 +11,7 @@ use super::run::{Egress, Lane};
 use super::upkeep::credit;
 use crate::action::edit;
 use crate::action::step::Step;
+use crate::action::translate::translate_narrow;
 use crate::cache::Entry;
 use crate::cache::traversal::{Item, Traversal};
 use crate::clock::Now;
@@ -107,7 +108,13 @@ impl Lane {
         let mut done = 0;
         for item in t.first_steps() {
             let Item::Do(step) = item else { break };
-            match edit::apply_common(step, frame, &slot.layers) {
+            let ran = match (step, self.asked.narrow) {
+                (Step::Translate(_), Some(new)) => {
+                    Some(translate_narrow(new, frame.bytes_mut(), &slot.layers))
+                }
+                _ => edit::apply_common(step, frame, &slot.layers),
+            };
+            match ran {
                 Some(Ok(())) => done += 1,
                 Some(Err(reason)) => {
                     self.counters.count_drop(reason);
@@ -147,6 +154,9 @@ impl Lane {
     ) {
         let Some(slot) = self.batch.get_mut(i) else { return };
         let Some(frame) = slot.frame.take() else { return };
+        if self.asked.narrow.take().is_some() {
+            self.asked.turn_any(&self.conntrack);
+        }
         let Some(head) = self.traversals.get(traversal).map(|t| t.head) else { return };
         let count = usize::from(head.steps).saturating_sub(done);
         let items = self.traversals.items(traversal).skip(usize::from(head.guards) + done);

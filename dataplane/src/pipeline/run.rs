@@ -75,8 +75,16 @@ pub(super) struct Slot {
     pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
-    /// Zone that connection tracking will be asked in, and the hash of what will be asked.
-    pub(super) ct: Option<(u16, u64)>,
+    pub(super) ct: Option<Tracking>,
+}
+
+/// What connection tracking will most likely be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tracking {
+    pub zone: u16,
+    pub hash: u64,
+    /// The connection that it most likely is, and the direction.
+    pub guess: Option<(u32, usize)>,
 }
 
 /// All that a worker needs to judge packets: hot first, cold after.

@@ -7,13 +7,17 @@
 //!
 //! What the replay itself costs (a frame taken, the copy, the frame given back) is measured too and
 //! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
-//! empty caches and connections and tells how the rate comes up.
+//! empty caches and connections, but for those of `--warm`, and tells how the rate comes up.
+//!
+//! With fresh packets time goes on from burst to burst and connections expire between them, as in a
+//! worker's loop; at the end the packets that are not fresh come once more, to see whether their
+//! connections are all there still.
 
 use super::churn::{Churn, ChurnOptions, Inbox, churn};
 use super::engine::{Caches, Engine};
 use super::load::{Load, Order};
-use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, tiers};
-use super::{Packet, ReplayError};
+use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, stats, tiers};
+use super::{Fresh, Packet, ReplayError};
 use crate::config::Config;
 use crate::model::Model;
 use sluice_dataplane::clock::Now;
@@ -32,6 +36,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchOptions {
     pub seconds: f64,
+    /// Before measuring.
+    pub settle_seconds: f64,
     pub workers: usize,
     /// First processor; further workers take the next ones. `None`: not bound.
     pub cpu: Option<usize>,
@@ -44,7 +50,15 @@ pub struct BenchOptions {
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { seconds: 5.0, workers: 1, cpu: None, order: Order::File, cold: false, churn: None }
+        Self {
+            seconds: 5.0,
+            settle_seconds: 0.0,
+            workers: 1,
+            cpu: None,
+            order: Order::File,
+            cold: false,
+            churn: None,
+        }
     }
 }
 
@@ -52,6 +66,8 @@ impl Default for BenchOptions {
 const BATCHES_PER_LOOK: usize = 256;
 /// The same for a cold bench, where a batch of misses takes long, and for one with changes.
 const BATCHES_PER_LOOK_SHORT: usize = 8;
+/// What one round of expiry may do, as in a worker's loop.
+const HOUSEKEEP_BUDGET: usize = 64;
 /// Part of the time that is spent on the floor.
 const FLOOR_SHARE: f64 = 0.1;
 
@@ -68,6 +84,24 @@ impl Egress for Discard {
     }
 }
 
+/// Counts, too.
+struct Count(u64);
+
+impl Egress for Count {
+    fn output(&mut self, _: PortIx, frame: Frame, pool: &mut FramePool) {
+        self.0 += 1;
+        pool.free(frame);
+    }
+}
+
+/// What is played.
+#[derive(Clone, Copy)]
+pub(super) struct Packets<'a> {
+    /// Once, first.
+    pub warm: &'a [Packet],
+    pub measured: &'a [Packet],
+}
+
 /// One worker's part of the result.
 struct Lap {
     packets: u64,
@@ -76,6 +110,9 @@ struct Lap {
     allocations: u64,
     tiers: Tiers,
     drops: BTreeMap<&'static str, u64>,
+    stats: BTreeMap<&'static str, u64>,
+    connections: u64,
+    fresh: Option<Fresh>,
     floor: Cost,
     cold: Option<Cold>,
 }
@@ -84,7 +121,7 @@ pub(super) fn run(
     options: &BenchOptions,
     config: &Config,
     first: Engine,
-    packets: &[Packet],
+    packets: Packets<'_>,
     model: &mut Model,
 ) -> Result<BenchReport, ReplayError> {
     let allowed = wait::cpus_allowed();
@@ -118,7 +155,7 @@ pub(super) fn run(
         conns_max: config.conntrack.conns_max,
         cpus,
         order: options.order,
-        distinct_packets: packets.len(),
+        distinct_packets: packets.measured.len(),
         debug_build: cfg!(debug_assertions),
     };
     let churn = churned.transpose()?;
@@ -131,11 +168,12 @@ fn engines(
     options: &BenchOptions,
     config: &Config,
     first: Engine,
-    packets: &[Packet],
+    packets: Packets<'_>,
 ) -> Result<Vec<(Engine, Load)>, ReplayError> {
-    let all: Vec<&Packet> = packets.iter().collect();
+    let all: Vec<&Packet> = packets.measured.iter().collect();
     if options.cold {
-        let engine = Engine::new(config, first.lane.program().clone(), caches_of(&first.lane))?;
+        let mut engine = Engine::new(config, first.lane.program().clone(), caches_of(&first.lane))?;
+        packets.warm.iter().try_for_each(|p| engine.play(p, &mut |_| {}))?;
         return Ok(vec![(engine, Load::new(&all, options.order))]);
     }
     if options.workers <= 1 {
@@ -148,12 +186,11 @@ fn engines(
             let parsed = parse(&p.bytes, p.port, &mut key, &mut layers);
             parsed.is_ok() && usize::from(entropy(&key)) % options.workers == w
         };
-        let mine: Vec<&Packet> = packets.iter().filter(mine).collect();
+        let warm = packets.warm.iter().filter(mine);
+        let mine: Vec<&Packet> = packets.measured.iter().filter(mine).collect();
         let program = first.lane.program().clone();
         let mut engine = Engine::new(config, program, caches_of(&first.lane))?;
-        for p in &mine {
-            engine.play(p, &mut |_| {})?;
-        }
+        warm.chain(mine.iter().copied()).try_for_each(|p| engine.play(p, &mut |_| {}))?;
         out.push((engine, Load::new(&mine, options.order)));
     }
     Ok(out)
@@ -177,34 +214,46 @@ fn lap(
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
     }
-    let base = e.now();
+    let clock = Clock { base: e.now(), start: Instant::now() };
+    let mut nth = 0;
     let mut cold = options.cold.then(|| Cold::new(options.seconds));
     let is_short = options.cold || mail.is_some();
     let look = if is_short { BATCHES_PER_LOOK_SHORT } else { BATCHES_PER_LOOK };
     let take = |lane: &mut Lane, now: Now| mail.iter().for_each(|m| m.take(lane, now));
     // Caches of the processor, and entries whose first packets could not be kept.
     for _ in 0..if options.cold { 0 } else { 3 } {
-        pass(&mut e, load, base, look, &mut |lane, _| {
-            take(lane, base);
+        nth += 1;
+        pass(&mut e, load, &clock, nth, look, &mut |lane, _| {
+            take(lane, clock.now());
             true
         });
     }
-    e.lane.settle(base);
-    let (tiers_before, drops_before) = (tiers(&e), drops(&e));
+    let settled = Duration::from_secs_f64(options.settle_seconds);
+    while clock.start.elapsed() < settled && !load.is_empty() {
+        nth += 1;
+        pass(&mut e, load, &clock, nth, look, &mut |_, _| clock.start.elapsed() < settled);
+        e.lane.housekeep(clock.now(), HOUSEKEEP_BUDGET);
+    }
+    e.lane.settle(clock.now());
+    let (tiers_before, drops_before, stats_before) = (tiers(&e), drops(&e), stats(&e));
+    let mut fresh = load.has_fresh().then(Fresh::default);
     let mut packets = 0;
     let allocations = ALLOCATIONS.load(Relaxed);
     let (start, cycles) = (Instant::now(), tsc());
     let limit = Duration::from_secs_f64(options.seconds);
     let mut elapsed = Duration::ZERO;
     while elapsed < limit && !load.is_empty() {
-        let now = Now::from_ns(base.ns + elapsed.as_nanos() as u64);
-        packets += pass(&mut e, load, now, look, &mut |lane, done| {
-            take(lane, now);
+        nth += 1;
+        let (done, of_it) = pass(&mut e, load, &clock, nth, look, &mut |lane, done| {
+            take(lane, clock.now());
             let elapsed = start.elapsed();
             cold.iter_mut().for_each(|c| c.note(elapsed, packets + done));
             elapsed < limit
         });
-        e.lane.housekeep(now, 64);
+        packets += done;
+        fresh.iter_mut().for_each(|f| f.packets += of_it);
+        let now = clock.now();
+        e.lane.housekeep(now, HOUSEKEEP_BUDGET);
         // A pass may be shorter than the way to the next look.
         take(&mut e.lane, now);
         elapsed = start.elapsed();
@@ -213,10 +262,12 @@ fn lap(
     let cycles = tsc().saturating_sub(cycles);
     let elapsed = start.elapsed();
     let allocations = ALLOCATIONS.load(Relaxed) - allocations;
+    // What conntrack has counted is carried over with it.
+    e.lane.settle(clock.now());
     let after = tiers(&e);
-    let mut drops = drops(&e);
-    drops.iter_mut().for_each(|(k, v)| *v -= drops_before.get(k).copied().unwrap_or(0));
-    drops.retain(|_, v| *v > 0);
+    let (drops, stats) = (moved(drops(&e), &drops_before), moved(stats(&e), &stats_before));
+    let connections = e.lane.conntrack_ref().len() as u64;
+    fresh.iter_mut().for_each(|f| f.others_lost = lost(&mut e, load, clock.now()));
     let tiers = Tiers {
         tier1: after.tier1 - tiers_before.tier1,
         tier2: after.tier2 - tiers_before.tier2,
@@ -225,29 +276,76 @@ fn lap(
     // Control ends with it.
     drop(mail);
     let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
-    Lap { packets, elapsed, cycles, allocations, tiers, drops, floor, cold }
+    Lap {
+        packets,
+        elapsed,
+        cycles,
+        allocations,
+        tiers,
+        drops,
+        stats,
+        connections,
+        fresh,
+        floor,
+        cold,
+    }
+}
+
+/// What counters have gained.
+fn moved(
+    mut now: BTreeMap<&'static str, u64>,
+    before: &BTreeMap<&'static str, u64>,
+) -> BTreeMap<&'static str, u64> {
+    now.iter_mut().for_each(|(k, v)| *v -= before.get(k).copied().unwrap_or(0));
+    now.retain(|_, v| *v > 0);
+    now
+}
+
+/// The lane's time: it goes on while it is measured.
+struct Clock {
+    base: Now,
+    start: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        Now::from_ns(self.base.ns + self.start.elapsed().as_nanos() as u64)
+    }
+}
+
+/// How many of the packets that are not fresh do not come out any more.
+fn lost(e: &mut Engine, load: &Load, now: Now) -> u64 {
+    let (mut played, mut sent) = (0, Count(0));
+    for burst in load.bursts.iter().filter(|b| !b.is_fresh) {
+        load.fill(burst, 0, e);
+        e.lane.run(&mut e.burst, burst.port, now, &mut e.pool, &mut sent);
+        played += burst.range.len() as u64;
+    }
+    played.saturating_sub(sent.0)
 }
 
 /// All packets once, or until `go_on`, asked every `look` batches with the lane and the number so
-/// far, says no. Says how many went.
+/// far, says no. Says how many went, and how many of them were fresh.
 fn pass(
     e: &mut Engine,
     load: &Load,
-    now: Now,
+    clock: &Clock,
+    nth: u64,
     look: usize,
     go_on: &mut dyn FnMut(&mut Lane, u64) -> bool,
-) -> u64 {
-    let mut done = 0;
-    for (i, (port, range)) in load.bursts.iter().enumerate() {
-        for bytes in load.burst(range) {
-            let Some(mut frame) = e.pool.alloc() else { continue };
-            frame.copy_from(bytes);
-            if let Err(frame) = e.burst.push(frame) {
-                e.pool.free(frame);
-            }
+) -> (u64, u64) {
+    let (mut done, mut fresh) = (0, 0);
+    let (mut now, has_fresh) = (clock.now(), load.has_fresh());
+    for (i, burst) in load.bursts.iter().enumerate() {
+        load.fill(burst, nth, e);
+        let packets = burst.range.len() as u64;
+        done += packets;
+        if has_fresh {
+            fresh += if burst.is_fresh { packets } else { 0 };
+            now = clock.now();
+            e.lane.housekeep(now, HOUSEKEEP_BUDGET);
         }
-        done += range.len() as u64;
-        e.lane.run(&mut e.burst, *port, now, &mut e.pool, &mut Discard);
+        e.lane.run(&mut e.burst, burst.port, now, &mut e.pool, &mut Discard);
         if i % look == look - 1 {
             e.lane.drain_events().for_each(drop);
             if !go_on(&mut e.lane, done) {
@@ -255,7 +353,7 @@ fn pass(
             }
         }
     }
-    done
+    (done, fresh)
 }
 
 /// The same copies without a lane between: a batch of frames taken, filled and given back.
@@ -264,15 +362,9 @@ fn floor(e: &mut Engine, load: &Load, seconds: f64) -> Cost {
     let (start, cycles) = (Instant::now(), tsc());
     let mut packets = 0u64;
     while start.elapsed() < limit && !load.is_empty() {
-        for (_, range) in &load.bursts {
-            for bytes in load.burst(range) {
-                let Some(mut frame) = e.pool.alloc() else { continue };
-                frame.copy_from(bytes);
-                if let Err(frame) = e.burst.push(frame) {
-                    e.pool.free(frame);
-                }
-            }
-            packets += range.len() as u64;
+        for burst in &load.bursts {
+            load.fill(burst, packets, e);
+            packets += burst.range.len() as u64;
             e.burst.drain().for_each(|frame| e.pool.free(frame));
         }
     }
@@ -286,13 +378,14 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
         laps.iter().map(|l| l.packets as f64 / l.elapsed.as_secs_f64().max(1e-9) / 1e6).sum();
     let workers = laps.len().max(1);
     let cycles: u64 = laps.iter().map(|l| l.cycles).sum();
-    let mut drops = BTreeMap::new();
+    let (mut drops, mut stats) = (BTreeMap::new(), BTreeMap::new());
     let mut tiers = Tiers::default();
     for l in laps {
         tiers.tier1 += l.tiers.tier1;
         tiers.tier2 += l.tiers.tier2;
         tiers.tier3 += l.tiers.tier3;
         l.drops.iter().for_each(|(k, v)| *drops.entry(*k).or_default() += v);
+        l.stats.iter().for_each(|(k, v)| *stats.entry(*k).or_default() += v);
     }
     let busy_ns: f64 = laps.iter().map(|l| l.elapsed.as_nanos() as f64).sum();
     let cost = Cost::of(packets, busy_ns, cycles as f64);
@@ -305,6 +398,12 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
         workers,
         tiers,
         drops,
+        stats,
+        connections: laps.iter().map(|l| l.connections).sum(),
+        fresh: laps.iter().filter_map(|l| l.fresh).reduce(|a, b| Fresh {
+            packets: a.packets + b.packets,
+            others_lost: a.others_lost + b.others_lost,
+        }),
         allocations: laps.iter().map(|l| l.allocations).max().unwrap_or(0),
         floor: laps.first().map(|l| l.floor).unwrap_or_default(),
         churn: None,

@@ -15,8 +15,16 @@ pub struct Args {
     #[arg(long)]
     config: Option<PathBuf>,
     /// A port and the packets that come in by it
-    #[arg(long = "in", value_name = "NAME=FILE", required = true, value_parser = input)]
+    #[arg(long = "in", value_name = "NAME=FILE", required_unless_present = "fresh",
+        value_parser = input)]
     inputs: Vec<(String, PathBuf)>,
+    /// The same, but played once before all others, and not measured: what opens connections
+    #[arg(long, value_name = "NAME=FILE", value_parser = input)]
+    warm: Vec<(String, PathBuf)>,
+    /// The same as --in, but each pass of a bench has its packets from another source port, so
+    /// each is of a new connection
+    #[arg(long, value_name = "NAME=FILE", value_parser = input)]
+    fresh: Vec<(String, PathBuf)>,
     /// A port without packets (without --config)
     #[arg(long = "out", value_name = "NAME", conflicts_with = "config")]
     outputs: Vec<String>,
@@ -38,6 +46,10 @@ pub struct Args {
     /// How long to measure
     #[arg(long, default_value_t = 5.0, requires = "bench", value_parser = seconds)]
     seconds: f64,
+    /// How long to run the packets before measuring, for what comes with time to be there
+    #[arg(long, default_value_t = 0.0, requires = "bench", conflicts_with = "cold",
+        value_parser = settle)]
+    settle: f64,
     /// Threads, each with its share of the flows
     #[arg(long, default_value_t = 1, requires = "bench",
         value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -76,10 +88,15 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn settle(text: &str) -> Result<f64, String> {
+    if text == "0" { Ok(0.0) } else { seconds(text) }
+}
+
 impl Args {
     pub fn options(&self) -> Options {
         let bench = self.bench.then(|| BenchOptions {
             seconds: self.seconds,
+            settle_seconds: self.settle,
             workers: usize::from(self.workers),
             cpu: self.cpu,
             order: self.order,
@@ -90,6 +107,8 @@ impl Args {
             flows: self.flows.clone(),
             config: self.config.clone(),
             inputs: self.inputs.clone(),
+            warm: self.warm.clone(),
+            fresh: self.fresh.clone(),
             outputs: self.outputs.clone(),
             out_dir: self.out_dir.clone(),
             caches: Caches {

@@ -5,9 +5,11 @@
 //! the file, `S` being the least number from 0.618 n on that has no divisor in common with `n`:
 //! neighbours in time are far apart in the file, and every pass has every packet once. Each port
 //! has its own such order, and whole bursts of the ports alternate, as a worker takes them from
-//! the queues of devices that all are busy.
+//! the queues of devices that all are busy; a port with fewer packets comes the more rarely, evenly
+//! over the pass.
 
-use super::Packet;
+use super::engine::Engine;
+use super::{Packet, fresh};
 use sluice_dataplane::limits::BATCH_MAX;
 use sluice_dataplane::packet::key::PortIx;
 use std::collections::BTreeMap;
@@ -45,19 +47,22 @@ impl Order {
         if self == Self::File {
             return packets.to_vec();
         }
-        let mut ports: BTreeMap<u16, Vec<&Packet>> = BTreeMap::new();
-        packets.iter().for_each(|p| ports.entry(p.port.0).or_default().push(p));
+        let mut ports: BTreeMap<_, Vec<&Packet>> = BTreeMap::new();
+        packets.iter().for_each(|p| ports.entry((p.port.0, p.is_fresh)).or_default().push(p));
         let strides = ports.values().map(|list| {
             let (n, step) = (list.len(), self.step(list.len()));
             (0..n).filter_map(|i| list.get(i * step % n).copied()).collect::<Vec<_>>()
         });
         let strides: Vec<Vec<&Packet>> = strides.collect();
-        let mut queues: Vec<_> = strides.iter().map(|list| list.chunks(BATCH_MAX)).collect();
-        let mut out = Vec::with_capacity(packets.len());
-        while out.len() < packets.len() {
-            queues.iter_mut().filter_map(Iterator::next).for_each(|burst| out.extend(burst));
-        }
-        out
+        // The middle of each burst's share of the pass, in 2^32nds of it.
+        let bursts = strides.iter().flat_map(|list| {
+            let all = list.len().div_ceil(BATCH_MAX) as u64;
+            let place = move |i: usize| ((2 * i as u64 + 1) << 31) / all;
+            list.chunks(BATCH_MAX).enumerate().map(move |(i, burst)| (place(i), burst))
+        });
+        let mut bursts: Vec<_> = bursts.collect();
+        bursts.sort_by_key(|b| b.0);
+        bursts.iter().flat_map(|b| b.1.iter().copied()).collect()
     }
 }
 
@@ -66,8 +71,14 @@ pub(super) struct Load {
     bytes: Vec<u8>,
     /// Start and length of each packet.
     packets: Vec<(usize, usize)>,
-    /// Port and packets of each burst: a burst is of one port.
-    pub bursts: Vec<(PortIx, Range<usize>)>,
+    pub bursts: Vec<Burst>,
+}
+
+/// Packets of one port, all of them fresh or none.
+pub(super) struct Burst {
+    pub port: PortIx,
+    pub is_fresh: bool,
+    pub range: Range<usize>,
 }
 
 impl Load {
@@ -80,8 +91,16 @@ impl Load {
             load.packets.push((at, p.bytes.len()));
             let n = load.packets.len();
             match load.bursts.last_mut() {
-                Some((port, range)) if *port == p.port && range.len() < BATCH_MAX => range.end = n,
-                _ => load.bursts.push((p.port, n - 1..n)),
+                Some(b)
+                    if (b.port, b.is_fresh) == (p.port, p.is_fresh)
+                        && b.range.len() < BATCH_MAX =>
+                {
+                    b.range.end = n;
+                }
+                _ => {
+                    let (port, is_fresh) = (p.port, p.is_fresh);
+                    load.bursts.push(Burst { port, is_fresh, range: n - 1..n });
+                }
             }
         }
         load
@@ -91,9 +110,29 @@ impl Load {
         self.packets.is_empty()
     }
 
+    /// Whether a pass has packets that the one before had not.
+    pub fn has_fresh(&self) -> bool {
+        self.bursts.iter().any(|b| b.is_fresh)
+    }
+
     /// The bytes of each packet of a burst.
-    pub fn burst(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
-        self.packets[range.clone()].iter().map(|(at, len)| &self.bytes[*at..*at + *len])
+    fn burst(&self, burst: &Burst) -> impl Iterator<Item = &[u8]> {
+        self.packets[burst.range.clone()].iter().map(|(at, len)| &self.bytes[*at..*at + *len])
+    }
+
+    /// Copies a burst into fresh frames of the engine, as the `nth` pass has it.
+    #[inline]
+    pub fn fill(&self, burst: &Burst, nth: u64, e: &mut Engine) {
+        for bytes in self.burst(burst) {
+            let Some(mut frame) = e.pool.alloc() else { continue };
+            frame.copy_from(bytes);
+            if burst.is_fresh {
+                fresh::freshen(frame.bytes_mut(), fresh::step(nth));
+            }
+            if let Err(frame) = e.burst.push(frame) {
+                e.pool.free(frame);
+            }
+        }
     }
 }
 
@@ -105,6 +144,7 @@ mod tests {
         let packet = |i: usize| Packet {
             ts_ns: 0,
             port: PortIx(u16::from(i >= n / 2)),
+            is_fresh: false,
             bytes: (i as u32).to_be_bytes().to_vec(),
         };
         (0..n).map(packet).collect()
@@ -129,18 +169,42 @@ mod tests {
     fn bursts_of_ports_alternate() {
         let own: Vec<Packet> = packets(200);
         let load = Load::new(&own.iter().collect::<Vec<_>>(), Order::Stride);
-        let sizes: Vec<_> = load.bursts.iter().map(|(p, r)| (p.0, r.len())).collect();
+        let sizes: Vec<_> = load.bursts.iter().map(|b| (b.port.0, b.range.len())).collect();
         let whole = [(0, 32), (1, 32)].repeat(3);
         assert_eq!(sizes, [whole, vec![(0, 4), (1, 4)]].concat());
+    }
+
+    #[test]
+    fn a_port_with_fewer_packets_comes_evenly_over_the_pass() {
+        let mut own = packets(640);
+        own.truncate(320 + 64);
+        let load = Load::new(&own.iter().collect::<Vec<_>>(), Order::Stride);
+        let ports: Vec<_> = load.bursts.iter().map(|b| b.port.0).collect();
+        assert_eq!(ports, [0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn fresh_and_other_packets_of_a_port_are_not_in_one_burst() {
+        let mut own = packets(100);
+        own.iter_mut().for_each(|p| p.port = PortIx(0));
+        own[20..].iter_mut().for_each(|p| p.is_fresh = true);
+        for order in [Order::File, Order::Stride] {
+            let load = Load::new(&own.iter().collect::<Vec<_>>(), order);
+            let mut sizes: Vec<_> =
+                load.bursts.iter().map(|b| (b.is_fresh, b.range.len())).collect();
+            sizes.sort_unstable();
+            assert_eq!(sizes, [(false, 20), (true, 16), (true, 32), (true, 32)]);
+            assert!(load.has_fresh());
+        }
     }
 
     #[test]
     fn a_burst_is_of_one_port_and_at_most_a_batch() {
         let own = packets(100);
         let load = Load::new(&own.iter().collect::<Vec<_>>(), Order::File);
-        let sizes: Vec<_> = load.bursts.iter().map(|(p, r)| (p.0, r.len())).collect();
+        let sizes: Vec<_> = load.bursts.iter().map(|b| (b.port.0, b.range.len())).collect();
         assert_eq!(sizes, [(0, 32), (0, 18), (1, 32), (1, 18)]);
-        let bytes: Vec<_> = load.bursts.iter().flat_map(|(_, r)| load.burst(r)).collect();
+        let bytes: Vec<_> = load.bursts.iter().flat_map(|b| load.burst(b)).collect();
         assert_eq!(bytes, own.iter().map(|p| &p.bytes[..]).collect::<Vec<_>>());
     }
 }

@@ -5,7 +5,9 @@
 //! report says what happened. *Bench*: the same packets from memory in a loop for some seconds,
 //! each copied into a fresh frame, judged and really rewritten, discarded at the port; the report
 //! says how fast. Before a bench every packet is played once functionally, so connections and
-//! caches stand.
+//! caches stand. What must come before and not again, as the three segments that open a TCP
+//! connection, is given as `--warm`: played once, first, and not part of what is measured. What must
+//! never be the same is given as `--fresh`: in each pass a new connection (`fresh`).
 //!
 //! The flow file may hold groups and meters too, as `group add ...` and `meter add ...`
 //! (`control/src/flow/file.rs`).
@@ -17,6 +19,7 @@ mod bench;
 mod churn;
 pub mod cli;
 mod engine;
+mod fresh;
 mod load;
 mod report;
 
@@ -24,7 +27,10 @@ pub use bench::{ALLOCATIONS, BenchOptions};
 pub use churn::{Churn, ChurnOptions};
 pub use engine::{Caches, Engine, Sent, lane_config};
 pub use load::Order;
-pub use report::{BenchReport, Cold, Cost, FlowReport, Report};
+pub use report::{BenchReport, Cold, Cost, FlowReport, Fresh, Report};
+
+#[cfg(test)]
+mod tests;
 
 use crate::config::{self, Config, PortType};
 use crate::model::{Model, ModelError};
@@ -45,6 +51,10 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Port name and pcap file.
     pub inputs: Vec<(String, PathBuf)>,
+    /// Played once before all others.
+    pub warm: Vec<(String, PathBuf)>,
+    /// Inputs whose packets have another source port in each pass of a bench.
+    pub fresh: Vec<(String, PathBuf)>,
     /// Ports without input, when there is no configuration.
     pub outputs: Vec<String>,
     /// Where `NAME.pcap` of each port that sent something goes.
@@ -70,6 +80,8 @@ pub enum ReplayError {
     NotADevice(String, &'static str),
     #[error("there is nothing to replay: give --in NAME=FILE.pcap")]
     NoInput,
+    #[error("only UDP and TCP over IPv4 can be made fresh; give other packets with --in")]
+    NotFresh,
     #[error("\"{0}\" names two ports")]
     Twice(String),
     #[error("cannot get packet memory: {0}")]
@@ -85,6 +97,8 @@ pub enum ReplayError {
 pub struct Packet {
     pub ts_ns: u64,
     pub port: PortIx,
+    /// Another connection in each pass of a bench.
+    pub is_fresh: bool,
     pub bytes: Vec<u8>,
 }
 
@@ -92,8 +106,16 @@ pub struct Packet {
 pub fn run(options: &Options) -> Result<Report, ReplayError> {
     let config = configuration(options)?;
     let mut model = model_of(&config, options)?;
-    let packets = read_inputs(&model, &options.inputs)?;
+    let warm = read_inputs(&model, &options.warm, &[])?;
+    let packets = read_inputs(&model, &options.inputs, &options.fresh)?;
+    if packets.is_empty() {
+        return Err(ReplayError::NoInput);
+    }
     let mut engine = Engine::new(&config, model.program(), options.caches)?;
+    for p in &warm {
+        engine.play(p, &mut |_| {})?;
+        engine.follow(&mut model);
+    }
     let mut sink = Sink::new(&model, options.out_dir.clone());
     for p in &packets {
         engine.play(p, &mut |sent| sink.take(&sent))?;
@@ -105,7 +127,8 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     engine.finish();
     let mut report = report::report(&model, &engine, &packets, sink.finish()?);
     if let Some(bench) = &options.bench {
-        report.bench = Some(bench::run(bench, &config, engine, &packets, &mut model)?);
+        let all = bench::Packets { warm: &warm, measured: &packets };
+        report.bench = Some(bench::run(bench, &config, engine, all, &mut model)?);
     }
     Ok(report)
 }
@@ -117,11 +140,16 @@ fn configuration(options: &Options) -> Result<Config, ReplayError> {
     }
     let mut names: Vec<&str> = options.inputs.iter().map(|i| i.0.as_str()).collect();
     names.extend(options.outputs.iter().map(String::as_str));
+    if let Some((_, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(ReplayError::Twice((*name).to_owned()));
+    }
+    for (name, _) in options.fresh.iter().chain(&options.warm) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
     let mut text = String::from("[[bridge]]\nname = \"br0\"\n");
     for (i, name) in names.iter().enumerate() {
-        if names[..i].contains(name) {
-            return Err(ReplayError::Twice((*name).to_owned()));
-        }
         let number = i + 1;
         text +=
             &format!("[[bridge.port]]\nname = {name:?}\nnumber = {number}\ntype = \"memory\"\n");
@@ -153,13 +181,15 @@ fn model_of(config: &Config, options: &Options) -> Result<Model, ReplayError> {
     Ok(model)
 }
 
-/// All packets of all inputs in order of time; equal times in order of the inputs.
-fn read_inputs(model: &Model, inputs: &[(String, PathBuf)]) -> Result<Vec<Packet>, ReplayError> {
-    if inputs.is_empty() {
-        return Err(ReplayError::NoInput);
-    }
+/// All packets of all inputs in order of time; equal times in order of the inputs, fresh ones last.
+fn read_inputs(
+    model: &Model,
+    inputs: &[(String, PathBuf)],
+    fresh: &[(String, PathBuf)],
+) -> Result<Vec<Packet>, ReplayError> {
     let mut packets = Vec::new();
-    for (name, file) in inputs {
+    let inputs = inputs.iter().map(|i| (i, false)).chain(fresh.iter().map(|i| (i, true)));
+    for ((name, file), is_fresh) in inputs {
         let port = model.ports().find(|(_, p)| p.config.name == *name);
         let (_, port) = port.ok_or_else(|| ReplayError::NoPort(name.clone()))?;
         if !matches!(port.config.kind, PortType::Memory) {
@@ -170,9 +200,10 @@ fn read_inputs(model: &Model, inputs: &[(String, PathBuf)]) -> Result<Vec<Packet
         let wrong = |error| ReplayError::Pcap { file: file.clone(), error };
         for p in PcapReader::new(BufReader::new(open)).map_err(wrong)? {
             let p = p.map_err(wrong)?;
-            packets.push(Packet { ts_ns: p.ts_ns, port: port.ix, bytes: p.bytes });
+            packets.push(Packet { ts_ns: p.ts_ns, port: port.ix, is_fresh, bytes: p.bytes });
         }
     }
+    packets.iter().filter(|p| p.is_fresh).try_for_each(fresh::check)?;
     packets.sort_by_key(|p| p.ts_ns);
     Ok(packets)
 }

@@ -56,6 +56,12 @@ pub struct BenchReport {
     pub workers: usize,
     pub tiers: Tiers,
     pub drops: BTreeMap<&'static str, u64>,
+    /// Other counters that moved during the measurement, as those of connections made and expired.
+    pub stats: BTreeMap<&'static str, u64>,
+    /// Connections in the tables at its end.
+    pub connections: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<Fresh>,
     /// Calls of the allocator during the measurement, by all workers.
     pub allocations: u64,
     /// What the replay costs without a dataplane in it.
@@ -65,6 +71,15 @@ pub struct BenchReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub churn: Option<Churn>,
     pub settings: Settings,
+}
+
+/// What a bench with fresh packets says of them and of the others.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Fresh {
+    /// Fresh ones among the packets.
+    pub packets: u64,
+    /// Of the others, played once after the measurement: those that did not leave.
+    pub others_lost: u64,
 }
 
 /// Of one packet.
@@ -144,13 +159,17 @@ pub(super) fn drops(engine: &Engine) -> BTreeMap<&'static str, u64> {
     Drop::ALL.iter().map(|d| (d.name(), c.dropped(*d))).filter(|d| d.1 > 0).collect()
 }
 
+pub(super) fn stats(engine: &Engine) -> BTreeMap<&'static str, u64> {
+    let c = engine.lane.counters();
+    Stat::ALL.iter().map(|s| (s.name(), c.stat(*s))).filter(|s| s.1 > 0).collect()
+}
+
 pub(super) fn report(
     model: &Model,
     engine: &Engine,
     packets: &[Packet],
     out: BTreeMap<String, Out>,
 ) -> Report {
-    let c = engine.lane.counters();
     let flows = model.bridges.iter().flat_map(|b| {
         b.flows.sorted().into_iter().map(move |s| FlowReport {
             bridge: b.config.name.clone(),
@@ -164,7 +183,7 @@ pub(super) fn report(
         bytes: packets.iter().map(|p| p.bytes.len() as u64).sum(),
         out,
         drops: drops(engine),
-        stats: Stat::ALL.iter().map(|s| (s.name(), c.stat(*s))).filter(|s| s.1 > 0).collect(),
+        stats: stats(engine),
         tiers: tiers(engine),
         conntrack_entries: engine.lane.conntrack_ref().len() as u64,
         flows: flows.collect(),
@@ -209,6 +228,15 @@ impl fmt::Display for BenchReport {
         )?;
         let (ns, cycles) = (self.floor.ns_per_packet, self.floor.tsc_cycles_per_packet);
         writeln!(f, "         of it the replay's own copy: {ns:.1} ns and {cycles:.0} cycles")?;
+        if let Some(fresh) = &self.fresh {
+            let (n, lost, live) = (fresh.packets, fresh.others_lost, self.connections);
+            let made = self.stats.get("ct_created").copied().unwrap_or(0) as f64 / self.seconds;
+            writeln!(
+                f,
+                "         {n} fresh packets, {made:.0} connections made a second, {live} live"
+            )?;
+            writeln!(f, "         of the other packets {lost} do not come out any more")?;
+        }
         if let Some(cold) = &self.cold {
             let ms = cold.first_pass_ns as f64 / 1e6;
             writeln!(f, "         from cold: each packet once in {ms:.2} ms")?;

@@ -95,7 +95,8 @@ pub fn play(case: &Case, caches: Caches) -> Result<Outcome, String> {
     let mut bounds_met = 0;
     for (at, p) in case.packets.iter().enumerate() {
         let port = *ports.get(p.port).ok_or_else(|| format!("no port {}", p.port))?;
-        let packet = Packet { ts_ns: at as u64 * STEP_NS, port, bytes: p.bytes.clone() };
+        let (ts_ns, bytes) = (at as u64 * STEP_NS, p.bytes.clone());
+        let packet = Packet { ts_ns, port, is_fresh: false, bytes };
         let mut out = Output::new();
         let mut take = |sent: Sent<'_>| {
             let name = names.get(&sent.port.0).copied().unwrap_or("?");

@@ -32,7 +32,7 @@ gcc -O3 -march=native -fPIC -shared -Wall -Wextra \
     -DALLOW_EXPERIMENTAL_API -DALLOW_INTERNAL_API \
     $(pkg-config --cflags libdpdk) -isystem "$DPDK_SRC/lib/ethdev" \
     -isystem "$DPDK_SRC/lib/eal/include" -isystem "$DPDK_SRC/drivers/bus/vdev" \
-    -o "$out/librte_net_memrx.so.new" "$here/memrx.c" $(pkg-config --libs-only-L libdpdk) \
+    -o "$out/librte_net_memrx.so.new" "$here/memrx.c" "$here/packets.c" $(pkg-config --libs-only-L libdpdk) \
     -lrte_ethdev -lrte_eal -lrte_mempool -lrte_mbuf -lrte_kvargs -lrte_bus_vdev -lm
 mv "$out/librte_net_memrx.so.new" "$out/librte_net_memrx.so"
 echo "$out/librte_net_memrx.so"

@@ -1,7 +1,8 @@
 /* net_memrx: a DPDK device that replays packets from memory, at the cost of a copy.
  *
- * The peer of `cargo xtask bench pipeline` gets its packets by this, as `sluice replay --bench` gets
- * ours: a fresh buffer from the pool, the packet copied into it, in bursts of the caller's size.
+ * The peer of `cargo xtask bench pipeline` and `bench conntrack` gets its packets by this, as
+ * `sluice replay --bench` gets ours: a fresh buffer from the pool, the packet copied into it, in
+ * bursts of the caller's size.
  * DPDK's own net_pcap with infinite_rx keeps one buffer per packet, so the pool bounds the number
  * of flows, and pays for two rings a packet: the peer would be slower by what is not its fault.
  *
@@ -11,8 +12,16 @@
  * in memory in the order in which they are read: what differs is the order of flows, not the
  * locality of the packets' own bytes.
  *
+ * With several receive queues each has the packets of its own flows, by a hash that is the same in
+ * both directions of a flow, and an order of its own, as a device with a symmetric RSS key would
+ * deal them. With fresh=1 each pass has another source port: the pass's number is added to it in
+ * ones' complement and the checksum follows (RFC 1624); `control/src/replay/fresh.rs` does the same.
+ *
  * Arguments: file=PATH   a pcap file, little-endian, Ethernet, every packet of one length
  *            loop=0|1    1 (default): without end; 0: one pass, then nothing comes
+ *            fresh=0|1   1: every pass is of new connections (UDP or TCP over IPv4); default 0
+ *            burst=N     at most N packets a call (default: what the caller wants): a port that has
+ *                        fewer of them than the others
  *            delay=MS    nothing comes until then (default 300): the switch polls a new device
  *                        before its OpenFlow side knows the port
  *
@@ -20,203 +29,98 @@
  * own and come with its sources only; see build.sh.
  */
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include <bus_vdev_driver.h>
 #include <ethdev_driver.h>
 #include <ethdev_vdev.h>
+#include <rte_byteorder.h>
 #include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_kvargs.h>
 #include <rte_mbuf.h>
 
-#define CACHE_LINE 64u
-#define HUGE_PAGE (2u << 20)
-#define PCAP_US 0xa1b2c3d4u
-#define PCAP_NS 0xa1b23c4du
-#define PCAP_HEADER 24u
-#define PCAP_RECORD 16u
-/* Longer packets are nobody's benchmark; the pool's buffers hold 2 KiB. */
-#define PACKET_MAX 1518u
+#include "packets.h"
 
-struct replay {
-    /* Read per burst. */
-    uint8_t *first, *later;     /* n slots each, in file order and in stride order */
-    uint64_t n, at;
-    uint32_t slot, len;         /* bytes of a slot and of a packet */
-    uint16_t port;
-    bool loop, is_first_pass, has_begun;
-    struct rte_mempool *pool;
-    uint64_t packets, no_buffers;
-    /* The rest. */
-    uint64_t delay_ms, start_tsc;
-    size_t map_len;
-    struct rte_ether_addr mac;
-};
+/* The sum in ones' complement. */
+static uint16_t
+add(uint16_t a, uint16_t b)
+{
+    uint32_t sum = (uint32_t)a + b;
+
+    return (uint16_t)((sum & 0xffff) + (sum >> 16));
+}
+
+static void
+freshen(const struct replay *r, uint8_t *packet, uint16_t by)
+{
+    uint16_t word;
+
+    memcpy(&word, packet + r->udp_or_tcp, sizeof word);
+    word = rte_cpu_to_be_16(add(rte_be_to_cpu_16(word), by));
+    memcpy(packet + r->udp_or_tcp, &word, sizeof word);
+    memcpy(&word, packet + r->sum, sizeof word);
+    word = (uint16_t)~add((uint16_t)~rte_be_to_cpu_16(word), by);
+    word = word ? rte_cpu_to_be_16(word) : 0xffff;
+    memcpy(packet + r->sum, &word, sizeof word);
+}
 
 static uint16_t
 receive(void *queue, struct rte_mbuf **bufs, uint16_t wanted)
 {
-    struct replay *r = queue;
-    const uint8_t *base = r->is_first_pass ? r->first : r->later;
-    uint64_t left = r->n - r->at;
-    uint16_t count = wanted < left ? wanted : (uint16_t)left;
+    struct queue *q = queue;
+    const struct replay *r = q->device;
+    const uint8_t *base = q->is_first_pass ? q->first : q->later;
+    uint64_t left = q->n - q->at;
+    uint16_t most = wanted < r->burst ? wanted : r->burst;
+    uint16_t count = most < left ? most : (uint16_t)left;
 
-    if (unlikely(!r->has_begun)) {
+    if (unlikely(!q->has_begun)) {
         if (rte_rdtsc() < r->start_tsc)
             return 0;
-        r->has_begun = true;
+        q->has_begun = true;
     }
     if (count == 0)
         return 0;
-    if (unlikely(rte_pktmbuf_alloc_bulk(r->pool, bufs, count) != 0)) {
-        r->no_buffers += count;
+    if (unlikely(rte_pktmbuf_alloc_bulk(q->pool, bufs, count) != 0)) {
+        q->no_buffers += count;
         return 0;
     }
     for (uint16_t i = 0; i < count; i++) {
         struct rte_mbuf *buf = bufs[i];
-        const uint8_t *from = base + (r->at + i) * r->slot;
+        const uint8_t *from = base + (q->at + i) * r->slot;
 
         /* A copy of known length is a few vector moves. */
         if (r->slot == CACHE_LINE)
             memcpy(rte_pktmbuf_mtod(buf, void *), from, CACHE_LINE);
         else
             memcpy(rte_pktmbuf_mtod(buf, void *), from, r->len);
+        if (r->fresh)
+            freshen(r, rte_pktmbuf_mtod(buf, uint8_t *), q->step);
         buf->data_len = (uint16_t)r->len;
         buf->pkt_len = r->len;
         buf->port = r->port;
     }
-    r->at += count;
-    r->packets += count;
-    if (r->at == r->n && r->loop) {
-        r->at = 0;
-        r->is_first_pass = false;
+    q->at += count;
+    q->packets += count;
+    if (q->at == q->n && r->loop) {
+        q->at = 0;
+        q->is_first_pass = false;
+        q->step = add(q->step, 1);
     }
     return count;
 }
 
 static uint16_t
-discard(void *queue __rte_unused, struct rte_mbuf **bufs, uint16_t count)
+discard(void *queue, struct rte_mbuf **bufs, uint16_t count)
 {
+    struct queue *q = queue;
+
+    q->sent += count;
     rte_pktmbuf_free_bulk(bufs, count);
     return count;
-}
-
-static uint64_t
-gcd(uint64_t a, uint64_t b)
-{
-    while (b != 0) {
-        uint64_t rest = a % b;
-
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
-/* The least number from 0.618 n on that has no divisor in common with n. */
-static uint64_t
-stride_of(uint64_t n)
-{
-    for (uint64_t s = (uint64_t)ceil(0.6180339887 * (double)n); s < n; s++)
-        if (gcd(s, n) == 1)
-            return s;
-    return 1;
-}
-
-static uint32_t
-word(const uint8_t *at)
-{
-    uint32_t value;
-
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-/* A whole file in memory; NULL with a message otherwise. */
-static uint8_t *
-slurp(const char *path, size_t *len)
-{
-    FILE *file = fopen(path, "rb");
-    uint8_t *bytes = NULL;
-    long end;
-
-    if (file && fseek(file, 0, SEEK_END) == 0 && (end = ftell(file)) >= 0) {
-        rewind(file);
-        *len = (size_t)end;
-        bytes = malloc(*len + 1);
-        if (bytes && fread(bytes, 1, *len, file) != *len) {
-            free(bytes);
-            bytes = NULL;
-        }
-    }
-    if (!bytes)
-        fprintf(stderr, "memrx: %s: %s\n", path, strerror(errno));
-    if (file)
-        fclose(file);
-    return bytes;
-}
-
-/* Counts the packets and checks that they have one length. */
-static int
-measure(struct replay *r, const uint8_t *file, size_t file_len)
-{
-    size_t at = PCAP_HEADER;
-
-    if (file_len < PCAP_HEADER || (word(file) != PCAP_US && word(file) != PCAP_NS))
-        return -EINVAL;
-    while (at + PCAP_RECORD <= file_len) {
-        uint32_t len = word(file + at + 8);
-
-        if (r->n == 0)
-            r->len = len;
-        if (len != r->len || len == 0 || len > PACKET_MAX || at + PCAP_RECORD + len > file_len)
-            return -EINVAL;
-        at += PCAP_RECORD + len;
-        r->n++;
-    }
-    return r->n > 0 && at == file_len ? 0 : -EINVAL;
-}
-
-static int
-load(struct replay *r, const char *path)
-{
-    size_t file_len = 0, half;
-    uint8_t *file = slurp(path, &file_len);
-    uint64_t stride;
-
-    if (!file)
-        return -ENOENT;
-    if (measure(r, file, file_len) != 0) {
-        fprintf(stderr, "memrx: %s: no little-endian pcap of packets of one length\n", path);
-        free(file);
-        return -EINVAL;
-    }
-    r->slot = RTE_ALIGN_CEIL(r->len, CACHE_LINE);
-    half = RTE_ALIGN_CEIL(r->n * r->slot, (size_t)HUGE_PAGE);
-    r->map_len = 2 * half;
-    r->first = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (r->first == MAP_FAILED) {
-        r->first = NULL;
-        free(file);
-        return -ENOMEM;
-    }
-    /* Best effort: without huge pages it is only slower. */
-    (void)madvise(r->first, r->map_len, MADV_HUGEPAGE);
-    r->later = r->first + half;
-    stride = stride_of(r->n);
-    for (uint64_t i = 0; i < r->n; i++)
-        memcpy(r->first + i * r->slot,
-               file + PCAP_HEADER + i * (PCAP_RECORD + r->len) + PCAP_RECORD, r->len);
-    for (uint64_t i = 0; i < r->n; i++)
-        memcpy(r->later + i * r->slot, r->first + i * stride % r->n * r->slot, r->len);
-    free(file);
-    r->is_first_pass = true;
-    return 0;
 }
 
 static int
@@ -230,6 +134,8 @@ start(struct rte_eth_dev *dev)
 {
     struct replay *r = dev->data->dev_private;
 
+    if (r->shared_by != dev->data->nb_rx_queues)
+        return -EINVAL;
     r->start_tsc = rte_rdtsc() + r->delay_ms * (rte_get_tsc_hz() / 1000);
     dev->data->dev_link.link_status = RTE_ETH_LINK_UP;
     return 0;
@@ -247,11 +153,8 @@ close_device(struct rte_eth_dev *dev)
 {
     struct replay *r = dev->data->dev_private;
 
-    if (r && r->first) {
-        munmap(r->first, r->map_len);
-        r->first = r->later = NULL;
-        r->n = r->at = 0;
-    }
+    if (r)
+        packets_free(r);
     /* It lies inside dev_private: DPDK must not free it. */
     dev->data->mac_addrs = NULL;
     return 0;
@@ -264,9 +167,11 @@ rx_queue(struct rte_eth_dev *dev, uint16_t queue, uint16_t entries __rte_unused,
 {
     struct replay *r = dev->data->dev_private;
 
-    r->pool = pool;
     r->port = dev->data->port_id;
-    dev->data->rx_queues[queue] = r;
+    if (r->shared_by != dev->data->nb_rx_queues && packets_deal(r, dev->data->nb_rx_queues) != 0)
+        return -ENOMEM;
+    r->queues[queue].pool = pool;
+    dev->data->rx_queues[queue] = &r->queues[queue];
     return 0;
 }
 
@@ -274,7 +179,9 @@ static int
 tx_queue(struct rte_eth_dev *dev, uint16_t queue, uint16_t entries __rte_unused,
          unsigned int socket __rte_unused, const struct rte_eth_txconf *conf __rte_unused)
 {
-    dev->data->tx_queues[queue] = dev->data->dev_private;
+    struct replay *r = dev->data->dev_private;
+
+    dev->data->tx_queues[queue] = &r->outs[queue];
     return 0;
 }
 
@@ -284,8 +191,8 @@ info(struct rte_eth_dev *dev __rte_unused, struct rte_eth_dev_info *info)
     info->max_mac_addrs = 1;
     info->max_rx_pktlen = 9728;
     info->max_mtu = 9700;
-    info->max_rx_queues = 1;
-    info->max_tx_queues = 4;
+    info->max_rx_queues = QUEUES_MAX;
+    info->max_tx_queues = QUEUES_MAX;
     return 0;
 }
 
@@ -294,9 +201,12 @@ stats(struct rte_eth_dev *dev, struct rte_eth_stats *stats)
 {
     const struct replay *r = dev->data->dev_private;
 
-    stats->ipackets = r->packets;
-    stats->ibytes = r->packets * r->len;
-    stats->rx_nombuf = r->no_buffers;
+    for (uint16_t i = 0; i < QUEUES_MAX; i++) {
+        stats->ipackets += r->queues[i].packets;
+        stats->rx_nombuf += r->queues[i].no_buffers;
+        stats->opackets += r->outs[i].sent;
+    }
+    stats->ibytes = stats->ipackets * r->len;
     return 0;
 }
 
@@ -305,7 +215,8 @@ reset_stats(struct rte_eth_dev *dev)
 {
     struct replay *r = dev->data->dev_private;
 
-    r->packets = r->no_buffers = 0;
+    for (uint16_t i = 0; i < QUEUES_MAX; i++)
+        r->queues[i].packets = r->queues[i].no_buffers = r->outs[i].sent = 0;
     return 0;
 }
 
@@ -376,17 +287,23 @@ take_number(const char *key, const char *value, void *into)
     return 0;
 }
 
+struct numbers {
+    uint64_t loop, fresh, burst, delay_ms;
+};
+
 static int
-parse(const char *text, char **file, uint64_t *loop, uint64_t *delay_ms)
+parse(const char *text, char **file, struct numbers *numbers)
 {
-    static const char *const keys[] = { "file", "loop", "delay", NULL };
+    static const char *const keys[] = { "file", "loop", "fresh", "burst", "delay", NULL };
     struct rte_kvargs *args = rte_kvargs_parse(text, keys);
     int error = -EINVAL;
 
     if (args) {
         error = rte_kvargs_process(args, "file", take_text, file);
-        error = error ? error : rte_kvargs_process(args, "loop", take_number, loop);
-        error = error ? error : rte_kvargs_process(args, "delay", take_number, delay_ms);
+        error = error ? error : rte_kvargs_process(args, "loop", take_number, &numbers->loop);
+        error = error ? error : rte_kvargs_process(args, "fresh", take_number, &numbers->fresh);
+        error = error ? error : rte_kvargs_process(args, "burst", take_number, &numbers->burst);
+        error = error ? error : rte_kvargs_process(args, "delay", take_number, &numbers->delay_ms);
         rte_kvargs_free(args);
     }
     return error;
@@ -420,11 +337,15 @@ static int
 probe(struct rte_vdev_device *vdev)
 {
     char *file = NULL;
-    uint64_t loop = 1, delay_ms = 300;
+    struct numbers numbers = { .loop = 1, .burst = UINT16_MAX, .delay_ms = 300 };
     struct rte_eth_dev *dev;
     struct replay *r;
-    int error = parse(rte_vdev_device_args(vdev), &file, &loop, &delay_ms);
+    int error = parse(rte_vdev_device_args(vdev), &file, &numbers);
 
+    if (error == 0 && (numbers.burst == 0 || numbers.burst > UINT16_MAX)) {
+        fprintf(stderr, "memrx: burst=N: from 1 to 65535\n");
+        error = -EINVAL;
+    }
     if (error == 0 && !file) {
         fprintf(stderr, "memrx: file=PATH is missing\n");
         error = -EINVAL;
@@ -442,9 +363,11 @@ probe(struct rte_vdev_device *vdev)
     }
     r = dev->data->dev_private;
     memset(r, 0, sizeof *r);
-    r->loop = loop != 0;
-    r->delay_ms = delay_ms;
-    error = load(r, file);
+    r->loop = numbers.loop != 0;
+    r->fresh = numbers.fresh != 0;
+    r->burst = (uint16_t)numbers.burst;
+    r->delay_ms = numbers.delay_ms;
+    error = packets_load(r, file);
     free(file);
     if (error != 0) {
         rte_eth_dev_release_port(dev);
@@ -470,4 +393,5 @@ forget(struct rte_vdev_device *vdev)
 static struct rte_vdev_driver driver = { .probe = probe, .remove = forget };
 
 RTE_PMD_REGISTER_VDEV(net_memrx, driver);
-RTE_PMD_REGISTER_PARAM_STRING(net_memrx, "file=<path> loop=<int> delay=<int>");
+RTE_PMD_REGISTER_PARAM_STRING(net_memrx,
+                              "file=<path> loop=<int> fresh=<int> burst=<int> delay=<int>");

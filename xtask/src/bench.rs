@@ -27,6 +27,8 @@ enum What {
     E2e(play::Args),
     /// The pipeline on packets from memory against Open vSwitch with DPDK in turn (as root)
     Pipeline(play::Args),
+    /// Connection tracking and translation against the same peer in turn (as root)
+    Conntrack(play::Args),
     /// What each room costs by itself, in nanoseconds and cycles
     Rooms(Rooms),
 }
@@ -49,15 +51,19 @@ pub fn run(args: &Args) -> Result<(), String> {
             let packages = ["sluice-control", "sluice-testbed", "sluice-benches"];
             play::run("sluice-bench", &packages, rest)
         }
-        What::Pipeline(rest) => {
-            let missing = setup::ensure_peer()?;
-            if !missing.is_empty() {
-                return Err(format!("still missing: {}", missing.join(", ")));
-            }
-            play::run("sluice-bench-pipeline", &["sluice-control", "sluice-testbed"], rest)
-        }
+        What::Pipeline(rest) => duel("sluice-bench-pipeline", rest),
+        What::Conntrack(rest) => duel("sluice-bench-conntrack", rest),
         What::Rooms(rooms) => run_rooms(rooms),
     }
+}
+
+/// Ours against the peer from memory.
+fn duel(program: &str, rest: &play::Args) -> Result<(), String> {
+    let missing = setup::ensure_peer()?;
+    if !missing.is_empty() {
+        return Err(format!("still missing: {}", missing.join(", ")));
+    }
+    play::run(program, &["sluice-control", "sluice-testbed"], rest)
 }
 
 /// The figures of one bench.

@@ -38,7 +38,7 @@ const NEEDS: &[Need] = &[
     program("ovs-vswitchd", "openvswitch-switch", "the reference for what flows do"),
 ];
 
-/// What the peer of `bench pipeline` needs: the switch, and what builds its replay device.
+/// What the peer of `bench pipeline` and `bench conntrack` needs: the switch, and what builds its replay device.
 const PEER_NEEDS: &[Need] = &[
     Need {
         found: Found::File("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"),
@@ -78,7 +78,7 @@ pub fn ensure() -> Result<Vec<String>, String> {
     ensure_all(NEEDS)
 }
 
-/// The same for the peer of `bench pipeline`.
+/// The same for the peer of `bench pipeline` and `bench conntrack`.
 pub fn ensure_peer() -> Result<Vec<String>, String> {
     ensure_all(PEER_NEEDS)
 }

@@ -10,8 +10,8 @@
 //! system calls above all, and not how fast its tables are; `sluice replay --bench` says that.
 
 mod bpf;
+pub mod duel;
 mod forwarder;
-pub mod pipeline;
 mod report;
 mod scene;
 

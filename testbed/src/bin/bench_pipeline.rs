@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sluice_testbed::bench::pipeline::{self, Options};
+use sluice_testbed::bench::duel::{self, Bench, Options};
 
 fn main() -> ExitCode {
-    pipeline::main(&Options::parse())
+    duel::main(Bench::Pipeline, &Options::parse())
 }

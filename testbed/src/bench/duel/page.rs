@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::WORKER_CPU;
 use super::case::{Chart, Measure, Rival};
 use super::plot::{self, Bar, Line, escape, short};
-use super::report::{Report, Row};
+use super::report::{Report, Row, churning};
 use crate::bench::report::Spread;
 
 const STYLE: &str = "
@@ -45,19 +45,22 @@ td { border-bottom: 1px solid var(--rule); } .n { text-align: right; white-space
 ";
 
 /// The charts: title, name of the x axis, a sentence.
-const CHARTS: [(Chart, &str, &str); 5] = [
+const CHARTS: [(Chart, &str, &str); 7] = [
     (Chart::FlowsExact, "Flows, one exact rule each, 5 tables", "flows and rules"),
     (Chart::FlowsAcl, "Flows, access list of 1000 rules under 64 masks", "flows"),
     (Chart::Rules, "Exact rules, 1000 flows", "rules"),
     (Chart::Masks, "Mask patterns of 1000 rules, 10 k flows", "mask patterns"),
+    (Chart::ConnectionsUdp, "Established UDP connections, both directions", "connections"),
+    (Chart::ConnectionsTcp, "Established TCP connections, both directions", "connections"),
     (Chart::Tables, "Tables on the way, TTL and both MACs, 1000 flows", "tables"),
 ];
 
 pub fn html(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>sluice: the pipeline bench\
-         </title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>sluice: the {} bench\
+         </title>\n<style>{STYLE}</style>\n</head>\n<body>\n",
+        report.bench.name(),
     );
     head(&mut page, report);
     page += &ratios(report);
@@ -71,11 +74,12 @@ fn head(page: &mut String, report: &Report) {
     let m = &report.machine;
     let _ = write!(
         page,
-        "<h1>sluice and Open vSwitch with DPDK</h1>\n<p>The same packets and rules from memory, \
-         one worker against one polling thread, in turn on the same core. Figures are gross: the \
+        "<h1>sluice and Open vSwitch with DPDK: {}</h1>\n<p>The same packets and rules from memory, \
+         workers against as many polling threads, in turn on the same cores. Figures are gross: the \
          replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
          class=\"faint\">Linux {}, {} x {}, load {:.2} at the start; core {WORKER_CPU}; \
          {} rounds of {} s{}</span></div>\n",
+        report.bench.name(),
         escape(&report.summary()),
         escape(&m.kernel),
         m.cpus,
@@ -177,6 +181,7 @@ fn table(report: &Report) -> String {
 
 fn table_row(text: &mut String, row: &Row) {
     let (case, o) = (&row.case, &row.outcome);
+    let churning = o.peer.as_ref().and_then(|p| p.churning).map_or_else(String::new, churning);
     let (id, title) = (case.id, escape(&case.title));
     if let Some(failure) = &o.failure {
         let why = escape(failure);
@@ -202,7 +207,7 @@ fn table_row(text: &mut String, row: &Row) {
         text,
         "<tr><td>{id}</td><td>{title}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td>\
          <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td \
-         class=\"n\">{ratio}</td><td class=\"n\">{goal}</td><td>{}{note}</td></tr>",
+         class=\"n\">{ratio}</td><td class=\"n\">{goal}</td><td>{}{note}{churning}</td></tr>",
         median(&o.own),
         median(&o.rival),
         case.measure.unit(),
@@ -226,23 +231,32 @@ fn method(report: &Report) -> String {
          every packet left by its port.</p>\n<p>The peer runs at the best of its settings for the \
          case (exact-match cache at 1/100, at 1/1, signature match cache, or none; with code for \
          AVX512 where a build has it), found by a scan. Its flow limit is lifted, except for the \
-         cold start, which it makes as it comes from its package.</p>\n"
+         cold start, which it makes as it comes from its package.</p>\n<p>Connections are opened by \
+         packets that come once before. Where new connections are measured ours is in the steady \
+         state, with as many expiring after a second; the peer fills an empty table, where it is \
+         quickest, and what it does without end is told beside.</p>\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::pipeline::report::tests::sample;
+    use crate::bench::duel::Bench;
+    use crate::bench::duel::report::tests::sample;
 
     #[test]
     fn the_page_stands_alone_and_shows_every_case() {
-        let report = sample();
-        let html = html(&report);
+        for (bench, charts) in [(Bench::Pipeline, 5), (Bench::Conntrack, 2)] {
+            stands_alone(&sample(bench), charts);
+        }
+    }
+
+    fn stands_alone(report: &Report, charts: usize) {
+        let html = html(report);
         for outside in ["<script", "http://", "https://", "src=", "url(", "@import"] {
             assert!(!html.contains(outside), "{outside}");
         }
-        assert_eq!(html.matches("<svg").count(), 2 + CHARTS.len());
+        assert_eq!(html.matches("<svg").count(), 2 + charts);
         assert!(report.rows.iter().all(|r| html.contains(&escape(&r.case.title))));
         assert!(html.contains("it &lt;broke&gt;") && !html.contains("NaN"));
         let balanced = |tag: &str| {

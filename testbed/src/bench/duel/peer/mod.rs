@@ -24,6 +24,7 @@ use self::pages::HugePages;
 pub use self::stats::PmdStats;
 use self::unixctl::UnixCtl;
 use super::WORKER_CPU;
+use super::rules::ZONE;
 use crate::bench::forwarder::{OVS_SCHEMA, absent, system_program};
 use crate::netns::{Namespace, run_command};
 use crate::process::{Process, wait_until};
@@ -129,6 +130,32 @@ const AVX512: [&str; 4] = [
     "odp-execute/action-impl-set avx512",
 ];
 
+/// How packets of a file come.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay {
+    pub forever: bool,
+    /// Each time as other connections.
+    pub fresh: bool,
+    /// The most at once; 0: as many as are asked for.
+    pub burst: u64,
+    /// None come until the device has been there so long.
+    pub delay: Duration,
+}
+
+impl Replay {
+    pub fn once(delay: Duration) -> Self {
+        Self { forever: false, fresh: false, burst: 0, delay }
+    }
+
+    pub fn forever() -> Self {
+        Self { forever: true, ..Self::once(Duration::ZERO) }
+    }
+}
+
+fn port_name(number: u32) -> String {
+    format!("port{number}")
+}
+
 /// A running peer with one empty bridge; ended on drop.
 pub struct Ovs {
     // In the order in which they must go: the daemon first.
@@ -138,11 +165,13 @@ pub struct Ovs {
     ns: Namespace,
     _pages: HugePages,
     devices: u32,
+    /// Where its polling threads run.
+    cpus: Vec<usize>,
 }
 
 impl Ovs {
-    /// Starts a build; `memrx` is the replay device for Debian's DPDK.
-    pub fn start(build: &Build, memrx: &Path) -> Result<Self> {
+    /// Starts a build with so many polling threads; `memrx` is the replay device for Debian's DPDK.
+    pub fn start(build: &Build, memrx: &Path, threads: usize) -> Result<Self> {
         let memrx = build.memrx.as_deref().unwrap_or(memrx);
         let folder = Scratch::private("peer")?;
         let plugin = folder.path().join("librte_net_memrx.so");
@@ -154,6 +183,7 @@ impl Ovs {
             ns: Namespace::new("peer")?,
             folder,
             devices: 0,
+            cpus: if threads == 1 { vec![WORKER_CPU] } else { (0..threads).collect() },
         };
         match ovs.bring_up(build, &plugin) {
             Ok(()) => Ok(ovs),
@@ -175,9 +205,10 @@ impl Ovs {
             "other_config:dpdk-extra=\"--no-pci --in-memory --no-telemetry -d {}\"",
             plugin.display()
         );
+        let mask = self.cpus.iter().fold(0, |mask, cpu| mask | 1 << cpu);
         let masks = [
             format!("other_config:dpdk-lcore-mask={:#x}", 1 << OTHER_CPU),
-            format!("other_config:pmd-cpu-mask={:#x}", 1 << WORKER_CPU),
+            format!("other_config:pmd-cpu-mask={mask:#x}"),
         ];
         self.vsctl(&["--no-wait", "init"])?;
         // Longer than ours takes in its turn, so that no cached flow goes meanwhile.
@@ -256,12 +287,18 @@ impl Ovs {
         self.ofctl(&["del-flows", BRIDGE]).map(drop)
     }
 
-    /// Adds a DPDK device as port `number`.
-    fn add_port(&mut self, name: &str, number: u32, arguments: &str) -> Result<()> {
-        let number = format!("ofport_request={number}");
+    /// Adds a DPDK device as port `number`, with a queue for each polling thread.
+    fn add_port(&mut self, number: u32, arguments: &str) -> Result<()> {
+        let name = &port_name(number);
+        let request = format!("ofport_request={number}");
         let device = format!("options:dpdk-devargs=\"{arguments}\"");
-        let add = ["add-port", BRIDGE, name, "--", "set", "interface", name, "type=dpdk"];
-        self.vsctl(&[&add[..], &[&number, &device]].concat())?;
+        let mut add = vec!["add-port", BRIDGE, name, "--", "set", "interface", name, "type=dpdk"];
+        add.extend([&*request, &device]);
+        let (queues, affinity) = self.queues();
+        if self.cpus.len() > 1 {
+            add.extend([&*queues, &affinity]);
+        }
+        self.vsctl(&add)?;
         let numbers = self.ofctl(&["show", BRIDGE])?;
         if numbers.contains(&format!("({name}):")) {
             return Ok(());
@@ -270,29 +307,45 @@ impl Ovs {
         Err(Error::Unexpected(format!("the peer refused port {name} ({arguments}):\n{log}")))
     }
 
-    /// Port 2, where packets end.
-    pub fn add_null_port(&mut self) -> Result<()> {
-        self.add_port("out", 2, "net_null0,no-rx=1")
+    /// How many queues a port has, and which thread polls each: always the same one, so that both
+    /// directions of a connection meet the same caches.
+    fn queues(&self) -> (String, String) {
+        let pairs = self.cpus.iter().enumerate().map(|(queue, cpu)| format!("{queue}:{cpu}"));
+        let pairs: Vec<_> = pairs.collect();
+        let affinity = format!("other_config:pmd-rxq-affinity=\"{}\"", pairs.join(","));
+        (format!("options:n_rxq={}", self.cpus.len()), affinity)
     }
 
-    /// Port 2, whose packets go into a file.
-    pub fn add_pcap_port(&mut self, file: &Path) -> Result<()> {
+    /// A port whose packets end there.
+    pub fn add_null_port(&mut self, number: u32) -> Result<()> {
+        self.devices += 1;
+        self.add_port(number, &format!("net_null{},no-rx=1", self.devices))
+    }
+
+    /// A port whose packets go into a file.
+    pub fn add_pcap_port(&mut self, file: &Path, number: u32) -> Result<()> {
         self.devices += 1;
         let arguments = format!("net_pcap{},tx_pcap={}", self.devices, file.display());
-        self.add_port("out", 2, &arguments)
+        self.add_port(number, &arguments)
     }
 
-    /// Port 1: packets begin to come `delay` after it is there, for ever or once each.
-    pub fn add_replay_port(&mut self, file: &Path, forever: bool, delay: Duration) -> Result<()> {
+    /// A port by which a file's packets come.
+    pub fn add_replay_port(&mut self, file: &Path, number: u32, how: &Replay) -> Result<()> {
         self.devices += 1;
-        let (n, forever) = (self.devices, u8::from(forever));
-        let file = file.display();
-        let delay_ms = delay.as_millis();
-        self.add_port("in", 1, &format!("net_memrx{n},file={file},loop={forever},delay={delay_ms}"))
+        let (n, file) = (self.devices, file.display());
+        let (forever, fresh) = (u8::from(how.forever), u8::from(how.fresh));
+        let mut arguments = format!(
+            "net_memrx{n},file={file},loop={forever},fresh={fresh},delay={}",
+            how.delay.as_millis()
+        );
+        if how.burst > 0 {
+            arguments += &format!(",burst={}", how.burst);
+        }
+        self.add_port(number, &arguments)
     }
 
-    pub fn delete_port(&mut self, name: &str) -> Result<()> {
-        self.vsctl(&["del-port", BRIDGE, name])
+    pub fn delete_port(&mut self, number: u32) -> Result<()> {
+        self.vsctl(&["del-port", BRIDGE, &port_name(number)])
     }
 
     pub fn clear_stats(&mut self) -> Result<()> {
@@ -300,14 +353,14 @@ impl Ovs {
     }
 
     pub fn stats(&mut self) -> Result<PmdStats> {
-        Ok(PmdStats::parse(&self.call("dpif-netdev/pmd-stats-show")?, WORKER_CPU))
+        Ok(PmdStats::parse(&self.call("dpif-netdev/pmd-stats-show")?, &self.cpus))
     }
 
-    /// Packets that port 2 has sent.
+    /// Packets that its ports have sent.
     pub fn sent(&self) -> Result<u64> {
-        let text = self.ofctl(&["dump-ports", BRIDGE, "2"])?;
-        let count = text.split("tx pkts=").nth(1).and_then(|t| t.split(',').next()?.parse().ok());
-        count.ok_or_else(|| Error::Unexpected(format!("no count of sent packets in\n{text}")))
+        let text = self.ofctl(&["dump-ports", BRIDGE])?;
+        let counts = text.split("tx pkts=").skip(1).filter_map(|t| t.split(',').next());
+        Ok(counts.filter_map(|t| t.parse::<u64>().ok()).sum())
     }
 
     /// Its flow limit begins at 10000 and grows by 1000 a round of its revalidators, minutes until
@@ -345,6 +398,38 @@ impl Ovs {
         let text = self.call("upcall/show").unwrap_or_default();
         let after = text.split("(current ").nth(1);
         after.and_then(|t| t.split(')').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// How many connections it may track.
+    pub fn limit_connections(&mut self, most: u32) -> Result<()> {
+        self.call(&format!("dpctl/ct-set-maxconns {most}")).map(drop)
+    }
+
+    /// Connections that it tracks.
+    pub fn connections(&mut self) -> u64 {
+        let text = self.call("dpctl/ct-get-nconns").unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// Connections that its full table has refused so far.
+    pub fn refused_connections(&mut self) -> Result<u64> {
+        let text = self.call("coverage/read-counter conntrack_full")?;
+        text.trim().parse().map_err(|e| Error::Unexpected(format!("conntrack_full: {text}: {e}")))
+    }
+
+    /// Forgets all connections.
+    pub fn forget_connections(&mut self) -> Result<()> {
+        self.call("dpctl/flush-conntrack").map(drop)
+    }
+
+    /// A second for connections of which one packet has come, in the rules' zone.
+    pub fn shorten_first_timeouts(&mut self) -> Result<()> {
+        let datapath = ["--id=@d", "create", "Datapath", "datapath_version=0"];
+        let set = ["--", "set", "Open_vSwitch", ".", "datapaths:netdev=@d"];
+        self.vsctl(&[&["--"], &datapath[..], &set[..]].concat())?;
+        let zone = format!("zone={ZONE}");
+        let first = ["udp_first=1", "udp_single=1", "tcp_syn_sent=1"];
+        self.vsctl(&[&["add-zone-tp", "netdev", &zone][..], &first].concat())
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,4 +1,4 @@
-//! What a polling thread of the peer counted: `dpif-netdev/pmd-stats-show`.
+//! What polling threads of the peer counted: `dpif-netdev/pmd-stats-show`.
 //!
 //! Its cycles are those of the time stamp counter; idle ones are of rounds in which nothing came.
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 /// Since the counters were last cleared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct PmdStats {
+    pub threads: f64,
     pub packets: f64,
     pub idle_cycles: f64,
     pub busy_cycles: f64,
@@ -23,23 +24,28 @@ pub struct PmdStats {
 }
 
 impl PmdStats {
-    /// The section of the thread on `cpu`; all zero if there is none (yet).
-    pub fn parse(text: &str, cpu: usize) -> Self {
-        let head = format!("core_id {cpu}:");
-        let mut lines = text.lines().skip_while(|l| !(l.starts_with("pmd") && l.ends_with(&head)));
-        lines.next();
-        // `packets received: 123`, `idle cycles: 5 (0.1%)`, ...
-        let number = |line: &str| -> Option<(String, f64)> {
-            let (name, rest) = line.split_once(':')?;
-            let value = rest.split_whitespace().next()?.parse().ok()?;
-            Some((name.trim().to_owned(), value))
-        };
-        let own = lines.take_while(|l| l.starts_with(' '));
-        let all: BTreeMap<String, f64> = own.filter_map(number).collect();
+    /// The sections of the threads on `cpus`, added up; all zero if there is none (yet).
+    pub fn parse(text: &str, cpus: &[usize]) -> Self {
+        let mut all: BTreeMap<&str, f64> = BTreeMap::new();
+        let mut threads = 0.0;
+        for cpu in cpus {
+            let head = format!("core_id {cpu}:");
+            let is_head = |l: &&str| l.starts_with("pmd") && l.ends_with(&head);
+            let mut lines = text.lines().skip_while(|l| !is_head(l));
+            threads += if lines.next().is_some() { 1.0 } else { 0.0 };
+            // `packets received: 123`, `idle cycles: 5 (0.1%)`, ...
+            for line in lines.take_while(|l| l.starts_with(' ')) {
+                let number = line.split_once(':').and_then(|(name, rest)| {
+                    Some((name.trim(), rest.split_whitespace().next()?.parse::<f64>().ok()?))
+                });
+                number.into_iter().for_each(|(name, n)| *all.entry(name).or_default() += n);
+            }
+        }
         let of = |name: &str| all.get(name).copied().unwrap_or(0.0);
         let packets = of("packets received");
         let share = |name: &str| if packets > 0.0 { of(name) / packets } else { 0.0 };
         Self {
+            threads,
             packets,
             idle_cycles: of("idle cycles"),
             busy_cycles: of("processing cycles"),
@@ -47,10 +53,11 @@ impl PmdStats {
             emc: share("emc hits"),
             smc: share("smc hits"),
             megaflow: share("megaflow hits"),
-            lookups: of("avg. subtable lookups per megaflow hit"),
+            lookups: of("avg. subtable lookups per megaflow hit") / threads.max(1.0),
         }
     }
 
+    /// Of all threads.
     pub fn cycles(&self) -> f64 {
         self.idle_cycles + self.busy_cycles
     }
@@ -72,6 +79,7 @@ mod tests {
     #[test]
     fn the_section_of_the_core_is_read() {
         let want = PmdStats {
+            threads: 1.0,
             packets: 1000.0,
             idle_cycles: 100.0,
             busy_cycles: 19900.0,
@@ -81,8 +89,10 @@ mod tests {
             megaflow: 0.74,
             lookups: 2.5,
         };
-        assert_eq!(PmdStats::parse(TEXT, 1), want);
-        assert_eq!(PmdStats::parse(TEXT, 1).cycles(), 20000.0);
-        assert_eq!(PmdStats::parse(TEXT, 5), PmdStats::default());
+        assert_eq!(PmdStats::parse(TEXT, &[1]), want);
+        assert_eq!(PmdStats::parse(TEXT, &[1]).cycles(), 20000.0);
+        assert_eq!(PmdStats::parse(TEXT, &[5]), PmdStats::default());
+        let both = PmdStats::parse(TEXT, &[0, 1]);
+        assert_eq!((both.threads, both.packets, both.lookups), (2.0, 1007.0, 1.25));
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::case::{Case, Rival};
-use super::play::Outcome;
+use super::play::{Churning, Outcome};
 use super::plot::short;
-use super::{Options, WORKER_CPU, page};
+use super::{Bench, Options, WORKER_CPU, page};
 use crate::bench::report::{Machine, Spread};
 use crate::{Error, Result};
 
@@ -16,6 +16,17 @@ use crate::{Error, Result};
 pub struct Row {
     pub case: Case,
     pub outcome: Outcome,
+}
+
+/// What the peer does with new connections without end.
+pub fn churning(c: Churning) -> String {
+    format!(
+        "; without end it makes {} and refuses {} M conns/s, {} to {} live",
+        short(c.made_per_second / 1e6),
+        short(c.refused_per_second / 1e6),
+        c.live.0,
+        c.live.1,
+    )
 }
 
 impl Row {
@@ -45,7 +56,7 @@ impl Row {
     }
 
     fn line(&self) -> String {
-        let head = format!("{:<4}{:<52}", self.case.id, self.case.title);
+        let head = format!("{:<4} {:<60}", self.case.id, self.case.title);
         if let Some(failure) = &self.outcome.failure {
             return format!("{head} FAILED: {failure}");
         }
@@ -71,7 +82,7 @@ impl Row {
             side(&o.rival, &o.rival_cycles),
             self.case.measure.unit(),
             self.rival(),
-        )
+        ) + &o.peer.as_ref().and_then(|p| p.churning).map_or_else(String::new, churning)
     }
 
     fn json(&self) -> Value {
@@ -102,6 +113,7 @@ impl Row {
 }
 
 pub struct Report {
+    pub bench: Bench,
     pub machine: Machine,
     pub options: Options,
     pub rows: Vec<Row>,
@@ -109,9 +121,9 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(options: &Options) -> Self {
+    pub fn new(bench: Bench, options: &Options) -> Self {
         let options = options.clone();
-        Self { machine: Machine::look(), options, rows: Vec::new(), seconds: 0.0 }
+        Self { bench, machine: Machine::look(), options, rows: Vec::new(), seconds: 0.0 }
     }
 
     pub fn add(&mut self, case: &Case, outcome: Outcome) {
@@ -142,7 +154,7 @@ impl Report {
         format!(
             "Linux {kernel}, {cpus} x {cpu}, load {load_1min:.2}; worker and polling thread on \
              core {WORKER_CPU}; {rounds} rounds of {seconds} s in turn{warning}\n\
-             {:<56} {:>13} | {:>13} {:<9} {}",
+             {:<65} {:>13} | {:>13} {:<9} {}",
             "case", "ours  cycles", "rival cycles", "unit", "ratio, median (min-max)"
         )
     }
@@ -167,6 +179,7 @@ impl Report {
     pub fn json(&self) -> Value {
         let Options { rounds, seconds, quick, full, .. } = &self.options;
         json!({
+            "bench": self.bench,
             "machine": self.machine,
             "settings": {
                 "rounds": rounds,
@@ -197,14 +210,13 @@ impl Report {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::bench::pipeline::case;
     use clap::Parser;
 
     /// A report with made-up figures for every case, the first of which failed.
-    pub fn sample() -> Report {
+    pub fn sample(bench: Bench) -> Report {
         let options = Options::try_parse_from(["x", "--full"]).unwrap();
-        let mut report = Report::new(&options);
-        for (i, case) in case::all().iter().enumerate() {
+        let mut report = Report::new(bench, &options);
+        for (i, case) in bench.cases().iter().enumerate() {
             let better = 1.5 + i as f64;
             let (own, rival) = ([10.0, 11.0, 12.0], 10.0 / better);
             let mut outcome = Outcome {
@@ -229,7 +241,7 @@ pub mod tests {
 
     #[test]
     fn a_ratio_above_one_is_always_ours() {
-        let report = sample();
+        let report = sample(Bench::Conntrack);
         for row in &report.rows[1..] {
             let ratio = row.ratio().unwrap();
             assert!(ratio.median > 1.0, "{}: {ratio:?}", row.line());
@@ -240,9 +252,9 @@ pub mod tests {
 
     #[test]
     fn json_has_each_case_with_its_rounds() {
-        let json = sample().json();
+        let json = sample(Bench::Pipeline).json();
         let cases = json["cases"].as_array().unwrap();
-        assert_eq!(cases.len(), case::all().len());
+        assert_eq!(cases.len(), Bench::Pipeline.cases().len());
         assert_eq!(cases[1]["rounds"]["own"].as_array().unwrap().len(), 3);
         assert!((cases[1]["ratio"]["median"].as_f64().unwrap() - 2.5).abs() < 1e-9);
         assert_eq!(cases[0]["rounds"]["failure"], "it <broke>");

@@ -5,11 +5,14 @@
 //! half from flows that never do.
 
 use super::packets::{Flow, flow, routes};
+use super::stream::NAT_ADDRESS;
 
 const SRC_MAC: &str = "02:00:00:00:00:01";
 const DST_MAC: &str = "02:00:00:00:00:02";
 const NEW_MACS: &str = "mod_dl_src:02:00:00:00:aa:01,mod_dl_dst:02:00:00:00:bb:02";
 
+/// Where connections are tracked.
+pub const ZONE: u16 = 1;
 pub const ACL_RULES: u64 = 1000;
 /// Flows from here on come in no scenario.
 const ABSENT: u64 = 10_000_000;
@@ -152,6 +155,12 @@ pub enum Rules {
     /// So many tables, the last with an exact rule for each of so many flows; TTL and both MAC
     /// addresses rewritten
     Chain(u8, u64),
+    /// Connection tracking: ports 1 and 3 may begin connections to 2 and 4, which may answer
+    Stateful,
+    /// The same from port 1 to 2, with sources translated to so many addresses
+    Snat(u8),
+    /// The same, with the ports that may be used given
+    SnatPorts(u8),
     /// So many exact rules for the fourth of five tables; none is for a flow that comes
     Absent(u64),
 }
@@ -165,6 +174,9 @@ impl Rules {
             Self::Routes => "routes".to_owned(),
             Self::Wildcard => "wildcard".to_owned(),
             Self::Chain(tables, n) => format!("chain-{tables}-{n}"),
+            Self::Stateful => "stateful".to_owned(),
+            Self::Snat(n) => format!("snat-{n}"),
+            Self::SnatPorts(n) => format!("snat-ports-{n}"),
             Self::Absent(n) => format!("absent-{n}"),
         }
     }
@@ -183,6 +195,9 @@ impl Rules {
                 "priority=10,udp,nw_dst=198.18.0.0/15,actions=output:2".to_owned(),
             ],
             Self::Chain(tables, n) => chain(tables, n),
+            Self::Stateful => stateful("", "", &[1, 3]),
+            Self::Snat(n) => snat(n, ""),
+            Self::SnatPorts(n) => snat(n, ":1024-65535"),
             Self::Absent(n) => (ABSENT..ABSENT + n).map(exact_rule).collect(),
         }
     }
@@ -199,6 +214,33 @@ fn five_tables(acl: Vec<String>, flows: Vec<String>) -> Vec<String> {
     rules.extend(flows);
     rules.push(format!("table=4,priority=10,dl_dst={DST_MAC},actions=output:2"));
     rules
+}
+
+/// The usual pair of rules for each pair of ports: what is new may come by the first one, what is
+/// established by both. `track` and `commit` are further words of the two `ct()`.
+fn stateful(track: &str, commit: &str, begin: &[u32]) -> Vec<String> {
+    let rule = |port: u32, state: &str, actions: &str, out: u32| {
+        format!(
+            "table=1,priority=10,in_port={port},ip,ct_state=+trk+{state},actions={actions}\
+             output:{out}"
+        )
+    };
+    let commit = format!("ct(commit,zone={ZONE}{commit}),");
+    let mut rules = vec![format!(
+        "table=0,priority=10,ip,ct_state=-trk,actions=ct(table=1,zone={ZONE}{track})"
+    )];
+    for port in begin {
+        rules.push(rule(*port, "new", &commit, port + 1));
+        rules.push(rule(*port, "est", "", port + 1));
+        rules.push(rule(port + 1, "est", "", *port));
+    }
+    rules
+}
+
+fn snat(addresses: u8, ports: &str) -> Vec<String> {
+    let first = u32::from(NAT_ADDRESS);
+    let last = ip(first + u32::from(addresses.max(1)) - 1);
+    stateful(",nat", &format!(",nat(src={NAT_ADDRESS}-{last}{ports})"), &[1])
 }
 
 /// Pattern after pattern, and priorities 1000 to 1999 so permuted that patterns interleave.
@@ -290,6 +332,9 @@ mod tests {
             Rules::Wildcard,
             Rules::Chain(1, 10),
             Rules::Chain(40, 10),
+            Rules::Stateful,
+            Rules::Snat(64),
+            Rules::SnatPorts(16),
             Rules::Absent(10),
         ];
         for rules in all {

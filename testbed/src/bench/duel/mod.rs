@@ -1,10 +1,12 @@
-//! The pipeline bench: the same packets and rules through sluice and through Open vSwitch with
-//! DPDK, both from memory, in turn on the same core.
+//! The benches against the peer: the same packets and rules through sluice and through Open vSwitch
+//! with DPDK, both from memory, in turn on the same core.
 //!
-//! `cargo xtask bench pipeline` installs the peer from Debian's packages and runs this as root.
+//! `cargo xtask bench pipeline` and `cargo xtask bench conntrack` install the peer from Debian's
+//! packages and run this as root; they differ in their table of cases.
 //!
-//! - `packets`, `rules`: what is played, as pure functions; `files` writes it down for both sides.
-//! - `case`: the table of cases, with what each asks for.
+//! - `packets`, `stream`, `rules`: what is played, as pure functions; `files` writes it down for
+//!   both sides.
+//! - `case`: what a case is; `tables`: the cases, with what each asks for.
 //! - `ours`, `peer`, `loading`: how a side is driven. `same` compares what both deliver.
 //! - `play`: the rounds. `report`, `page`, `plot`: text, JSON, and a page that stands alone.
 //!
@@ -26,6 +28,8 @@ mod plot;
 mod report;
 mod rules;
 mod same;
+mod stream;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -35,6 +39,7 @@ use case::{Case, Depth};
 use peer::Build;
 use play::Player;
 use report::Report;
+pub use tables::Bench;
 
 use crate::Result;
 use crate::netns::run_command;
@@ -44,7 +49,6 @@ pub const WORKER_CPU: usize = 1;
 
 /// sluice and Open vSwitch with DPDK on the same packets and rules from memory, in turn.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "cargo xtask bench pipeline")]
 pub struct Options {
     /// How often each takes its turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -55,9 +59,9 @@ pub struct Options {
     /// Only cases of these numbers (P1) or whose title holds such a text
     #[arg(long, value_delimiter = ',', value_name = "P1,P3,...")]
     pub only: Vec<String>,
-    /// Where results.json and report.html go
-    #[arg(long, value_name = "DIR", default_value = "target/bench-pipeline")]
-    pub out: PathBuf,
+    /// Where results.json and report.html go; target/bench-NAME if absent
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Only the cases that something is asked of; shorter windows
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
@@ -85,7 +89,7 @@ impl Options {
         self
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self, bench: Bench) -> Vec<Case> {
         let depth = match (self.quick, self.full) {
             (true, _) => Depth::Quick,
             (_, true) => Depth::Full,
@@ -94,14 +98,14 @@ impl Options {
         let named = |c: &Case| {
             self.only.is_empty() || self.only.iter().any(|w| c.id == w || c.title.contains(w))
         };
-        case::all().into_iter().filter(|c| c.depth <= depth && named(c)).collect()
+        bench.cases().into_iter().filter(|c| c.depth <= depth && named(c)).collect()
     }
 }
 
 /// Runs the bench; 1 if a case could not be played or the sides delivered different packets. A goal
 /// that is missed is no failure: it is a figure.
-pub fn main(options: &Options) -> ExitCode {
-    match run(&options.clone().resolved()) {
+pub fn main(bench: Bench, options: &Options) -> ExitCode {
+    match run(bench, &options.clone().resolved()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -111,11 +115,12 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<bool> {
+fn run(bench: Bench, options: &Options) -> Result<bool> {
     let refuse = |text: &str| Err(crate::Error::Unexpected(text.to_owned()));
-    let cases = options.cases();
+    let cases = options.cases(bench);
     if cases.is_empty() {
-        return refuse("no case has such a number or title; P1 to P4, P9 and P10 are there");
+        let numbers = bench.numbers();
+        return refuse(&format!("no case has such a number or title; there are {numbers}"));
     }
     if !crate::is_root() {
         return refuse("the bench needs root: namespaces, huge pages and DPDK");
@@ -131,7 +136,7 @@ fn run(options: &Options) -> Result<bool> {
     let memrx = build_memrx()?;
     let start = Instant::now();
     let player = Player::new(options, builds, memrx)?;
-    let mut report = Report::new(options);
+    let mut report = Report::new(bench, options);
     println!("{}", report.head());
     for case in &cases {
         let outcome = player.play(case);
@@ -140,7 +145,7 @@ fn run(options: &Options) -> Result<bool> {
     }
     report.end(start.elapsed());
     println!("\n{}", report.summary());
-    report.write(&options.out)?;
+    report.write(&options.out.clone().unwrap_or_else(|| bench.folder()))?;
     Ok(!report.has_failures())
 }
 
@@ -153,7 +158,7 @@ fn build_memrx() -> Result<PathBuf> {
     let made = out.join("librte_net_memrx.so");
     let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
     let is_new = |name: &str| time(&made) > time(&sources.join(name));
-    if !(is_new("memrx.c") && is_new("build.sh")) {
+    if !["memrx.c", "packets.c", "packets.h", "build.sh"].into_iter().all(is_new) {
         println!("building the peer's replay device against Debian's DPDK (its sources: 16 MB)");
         run_command(Command::new("sh").arg(sources.join("build.sh")).arg(&out))?;
     }
@@ -172,13 +177,15 @@ mod tests {
 
     #[test]
     fn cases_are_chosen_by_number_title_and_depth() {
-        let ids = |o: &Options| o.cases().iter().map(|c| c.id).collect::<Vec<_>>();
+        let ids = |o: &Options| o.cases(Bench::Pipeline).iter().map(|c| c.id).collect::<Vec<_>>();
         assert!(ids(&options(&["--only", "P4,P9"])).iter().all(|i| ["P4", "P9"].contains(i)));
-        assert_eq!(options(&["--only", "prefixes", "--quick"]).cases().len(), 1);
-        assert!(options(&["--only", "P77"]).cases().is_empty());
-        let count = |words: &[&str]| options(words).cases().len();
-        assert!(count(&["--quick"]) < count(&[]) && count(&[]) < count(&["--full"]));
-        assert!(options(&["--quick"]).cases().iter().any(|c| c.goal.is_some()));
+        assert_eq!(options(&["--only", "prefixes", "--quick"]).cases(Bench::Pipeline).len(), 1);
+        assert!(options(&["--only", "P77"]).cases(Bench::Pipeline).is_empty());
+        for bench in [Bench::Pipeline, Bench::Conntrack] {
+            let count = |words: &[&str]| options(words).cases(bench).len();
+            assert!(count(&["--quick"]) < count(&[]) && count(&[]) < count(&["--full"]));
+        }
+        assert!(options(&["--quick"]).cases(Bench::Pipeline).iter().any(|c| c.goal.is_some()));
         assert_eq!(options(&["--quick"]).seconds, 0.5);
         assert!(Options::try_parse_from(["x", "--seconds", "0"]).is_err());
     }

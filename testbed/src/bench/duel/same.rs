@@ -2,11 +2,11 @@
 //!
 //! A sample of the load is played through both with their output written down, and the frames are
 //! compared as multisets: a batch may leave in another order than another's. For whole loads both
-//! sides' counts say that every packet left by port 2 (`ours::bench`, `Window::sent_share`).
+//! sides' counts say that every packet left (`ours::bench`, `Window::sent_share`).
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sluice_dataplane::port::pcap::PcapReader;
 
@@ -16,14 +16,21 @@ fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
     let what = |e: &dyn std::fmt::Display| Error::Unexpected(format!("{}: {e}", path.display()));
     let reader = PcapReader::new(BufReader::new(File::open(path).map_err(|e| what(&e))?));
     let packets = reader.map_err(|e| what(&e))?.map(|p| p.map(|p| p.bytes));
-    let mut all: Vec<_> = packets.collect::<Result<_, _>>().map_err(|e| what(&e))?;
+    packets.collect::<Result<_, _>>().map_err(|e| what(&e))
+}
+
+fn all_frames(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    for file in files {
+        all.append(&mut frames(file)?);
+    }
     all.sort();
     Ok(all)
 }
 
 /// How many frames were compared; an error says how the sides differ.
-pub fn compare(ours: &Path, peers: &Path) -> Result<usize> {
-    let (ours, peers) = (frames(ours)?, frames(peers)?);
+pub fn compare(ours: &[PathBuf], peers: &[PathBuf]) -> Result<usize> {
+    let (ours, peers) = (all_frames(ours)?, all_frames(peers)?);
     differ(&ours, &peers).map_or(Ok(ours.len()), |text| Err(Error::Unexpected(text)))
 }
 

@@ -3,7 +3,7 @@
 //! A flow's number goes through splitmix64's finaliser (Steele, Lea, Flood: "Fast splittable
 //! pseudorandom number generators"), so flows next to each other have nothing in common and
 //! whoever wants the same packets elsewhere needs no file. Every frame has 64 bytes, as counted
-//! without the frame check sequence: Ethernet, IPv4 (DF, identification 0, TTL 64), UDP with
+//! without the frame check sequence: Ethernet, IPv4 (DF, identification 0, TTL 64), UDP or TCP with
 //! checksum, zeros.
 
 use std::collections::HashSet;
@@ -19,20 +19,33 @@ use crate::{Error, Result};
 pub const FRAME_BYTES: usize = 64;
 /// Ethernet destination, source, and the type of IPv4.
 const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
-const UDP_BYTES: u16 = FRAME_BYTES as u16 - 34;
+const L4_BYTES: u16 = FRAME_BYTES as u16 - 34;
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// Flags of TCP.
+pub const SYN: u8 = 2;
+pub const ACK: u8 = 16;
 const DST_PORTS: [u16; 8] = [53, 80, 123, 443, 5001, 6379, 8080, 9000];
 /// Next hops that the routes lead to.
 const NEXT_HOPS: u64 = 64;
 
 pub type Frame = [u8; FRAME_BYTES];
 
-/// A UDP flow.
+/// Addresses and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     pub src: u32,
     pub dst: u32,
     pub src_port: u16,
     pub dst_port: u16,
+}
+
+impl Flow {
+    /// The other direction.
+    pub fn back(&self) -> Self {
+        let Self { src, dst, src_port, dst_port } = *self;
+        Self { src: dst, dst: src, src_port: dst_port, dst_port: src_port }
+    }
 }
 
 pub fn splitmix64(i: u64) -> u64 {
@@ -78,7 +91,7 @@ pub fn routes() -> Vec<Route> {
 
 /// Flow `i` to a host inside prefix number `splitmix64(i)` of `routes`: 1 % of flows meet a /16,
 /// 89 % a /24, 10 % a /32.
-fn routed_flow(i: u64, routes: &[Route]) -> Flow {
+pub fn routed_flow(i: u64, routes: &[Route]) -> Flow {
     let h = splitmix64(i);
     let Route { prefix, len, .. } = routes[(h % routes.len() as u64) as usize];
     let host = ((h >> 20) & ((1u64 << (32 - len)) - 1)) as u32;
@@ -115,41 +128,9 @@ fn exploding_flow(dice: u64) -> Flow {
 }
 
 /// The first `n` exploding flows, each another than those before it.
-fn exploding_flows(n: u64) -> Vec<Flow> {
+pub fn exploding_flows(n: u64) -> Vec<Flow> {
     let mut seen = HashSet::with_capacity(n as usize);
     (0..).map(exploding_flow).filter(|f| seen.insert(*f)).take(n as usize).collect()
-}
-
-/// What comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Traffic {
-    /// Flows 0, 1, 2, ...
-    Plain,
-    /// The same to destinations that the routes know
-    Routed,
-    /// Flows that explode the masks of an access list
-    Exploding,
-}
-
-impl Traffic {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Routed => "routed",
-            Self::Exploding => "exploding",
-        }
-    }
-
-    pub fn flows(self, n: u64) -> Vec<Flow> {
-        match self {
-            Self::Plain => (0..n).map(flow).collect(),
-            Self::Routed => {
-                let routes = routes();
-                (0..n).map(|i| routed_flow(i, &routes)).collect()
-            }
-            Self::Exploding => exploding_flows(n),
-        }
-    }
 }
 
 /// The sum of 16-bit words, carries folded in (RFC 1071).
@@ -165,51 +146,78 @@ fn halves(address: u32) -> [u32; 2] {
     [address >> 16, address & 0xffff]
 }
 
-/// The frame of a flow.
-pub fn udp_frame(f: &Flow) -> Frame {
+/// Ethernet and IPv4 of a flow, and its ports; the sum of the pseudo header without the protocol.
+fn headers(f: &Flow, proto: u8) -> (Frame, u16) {
     let total = FRAME_BYTES as u16 - 14;
     let addresses = halves(f.src).into_iter().chain(halves(f.dst));
-    let fixed = [0x4500, u32::from(total), 0x4000, 64 << 8 | 17];
+    let fixed = [0x4500, u32::from(total), 0x4000, 64 << 8 | u32::from(proto)];
     let ip_sum = !folded(addresses.clone().chain(fixed));
-    let ports = [u32::from(f.src_port), u32::from(f.dst_port)];
-    let lengths = [17, u32::from(UDP_BYTES), u32::from(UDP_BYTES)];
-    let udp_sum = match !folded(addresses.chain(ports).chain(lengths)) {
-        0 => 0xffff,
-        sum => sum,
-    };
     let mut frame = [0; FRAME_BYTES];
     frame[..14].copy_from_slice(&ETHERNET);
     frame[14..16].copy_from_slice(&[0x45, 0]);
     frame[20] = 0x40;
-    frame[22..24].copy_from_slice(&[64, 17]);
-    let words = [(16, total), (24, ip_sum), (34, f.src_port), (36, f.dst_port), (38, UDP_BYTES)];
-    for (at, value) in words.into_iter().chain([(40, udp_sum)]) {
-        frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
-    }
+    frame[22..24].copy_from_slice(&[64, proto]);
+    put(&mut frame, &[(16, total), (24, ip_sum), (34, f.src_port), (36, f.dst_port)]);
     frame[26..30].copy_from_slice(&f.src.to_be_bytes());
     frame[30..34].copy_from_slice(&f.dst.to_be_bytes());
+    (frame, folded(addresses.chain([u32::from(proto), u32::from(L4_BYTES)])))
+}
+
+fn put(frame: &mut Frame, words: &[(usize, u16)]) {
+    for (at, value) in words {
+        frame[*at..at + 2].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// The checksum of layer 4, whose own place is still zero.
+fn checksum(frame: &Frame, pseudo: u16) -> u16 {
+    let words = frame[34..].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    !folded(words.chain([u32::from(pseudo)]))
+}
+
+/// The frame of a flow.
+pub fn udp_frame(f: &Flow) -> Frame {
+    let (mut frame, pseudo) = headers(f, UDP);
+    put(&mut frame, &[(38, L4_BYTES)]);
+    let sum = match checksum(&frame, pseudo) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    put(&mut frame, &[(40, sum)]);
     frame
 }
 
-/// Writes the frames of flows, a microsecond apart.
-pub fn write_pcap(flows: impl IntoIterator<Item = Flow>, path: &Path) -> Result<()> {
+/// A segment of a flow with all the rest as data, without options, window 65535.
+pub fn tcp_frame(f: &Flow, flags: u8, sequence: u32, acknowledged: u32) -> Frame {
+    let (mut frame, pseudo) = headers(f, TCP);
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame[42..46].copy_from_slice(&acknowledged.to_be_bytes());
+    put(&mut frame, &[(46, 0x5000 | u16::from(flags)), (48, 0xffff)]);
+    let sum = checksum(&frame, pseudo);
+    put(&mut frame, &[(50, sum)]);
+    frame
+}
+
+/// Writes frames, a microsecond apart.
+pub fn write_pcap(frames: impl IntoIterator<Item = Frame>, path: &Path) -> Result<()> {
     let what = |e: &dyn std::fmt::Display| Error::Unexpected(format!("{}: {e}", path.display()));
     let file = File::create(path).map_err(|e| what(&e))?;
     let mut writer = PcapWriter::new(BufWriter::new(file)).map_err(|e| what(&e))?;
-    for (at_us, flow) in flows.into_iter().enumerate() {
-        writer.write(at_us as u64 * 1000, &udp_frame(&flow)).map_err(|e| what(&e))?;
+    for (at_us, frame) in frames.into_iter().enumerate() {
+        writer.write(at_us as u64 * 1000, &frame).map_err(|e| what(&e))?;
     }
     writer.finish().map(drop).map_err(|e| what(&e))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::stream::Flows;
     use super::*;
     use sha2::{Digest, Sha256};
 
-    fn digest(traffic: Traffic, n: u64) -> String {
+    fn digest(flows: Flows, n: u64) -> String {
         let mut sha = Sha256::new();
-        traffic.flows(n).iter().for_each(|f| sha.update(udp_frame(f)));
+        flows.list(0, n).iter().for_each(|f| sha.update(udp_frame(f)));
         sha.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
@@ -217,16 +225,16 @@ mod tests {
     #[test]
     fn packets_are_those_of_the_other_generator() {
         let hex = |f: &Frame| f.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let first = |t: Traffic| hex(&udp_frame(&t.flows(1)[0]));
-        assert_eq!(first(Traffic::Plain), PLAIN_FIRST);
-        assert_eq!(first(Traffic::Routed), ROUTED_FIRST);
-        assert_eq!(digest(Traffic::Plain, 5000), PLAIN_5000);
-        assert_eq!(digest(Traffic::Routed, 5000), ROUTED_5000);
+        let first = |t: Flows| hex(&udp_frame(&t.list(0, 1)[0]));
+        assert_eq!(first(Flows::Plain), PLAIN_FIRST);
+        assert_eq!(first(Flows::Routed), ROUTED_FIRST);
+        assert_eq!(digest(Flows::Plain, 5000), PLAIN_5000);
+        assert_eq!(digest(Flows::Routed, 5000), ROUTED_5000);
     }
 
     #[test]
     fn exploding_flows_are_distinct_and_diverge_at_every_bit() {
-        let flows = Traffic::Exploding.flows(20_000);
+        let flows = Flows::Exploding.list(0, 20_000);
         assert_eq!(flows.iter().collect::<HashSet<_>>().len(), 20_000);
         assert!(flows.iter().all(|f| f.src >> 24 == 10));
         // The longest agreement of a destination with any rule's value, in bits.
@@ -244,7 +252,7 @@ mod tests {
         assert_eq!((routes.len(), keys.len()), (10_000, 10_000));
         let meets =
             |f: &Flow| routes.iter().any(|r| u64::from(f.dst ^ r.prefix) >> (32 - r.len) == 0);
-        assert!(Traffic::Routed.flows(500).iter().all(meets));
+        assert!(Flows::Routed.list(0, 500).iter().all(meets));
     }
 
     const PLAIN_FIRST: &str = "0200000000020200000000010800450000320000400040119cf70a000001c613\

@@ -1,148 +1,20 @@
-//! The cases: what is played, against whom, what is measured, and what is asked for.
-//!
-//! A case's number is that of the scenario table: P1 to P4 are rates on the same packets and rules,
-//! P9 is the way from cold to steady, P10 is rules that change. A ratio is how many times better
-//! ours is: of rates ours by the rival's, of times the rival's by ours.
+//! The pipeline's cases, numbered as the scenario table does: P1 to P4 are rates on the same packets
+//! and rules, P9 is the way from cold to steady, P10 is rules that change.
 
-use serde::Serialize;
-
-use super::packets::Traffic;
-use super::rules::Rules;
-
-/// Rules, and packets for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    pub rules: Rules,
-    pub traffic: Traffic,
-    pub flows: u64,
-}
-
-impl Load {
-    pub fn describe(&self) -> String {
-        let traffic = self.traffic.name();
-        format!("{}, {} {traffic} flows", self.rules.name(), self.flows)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rival {
-    Peer,
-    /// Ours on another load
-    Own(Load),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// Packets per second in the steady state
-    Rate,
-    /// From the first packet until the rate is nine tenths of the steady one
-    Cold,
-    /// New flows per second while each packet is of a new flow
-    SetUp,
-    /// From the start of the command until all rules are in force
-    LoadRules,
-    /// Packets per second while rules change, against none that does
-    Churn,
-}
-
-impl Measure {
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::Rate | Self::Churn => "Mpps",
-            Self::Cold | Self::LoadRules => "ms",
-            Self::SetUp => "M flows/s",
-        }
-    }
-
-    /// Whether less is better.
-    pub fn is_time(self) -> bool {
-        matches!(self, Self::Cold | Self::LoadRules)
-    }
-}
-
-/// A plot that a case is a point of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Chart {
-    FlowsExact,
-    FlowsAcl,
-    Rules,
-    Masks,
-    Tables,
-}
-
-/// How long a run must be for a case to be in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Depth {
-    Quick,
-    Normal,
-    Full,
-}
-
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub id: &'static str,
-    pub title: String,
-    pub load: Load,
-    pub rival: Rival,
-    pub measure: Measure,
-    /// The least ratio that is asked for.
-    pub goal: Option<f64>,
-    pub charts: Vec<(Chart, u64)>,
-    pub depth: Depth,
-}
-
-impl Case {
-    fn new(id: &'static str, title: &str, load: Load) -> Self {
-        Self {
-            id,
-            title: title.to_owned(),
-            load,
-            rival: Rival::Peer,
-            measure: Measure::Rate,
-            goal: None,
-            charts: Vec::new(),
-            depth: Depth::Normal,
-        }
-    }
-
-    fn goal(self, ratio: f64) -> Self {
-        Self { goal: Some(ratio), ..self }
-    }
-
-    fn at(mut self, chart: Chart, x: u64) -> Self {
-        self.charts.push((chart, x));
-        self
-    }
-
-    fn depth(self, depth: Depth) -> Self {
-        Self { depth, ..self }
-    }
-
-    fn quick(self) -> Self {
-        self.depth(Depth::Quick)
-    }
-
-    fn measure(self, measure: Measure) -> Self {
-        Self { measure, ..self }
-    }
-
-    fn against(self, own: Load) -> Self {
-        Self { rival: Rival::Own(own), ..self }
-    }
-}
+use crate::bench::duel::case::{Case, Chart, Depth, Load, Measure};
+use crate::bench::duel::rules::Rules;
+use crate::bench::duel::stream::{Flows, Traffic};
 
 fn plain(rules: Rules, flows: u64) -> Load {
-    Load { rules, traffic: Traffic::Plain, flows }
+    Load::new(rules, Traffic::OneWay(Flows::Plain), flows)
 }
 
 fn exploding(flows: u64) -> Load {
-    Load { rules: Rules::Acl(64), traffic: Traffic::Exploding, flows }
+    Load::new(Rules::Acl(64), Traffic::OneWay(Flows::Exploding), flows)
 }
 
 fn routed(flows: u64) -> Load {
-    Load { rules: Rules::Routes, traffic: Traffic::Routed, flows }
+    Load::new(Rules::Routes, Traffic::OneWay(Flows::Routed), flows)
 }
 
 /// Distinct packets of the traffic that explodes masks.
@@ -269,13 +141,11 @@ fn changes() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use crate::bench::duel::case::{Depth, Rival};
 
     #[test]
-    fn no_title_is_there_twice_and_every_chart_has_its_points() {
+    fn every_chart_has_its_points() {
         let all = all();
-        let titles: HashSet<_> = all.iter().map(|c| (c.id, &c.title)).collect();
-        assert_eq!(titles.len(), all.len());
         let points = |chart| {
             let mut xs: Vec<u64> = all
                 .iter()

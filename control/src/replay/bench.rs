@@ -30,6 +30,7 @@ use sluice_dataplane::sys::wait::{self, tsc};
 use sluice_dataplane::tunnel::entropy;
 use sluice_dataplane::xsk::pool::FramePool;
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -135,13 +136,14 @@ pub(super) fn run(
         Some(wish) => churn(wish, model).map(|(control, inbox)| (Some(control), Some(inbox)))?,
         None => (None, None),
     };
+    let gate = &Barrier::new(engines.len());
     let (laps, churned) = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
             .into_iter()
             .enumerate()
             .map(|(i, (engine, load))| {
                 let (cpu, mail) = (cpus.get(i).copied(), inbox.take());
-                scope.spawn(move || lap(engine, &load, cpu, options, mail))
+                scope.spawn(move || lap(engine, &load, cpu, options, mail, gate))
             })
             .collect();
         let churned: Option<Result<Churn, ReplayError>> = control.map(|c| c.drive(model));
@@ -210,6 +212,7 @@ fn lap(
     cpu: Option<usize>,
     options: &BenchOptions,
     mail: Option<Inbox>,
+    gate: &Barrier,
 ) -> Lap {
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
@@ -238,6 +241,8 @@ fn lap(
     let (tiers_before, drops_before, stats_before) = (tiers(&e), drops(&e), stats(&e));
     let mut fresh = load.has_fresh().then(Fresh::default);
     let mut packets = 0;
+    // The allocator is everybody's: no worker counts while another one still makes ready, or reports.
+    gate.wait();
     let allocations = ALLOCATIONS.load(Relaxed);
     let (start, cycles) = (Instant::now(), tsc());
     let limit = Duration::from_secs_f64(options.seconds);
@@ -262,6 +267,7 @@ fn lap(
     let cycles = tsc().saturating_sub(cycles);
     let elapsed = start.elapsed();
     let allocations = ALLOCATIONS.load(Relaxed) - allocations;
+    gate.wait();
     // What conntrack has counted is carried over with it.
     e.lane.settle(clock.now());
     let after = tiers(&e);

@@ -4,6 +4,8 @@
 //! An exact rule matches one flow; the access list takes its values half from flows that come and
 //! half from flows that never do.
 
+use std::ops::Range;
+
 use super::packets::{Flow, flow, routes};
 use super::stream::NAT_ADDRESS;
 
@@ -178,6 +180,15 @@ impl Rules {
             Self::Snat(n) => format!("snat-{n}"),
             Self::SnatPorts(n) => format!("snat-ports-{n}"),
             Self::Absent(n) => format!("absent-{n}"),
+        }
+    }
+
+    /// Bytes of a frame that a switch chooses: with several addresses to translate to, the source
+    /// address and port, and the checksums of IPv4, UDP and TCP, which follow from them.
+    pub fn free_bytes(self) -> &'static [Range<usize>] {
+        match self {
+            Self::Snat(2..) | Self::SnatPorts(_) => &[24..30, 34..36, 40..42, 50..52],
+            _ => &[],
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sluice_dataplane::port::pcap::PcapReader;
@@ -19,18 +20,22 @@ fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
     packets.collect::<Result<_, _>>().map_err(|e| what(&e))
 }
 
-fn all_frames(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+/// The frames of all files, sorted; bytes in which the sides are free are zero.
+fn all_frames(files: &[PathBuf], free: &[Range<usize>]) -> Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for file in files {
         all.append(&mut frames(file)?);
+    }
+    for range in free {
+        all.iter_mut().filter_map(|f| f.get_mut(range.clone())).for_each(|b| b.fill(0));
     }
     all.sort();
     Ok(all)
 }
 
 /// How many frames were compared; an error says how the sides differ.
-pub fn compare(ours: &[PathBuf], peers: &[PathBuf]) -> Result<usize> {
-    let (ours, peers) = (all_frames(ours)?, all_frames(peers)?);
+pub fn compare(ours: &[PathBuf], peers: &[PathBuf], free: &[Range<usize>]) -> Result<usize> {
+    let (ours, peers) = (all_frames(ours, free)?, all_frames(peers, free)?);
     differ(&ours, &peers).map_or(Ok(ours.len()), |text| Err(Error::Unexpected(text)))
 }
 

@@ -190,7 +190,7 @@ impl Traffic {
             Self::New(Proto::Udp) => "new UDP".to_owned(),
             Self::New(Proto::Tcp) => "new TCP".to_owned(),
             Self::Flooded(n) => format!("flooded (1 of {})", n + 1),
-            Self::Filling(percent) => format!("{percent} % of the ports used,"),
+            Self::Filling(percent) => format!("UDP (of the ports {percent} % used)"),
         }
     }
 

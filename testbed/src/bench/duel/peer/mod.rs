@@ -14,6 +14,7 @@ mod pages;
 mod stats;
 mod unixctl;
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -200,7 +201,9 @@ impl Ovs {
         server.arg(format!("--unixctl={}", at("ovsdb.ctl").display()));
         let log = at("ovsdb.log");
         self.processes.push(Process::start(&self.ns, &mut server, &log)?);
-        wait_until("ovsdb-server's socket", START_LIMIT, || socket.exists().then_some(()))?;
+        // The file is there before anybody listens.
+        let listens = || UnixStream::connect(&socket).is_ok().then_some(());
+        wait_until("ovsdb-server's socket", START_LIMIT, listens)?;
         let extra = format!(
             "other_config:dpdk-extra=\"--no-pci --in-memory --no-telemetry -d {}\"",
             plugin.display()
@@ -369,7 +372,7 @@ impl Ovs {
         self.call("upcall/set-flow-limit 2000000").map(drop)
     }
 
-    /// Forgets all cached flows.
+    /// Forgets all cached flows: those of a port that went might be for one that came.
     pub fn purge(&mut self) -> Result<()> {
         self.call("revalidator/purge").map(drop)
     }

@@ -251,6 +251,7 @@ impl<'a> Player<'a> {
         for stream in running {
             ovs.add_replay_port(&self.files.packets(stream)?, stream.port, &forever(stream))?;
         }
+        ovs.purge()?;
         session.settled = settle(ovs)?;
         Ok(session)
     }
@@ -263,13 +264,14 @@ impl<'a> Player<'a> {
             let sample = self.files.sample(&stream)?;
             let to = self.files.folder().join(format!("peer{}.pcap", peers.len()));
             ovs.add_pcap_port(&to, stream.leaves_by())?;
+            ovs.purge()?;
             play_once(ovs, &sample, stream.port, sample_len(&sample)?)?;
             // The file is written out when its device goes.
             ovs.delete_port(stream.leaves_by())?;
             peers.push(to);
         }
         ovs.forget_connections()?;
-        same::compare(&ours, &peers)
+        same::compare(&ours, &peers, load.rules.free_bytes())
     }
 }
 

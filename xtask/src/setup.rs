@@ -38,7 +38,8 @@ const NEEDS: &[Need] = &[
     program("ovs-vswitchd", "openvswitch-switch", "the reference for what flows do"),
 ];
 
-/// What the peer of `bench pipeline` and `bench conntrack` needs: the switch, and what builds its replay device.
+/// What the peer of `bench pipeline` and `bench conntrack` needs: the switch, and what builds its
+/// replay device.
 const PEER_NEEDS: &[Need] = &[
     Need {
         found: Found::File("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"),

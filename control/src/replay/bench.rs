@@ -218,30 +218,15 @@ fn lap(
         let _ = wait::pin_to_cpu(cpu);
     }
     let clock = Clock { base: e.now(), start: Instant::now() };
-    let mut nth = 0;
     let mut cold = options.cold.then(|| Cold::new(options.seconds));
     let is_short = options.cold || mail.is_some();
     let look = if is_short { BATCHES_PER_LOOK_SHORT } else { BATCHES_PER_LOOK };
     let take = |lane: &mut Lane, now: Now| mail.iter().for_each(|m| m.take(lane, now));
-    // Caches of the processor, and entries whose first packets could not be kept.
-    for _ in 0..if options.cold { 0 } else { 3 } {
-        nth += 1;
-        pass(&mut e, load, &clock, nth, look, &mut |lane, _| {
-            take(lane, clock.now());
-            true
-        });
-    }
-    let settled = Duration::from_secs_f64(options.settle_seconds);
-    while clock.start.elapsed() < settled && !load.is_empty() {
-        nth += 1;
-        pass(&mut e, load, &clock, nth, look, &mut |_, _| clock.start.elapsed() < settled);
-        e.lane.housekeep(clock.now(), HOUSEKEEP_BUDGET);
-    }
-    e.lane.settle(clock.now());
-    let (tiers_before, drops_before, stats_before) = (tiers(&e), drops(&e), stats(&e));
+    let mut nth = make_ready(&mut e, load, &clock, options, &mut |lane| take(lane, clock.now()));
+    let before = Counted::of(&e);
     let mut fresh = load.has_fresh().then(Fresh::default);
     let mut packets = 0;
-    // The allocator is everybody's: no worker counts while another one still makes ready, or reports.
+    // The allocator is everybody's: nobody counts while another one makes ready, or reports.
     gate.wait();
     let allocations = ALLOCATIONS.load(Relaxed);
     let (start, cycles) = (Instant::now(), tsc());
@@ -270,15 +255,9 @@ fn lap(
     gate.wait();
     // What conntrack has counted is carried over with it.
     e.lane.settle(clock.now());
-    let after = tiers(&e);
-    let (drops, stats) = (moved(drops(&e), &drops_before), moved(stats(&e), &stats_before));
+    let Counted { tiers, drops, stats } = Counted::of(&e).since(&before);
     let connections = e.lane.conntrack_ref().len() as u64;
     fresh.iter_mut().for_each(|f| f.others_lost = lost(&mut e, load, clock.now()));
-    let tiers = Tiers {
-        tier1: after.tier1 - tiers_before.tier1,
-        tier2: after.tier2 - tiers_before.tier2,
-        tier3: after.tier3 - tiers_before.tier3,
-    };
     // Control ends with it.
     drop(mail);
     let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
@@ -294,6 +273,62 @@ fn lap(
         fresh,
         floor,
         cold,
+    }
+}
+
+/// Brings the caches, of the processor too, and what comes with time to where they stay. Says how
+/// many passes there were.
+fn make_ready(
+    e: &mut Engine,
+    load: &Load,
+    clock: &Clock,
+    options: &BenchOptions,
+    take: &mut dyn FnMut(&mut Lane),
+) -> u64 {
+    let mut nth = 0;
+    // Three times: entries whose first packets could not be kept come later.
+    while nth < if options.cold { 0 } else { 3 } {
+        nth += 1;
+        pass(e, load, clock, nth, BATCHES_PER_LOOK_SHORT, &mut |lane, _| {
+            take(lane);
+            true
+        });
+    }
+    let settled = Duration::from_secs_f64(options.settle_seconds);
+    while clock.start.elapsed() < settled && !load.is_empty() {
+        nth += 1;
+        pass(e, load, clock, nth, BATCHES_PER_LOOK, &mut |lane, _| {
+            take(lane);
+            clock.start.elapsed() < settled
+        });
+        e.lane.housekeep(clock.now(), HOUSEKEEP_BUDGET);
+    }
+    e.lane.settle(clock.now());
+    nth
+}
+
+/// What a lane has counted.
+struct Counted {
+    tiers: Tiers,
+    drops: BTreeMap<&'static str, u64>,
+    stats: BTreeMap<&'static str, u64>,
+}
+
+impl Counted {
+    fn of(e: &Engine) -> Self {
+        Self { tiers: tiers(e), drops: drops(e), stats: stats(e) }
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self {
+            tiers: Tiers {
+                tier1: self.tiers.tier1 - before.tiers.tier1,
+                tier2: self.tiers.tier2 - before.tiers.tier2,
+                tier3: self.tiers.tier3 - before.tiers.tier3,
+            },
+            drops: moved(self.drops, &before.drops),
+            stats: moved(self.stats, &before.stats),
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 //! each copied into a fresh frame, judged and really rewritten, discarded at the port; the report
 //! says how fast. Before a bench every packet is played once functionally, so connections and
 //! caches stand. What must come before and not again, as the three segments that open a TCP
-//! connection, is given as `--warm`: played once, first, and not part of what is measured. What must
-//! never be the same is given as `--fresh`: in each pass a new connection (`fresh`).
+//! connection, is given as `--warm`: played once, first, and not part of what is measured. What
+//! must never be the same is given as `--fresh`: in each pass a new connection (`fresh`).
 //!
 //! The flow file may hold groups and meters too, as `group add ...` and `meter add ...`
 //! (`control/src/flow/file.rs`).

@@ -50,8 +50,8 @@ const CHARTS: [(Chart, &str, &str); 7] = [
     (Chart::FlowsAcl, "Flows, access list of 1000 rules under 64 masks", "flows"),
     (Chart::Rules, "Exact rules, 1000 flows", "rules"),
     (Chart::Masks, "Mask patterns of 1000 rules, 10 k flows", "mask patterns"),
-    (Chart::ConnectionsUdp, "Established UDP connections, both directions", "connections"),
-    (Chart::ConnectionsTcp, "Established TCP connections, both directions", "connections"),
+    (Chart::ConnectionsUdp, "Established UDP, both directions", "connections"),
+    (Chart::ConnectionsTcp, "Established TCP, both directions", "connections"),
     (Chart::Tables, "Tables on the way, TTL and both MACs, 1000 flows", "tables"),
 ];
 
@@ -74,9 +74,9 @@ fn head(page: &mut String, report: &Report) {
     let m = &report.machine;
     let _ = write!(
         page,
-        "<h1>sluice and Open vSwitch with DPDK: {}</h1>\n<p>The same packets and rules from memory, \
-         workers against as many polling threads, in turn on the same cores. Figures are gross: the \
-         replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
+        "<h1>sluice and Open vSwitch with DPDK: {}</h1>\n<p>The same packets and rules from \
+         memory, workers against as many polling threads, in turn on the same cores. Figures are gross: \
+         the replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
          class=\"faint\">Linux {}, {} x {}, load {:.2} at the start; core {WORKER_CPU}; \
          {} rounds of {} s{}</span></div>\n",
         report.bench.name(),
@@ -231,8 +231,8 @@ fn method(report: &Report) -> String {
          every packet left by its port.</p>\n<p>The peer runs at the best of its settings for the \
          case (exact-match cache at 1/100, at 1/1, signature match cache, or none; with code for \
          AVX512 where a build has it), found by a scan. Its flow limit is lifted, except for the \
-         cold start, which it makes as it comes from its package.</p>\n<p>Connections are opened by \
-         packets that come once before. Where new connections are measured ours is in the steady \
+         cold start, which it makes as it comes from its package.</p>\n<p>Connections are opened \
+         by packets that come once before. Where new connections are measured ours is in the steady \
          state, with as many expiring after a second; the peer fills an empty table, where it is \
          quickest, and what it does without end is told beside.</p>\n"
     )

@@ -1,5 +1,5 @@
-//! The pipeline's cases, numbered as the scenario table does: P1 to P4 are rates on the same packets
-//! and rules, P9 is the way from cold to steady, P10 is rules that change.
+//! The pipeline's cases, numbered as the scenario table does: P1 to P4 are rates on the same
+//! packets and rules, P9 is the way from cold to steady, P10 is rules that change.
 
 use crate::bench::duel::case::{Case, Chart, Depth, Load, Measure};
 use crate::bench::duel::rules::Rules;

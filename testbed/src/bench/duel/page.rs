@@ -75,8 +75,8 @@ fn head(page: &mut String, report: &Report) {
     let _ = write!(
         page,
         "<h1>sluice and Open vSwitch with DPDK: {}</h1>\n<p>The same packets and rules from \
-         memory, workers against as many polling threads, in turn on the same cores. Figures are gross: \
-         the replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
+         memory, workers against as many polling threads, in turn on the same cores. Figures are \
+         gross: the replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
          class=\"faint\">Linux {}, {} x {}, load {:.2} at the start; core {WORKER_CPU}; \
          {} rounds of {} s{}</span></div>\n",
         report.bench.name(),

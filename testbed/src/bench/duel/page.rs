@@ -232,8 +232,8 @@ fn method(report: &Report) -> String {
          case (exact-match cache at 1/100, at 1/1, signature match cache, or none; with code for \
          AVX512 where a build has it), found by a scan. Its flow limit is lifted, except for the \
          cold start, which it makes as it comes from its package.</p>\n<p>Connections are opened \
-         by packets that come once before. Where new connections are measured ours is in the steady \
-         state, with as many expiring after a second; the peer fills an empty table, where it is \
+         by packets that come once before. Where new connections are measured ours is in the \
+         steady state, with as many expiring after a second; the peer fills an empty table, where it is \
          quickest, and what it does without end is told beside.</p>\n"
     )
 }

@@ -76,7 +76,8 @@ fn head(page: &mut String, report: &Report) {
         page,
         "<h1>sluice and Open vSwitch with DPDK: {}</h1>\n<p>The same packets and rules from \
          memory, workers against as many polling threads, in turn on the same cores. Figures are \
-         gross: the replay's own copy is in them on both sides.</p>\n<div class=\"box\">{}<br><span \
+         gross: the replay's own copy is in them on both sides.</p>\n<div \
+         class=\"box\">{}<br><span \
          class=\"faint\">Linux {}, {} x {}, load {:.2} at the start; core {WORKER_CPU}; \
          {} rounds of {} s{}</span></div>\n",
         report.bench.name(),
@@ -233,7 +234,8 @@ fn method(report: &Report) -> String {
          AVX512 where a build has it), found by a scan. Its flow limit is lifted, except for the \
          cold start, which it makes as it comes from its package.</p>\n<p>Connections are opened \
          by packets that come once before. Where new connections are measured ours is in the \
-         steady state, with as many expiring after a second; the peer fills an empty table, where it is \
+         steady state, with as many expiring after a second; the peer fills an empty table, \
+         where it is \
          quickest, and what it does without end is told beside.</p>\n"
     )
 }

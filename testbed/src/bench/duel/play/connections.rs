@@ -1,9 +1,8 @@
 //! New connections without end, and how many a second a side takes.
 //!
 //! Ours is measured in the steady state: each packet is of a connection that never was, and as many
-//! expire as begin. The peer is measured while it fills an empty table, without expiry, where it is
-//! quickest. What it does without end is told beside: its sweep takes up a 64th of the limit in
-//! 200 ms, so that at such rates its table fills and refuses what comes.
+//! expire as begin. The peer is measured while it fills an empty table, without expiry. What
+//! it makes, keeps and refuses with expiry, after some seconds, is told beside.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! The cases of connection tracking, numbered as the scenario table does.
 //!
 //! P5: established connections. P6: new ones, each packet one; ours in the steady state with as
-//! many expiring, the peer while it fills an empty table, without expiry. P6b: established ones while new
+//! many expiring, the peer while it fills an empty table, without expiry. P6b: established ones
+//! while new
 //! ones flood a full table. P7: translated sources. P11: two workers.
 
 use crate::bench::duel::case::{Case, Chart, Depth, Load, Measure};

@@ -11,12 +11,12 @@
 //! takes the first hit. Megaflows may overlap; those that do come to the same, because each is
 //! right by itself for every packet that it matches.
 //!
-//! **Connection tracking.** What `ct` says of a packet is not in the packet. So a walk through it is
-//! kept in two megaflows. The *question* has the bits that led the walk to its first `ct`, and says
-//! in which zone to ask. The *answer* has the bits of the whole walk and, beside the key, what came
-//! out: the state, and mark and label as far as the walk looked at them. A lookup of a packet that
-//! finds a question asks, and looks up again with what it is told. Whatever else has to agree is
-//! among the guards of the answer's traversal.
+//! **Connection tracking.** What `ct` says of a packet is not in the packet. So a walk through it
+//! is kept in two megaflows. The *question* has the bits that led the walk to its first `ct`, and
+//! says in which zone to ask. The *answer* has the bits of the whole walk and, beside the key, what
+//! came out: the state, and mark and label as far as the walk looked at them. A lookup of a packet
+//! that finds a question asks, and looks up again with what it is told. Whatever else has to agree
+//! is among the guards of the answer's traversal.
 //!
 //! **Bounds.** The number of masks is bounded, so a lookup costs at most that many probes: a
 //! sender who makes the tables show a new mask with each packet (tuple space explosion, Csikor

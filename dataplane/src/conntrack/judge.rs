@@ -1,8 +1,8 @@
 //! Judging a packet and accepting the judgement: the two halves of a look-up.
 //!
-//! `judge` finds the packet's connection, runs the state machine on a copy of its sides, and changes
-//! nothing. `accept` makes of it what a look-up leaves behind. Between the two a cached walk can
-//! find out whether it is the one for this packet; if it is not, nothing has happened.
+//! `judge` finds the packet's connection, runs the state machine on a copy of its sides, and
+//! changes nothing. `accept` makes of it what a look-up leaves behind. Between the two a cached
+//! walk can find out whether it is the one for this packet; if it is not, nothing has happened.
 
 use super::alg::bit;
 use super::conn::{Peer, flag};

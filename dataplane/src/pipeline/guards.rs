@@ -1,13 +1,13 @@
 //! Whether a cached traversal holds for a packet, and what it leaves behind if it does.
 //!
-//! First every guard is asked, in the order of the walk, and connection tracking only judges. If all
-//! hold, what was judged is accepted and committed in the same order: connections are then as the
-//! walk would have left them. If one does not, no connection has changed; a MAC address may be
+//! First every guard is asked, in the order of the walk, and connection tracking only judges. If
+//! all hold, what was judged is accepted and committed in the same order: connections are then as
+//! the walk would have left them. If one does not, no connection has changed; a MAC address may be
 //! younger, as it will be after the walk that follows.
 //!
 //! **What a `ct` is held against.** A guard names a zone, and what came out when the walk was
-//! recorded: the state, and mark and label as far as the walk looked at them. Which connection it is
-//! does not matter, unless the walk is pinned to it. The tuple is the packet's own, or what the
+//! recorded: the state, and mark and label as far as the walk looked at them. Which connection it
+//! is does not matter, unless the walk is pinned to it. The tuple is the packet's own, or what the
 //! translations so far have made of it ([`Course`]).
 
 use super::commits::Commits;

@@ -15,7 +15,11 @@ use crate::action::translate::translate_narrow;
 use crate::cache::Entry;
 use crate::cache::traversal::{Item, Traversal};
 use crate::clock::Now;
+use crate::conntrack::NarrowRewrite;
+use crate::counters::Drop;
 use crate::packet::frame::Frame;
+use crate::packet::key::PortIx;
+use crate::packet::parse::Layers;
 use crate::xsk::pool::FramePool;
 
 /// A slot's byte count is credited before it passes this.
@@ -50,6 +54,35 @@ fn count(
         return Some((std::mem::take(&mut entry.packets), std::mem::take(&mut entry.bytes)));
     }
     None
+}
+
+/// Runs the steps of the first record that are of the common kinds. Says how many it ran, and by
+/// which port the packet leaves if that is all that is left to do.
+#[inline(always)]
+fn run_common(
+    t: &Traversal,
+    frame: &mut Frame,
+    layers: &Layers,
+    narrow: Option<NarrowRewrite>,
+) -> Result<(usize, Option<PortIx>), Drop> {
+    let last = usize::from(t.head.steps).wrapping_sub(1);
+    let mut done = 0;
+    for item in t.first_steps() {
+        let Item::Do(step) = item else { break };
+        let ran = match (step, narrow) {
+            (Step::Translate(_), Some(new)) => {
+                Some(translate_narrow(new, frame.bytes_mut(), layers))
+            }
+            _ => edit::apply_common(step, frame, layers),
+        };
+        match (ran, step) {
+            (Some(end), _) => end?,
+            (None, Step::Output(port)) if done == last => return Ok((done, Some(*port))),
+            (None, _) => break,
+        }
+        done += 1;
+    }
+    Ok((done, None))
 }
 
 impl Lane {
@@ -104,36 +137,21 @@ impl Lane {
             credit(&self.traversals, &self.program, traversal, due, now);
         }
         let Some(frame) = slot.frame.as_mut() else { return Hit::None };
-        let last = usize::from(head.steps).wrapping_sub(1);
-        let mut done = 0;
-        for item in t.first_steps() {
-            let Item::Do(step) = item else { break };
-            let ran = match (step, self.asked.narrow) {
-                (Step::Translate(_), Some(new)) => {
-                    Some(translate_narrow(new, frame.bytes_mut(), &slot.layers))
-                }
-                _ => edit::apply_common(step, frame, &slot.layers),
-            };
-            match ran {
-                Some(Ok(())) => done += 1,
-                Some(Err(reason)) => {
-                    self.counters.count_drop(reason);
-                    slot.frame.take().into_iter().for_each(|f| pool.free(f));
-                    return Hit::Served;
-                }
-                None => {
-                    if let Step::Output(port) = *step
-                        && done == last
-                        && let Some(frame) = slot.frame.take()
-                    {
-                        sent.packets += 1;
-                        sent.bytes += len as u64;
-                        egress.output(port, frame, pool);
-                        return Hit::Served;
-                    }
-                    break;
-                }
+        let (done, ends) = match run_common(t, frame, &slot.layers, self.asked.narrow) {
+            Ok(ran) => ran,
+            Err(reason) => {
+                self.counters.count_drop(reason);
+                slot.frame.take().into_iter().for_each(|f| pool.free(f));
+                return Hit::Served;
             }
+        };
+        if let Some(port) = ends
+            && let Some(frame) = slot.frame.take()
+        {
+            sent.packets += 1;
+            sent.bytes += len as u64;
+            egress.output(port, frame, pool);
+            return Hit::Served;
         }
         self.serve_rest(i, traversal, done, now, sent, pool, egress);
         Hit::Served

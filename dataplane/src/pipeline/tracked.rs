@@ -1,8 +1,8 @@
 //! How a walk through connection tracking is recorded, so that it serves other connections too.
 //!
-//! Each `ct` becomes a guard that will be asked again (`guards`), each translation a step that takes
-//! its values from the connection. That is right for every connection that comes to the same as
-//! long as nothing else of the walk hangs on the connection. Where something does, the walk is
+//! Each `ct` becomes a guard that will be asked again (`guards`), each translation a step that
+//! takes its values from the connection. That is right for every connection that comes to the same
+//! as long as nothing else of the walk hangs on the connection. Where something does, the walk is
 //! *pinned* to its connections, and no megaflow:
 //! - lookups or actions that read addresses or ports after they were translated, or the tuple of
 //!   the connection's first packet;

@@ -51,7 +51,7 @@ pub fn piece(head: &[u8], data: &[u8], offset: u16, id: u32, more: bool) -> Vec<
         let len = (p.len() - 14) as u16;
         p[16..18].copy_from_slice(&len.to_be_bytes());
         p[18..20].copy_from_slice(&(id as u16).to_be_bytes());
-        p[20..22].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        p[20..22].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         p[24..26].fill(0);
         let sum = Sum::of(&p[14..head.len()]).checksum();
         p[24..26].copy_from_slice(&sum);

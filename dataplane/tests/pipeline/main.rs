@@ -21,6 +21,7 @@ mod resume;
 mod resume_same;
 mod robust;
 mod same;
+mod tracked;
 mod tunnels;
 mod turns;
 mod verbs;

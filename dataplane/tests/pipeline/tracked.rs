@@ -1,0 +1,170 @@
+//! Cached walks through connection tracking serve the connections that they are right for, and no
+//! others. `Switch` compares lanes with either tier first, with tier 2 alone, and without.
+
+use crate::kit::*;
+use crate::packets::*;
+use sluice_dataplane::action::Action;
+use sluice_dataplane::conntrack::NatKind;
+use sluice_dataplane::packet::field::Field;
+
+const VIP: [u8; 4] = [10, 96, 0, 1];
+const CLIENTS: u16 = 40;
+
+/// Client `n` to an address.
+fn to(n: u16, dst: [u8; 4]) -> Vec<u8> {
+    eth().ipv4([10, 0, 1, n as u8], dst).udp(1000 + n, 53).payload(b"query").build()
+}
+
+/// The answer to what left.
+fn answer(sent: &[u8]) -> Vec<u8> {
+    let mut p = sent.to_vec();
+    let (src, dst) = (sent[26..30].to_vec(), sent[30..34].to_vec());
+    p[26..30].copy_from_slice(&dst);
+    p[30..34].copy_from_slice(&src);
+    let (sport, dport) = (sent[34..36].to_vec(), sent[36..38].to_vec());
+    p[34..36].copy_from_slice(&dport);
+    p[36..38].copy_from_slice(&sport);
+    p
+}
+
+fn ip() -> Flow {
+    flow(0, 5).is(Field::EthType, 0x0800)
+}
+
+fn is_new(table: u8) -> Flow {
+    flow(table, 9).masked(Field::CtState, 0x21, 0x21)
+}
+
+/// All clients in one batch, three times; then their answers; then all again.
+fn converse(s: &mut Switch, dst: [u8; 4]) -> Vec<Vec<(u16, Vec<u8>)>> {
+    let first: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, dst)).collect();
+    let mut rounds: Vec<_> = (0..3).map(|_| s.batch(1, &first)).collect();
+    let answers: Vec<Vec<u8>> = rounds[0].iter().map(|(_, p)| answer(p)).collect();
+    rounds.push(s.batch(2, &answers));
+    rounds.push(s.batch(2, &answers));
+    rounds.push(s.batch(1, &first));
+    s.see();
+    rounds
+}
+
+/// The TTL of each packet.
+fn ttls(round: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    round.iter().map(|(_, p)| p[22]).collect()
+}
+
+fn ports(round: &[(u16, Vec<u8>)]) -> Vec<u16> {
+    round.iter().map(|(port, _)| *port).collect()
+}
+
+/// A stateful pair that gives marks, or labels, by the client's port.
+fn classed(exec: impl Fn(u16) -> Action, of: Field, value: impl Fn(u16) -> u128) -> Vec<Flow> {
+    let mut list = vec![ip().does([ct(1).table(1).go()]), flow(1, 1).does([])];
+    for class in 0..4u16 {
+        let commit = ct(1).commit().exec([exec(class)]).go();
+        let low = u128::from(1000 + class) & 3;
+        list.push(is_new(1).masked(Field::UdpSrc, low, 3).does([commit, out(2)]));
+        let est = flow(1, 20 + class).masked(Field::CtState, 0x22, 0x22).is(of, value(class));
+        list.push(est.does([set(Field::IpTtl, 40 + u128::from(class)), out(2)]));
+    }
+    list
+}
+
+#[test]
+fn connections_with_other_marks_take_other_walks() {
+    let mark = |class: u16| 0x10 + u128::from(class);
+    let net = Net::of(classed(|c| set(Field::CtMark, mark(c)), Field::CtMark, mark));
+    let mut s = Switch::sized(&net, 64, 512);
+    let rounds = converse(&mut s, FAR);
+    let wanted: Vec<u8> = (0..CLIENTS as u8).map(|n| 40 + (n & 3)).collect();
+    assert_eq!(ttls(&rounds[5]), wanted, "by the mark of each");
+    assert!(s.mega_hits() > 100, "{}", s.mega_hits());
+}
+
+#[test]
+fn connections_with_other_labels_take_other_walks() {
+    let label = |class: u16| 1u128 << [3, 70, 3, 71][usize::from(class)];
+    let net = Net::of(classed(|c| set(Field::CtLabel, label(c)), Field::CtLabel, label));
+    let mut s = Switch::sized(&net, 64, 512);
+    let rounds = converse(&mut s, FAR);
+    // Classes 0 and 2 have one label: the higher priority is 2's.
+    let wanted = (0..CLIENTS as u8).map(|n| [42, 41, 42, 43][usize::from(n & 3)]);
+    assert_eq!(ttls(&rounds[5]), wanted.collect::<Vec<u8>>(), "by the label of each");
+    assert!(s.mega_hits() > 100, "{}", s.mega_hits());
+}
+
+const FAR: [u8; 4] = [8, 8, 8, 8];
+
+#[test]
+fn what_looks_at_a_translated_address_goes_by_its_own_connection() {
+    // Two backends, by the client's port; the way is chosen by the backend's address.
+    let vip = |n: u8| ct(1).commit().nat_to(NatKind::Dst, [10, 244, 0, n], None).table(2).go();
+    let mut list = vec![
+        ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
+        ip().is(Field::InPort, 2).does([ct(1).nat().table(3).go()]),
+        ip().is(Field::InPort, 3).does([ct(1).nat().table(3).go()]),
+        flow(1, 1).does([resubmit(2)]),
+        flow(3, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
+    ];
+    for n in [0u8, 1] {
+        let port = if n == 0 { 2 } else { 3 };
+        list.push(is_new(1).masked(Field::UdpSrc, u128::from(n), 1).does([vip(n)]));
+        let dst = u32::from_be_bytes([10, 244, 0, n]);
+        let to_it = flow(2, 5).is(Field::EthType, 0x0800).is(Field::IpDst, dst.into());
+        list.push(to_it.does([out(port)]));
+    }
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let rounds = converse(&mut s, VIP);
+    let by_port: Vec<u16> = (0..CLIENTS).map(|n| if n & 1 == 0 { 2 } else { 3 }).collect();
+    for round in [0, 1, 2, 5] {
+        assert_eq!(ports(&rounds[round]), by_port, "round {round}");
+    }
+    for (n, (_, p)) in (0u8..).zip(&rounds[5]) {
+        assert_eq!(p[30..34], [10, 244, 0, n & 1]);
+    }
+}
+
+#[test]
+fn every_connection_gets_its_own_translation_from_one_walk() {
+    let outside = [203, 0, 113, 9];
+    let commit = ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999)));
+    let mut s = Switch::sized(
+        &Net::of([
+            ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
+            is_new(1).does([commit.go(), out(2)]),
+            flow(1, 1).masked(Field::CtState, 0x22, 0x22).does([out(2)]),
+            ip().is(Field::InPort, 2).does([ct(1).nat().table(2).go()]),
+            flow(2, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
+        ]),
+        64,
+        512,
+    );
+    let walks = s.walks();
+    let rounds = converse(&mut s, FAR);
+    let mut given: Vec<&[u8]> = rounds[0].iter().map(|(_, p)| &p[34..36]).collect();
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), usize::from(CLIENTS), "a port each");
+    assert!(rounds[0].iter().all(|(_, p)| p[26..30] == outside));
+    assert_eq!(rounds[5], rounds[0], "and keeps it");
+    for (n, (port, p)) in (0u16..).zip(&rounds[4]) {
+        assert_eq!((*port, &p[30..34]), (1, &[10, 0, 1, n as u8][..]));
+        assert_eq!(p[36..38], (1000 + n).to_be_bytes());
+    }
+    assert!(s.walks() - walks < 60, "{} walks of 240 packets", s.walks() - walks);
+}
+
+#[test]
+fn a_copy_that_is_translated_leaves_the_packet_as_it_was() {
+    let outside = [203, 0, 113, 9];
+    let commit = ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999)));
+    let copy = Action::Clone([commit.go(), out(2)].into());
+    let mut s = Switch::sized(&Net::of([ip().does([copy, out(3)])]), 64, 512);
+    for _ in 0..3 {
+        let packets: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+        let sent = s.batch(1, &packets);
+        let own: Vec<&Vec<u8>> = sent.iter().filter(|(p, _)| *p == 3).map(|(_, b)| b).collect();
+        assert_eq!(own, packets.iter().collect::<Vec<_>>());
+        assert!(sent.iter().filter(|(p, _)| *p == 2).all(|(_, b)| b[26..30] == outside));
+    }
+    s.see();
+}

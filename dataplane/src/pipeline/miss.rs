@@ -329,6 +329,9 @@ impl<'a, 'w> Walk<'a, 'w> {
 impl<'w> Walk<'_, 'w> {
     /// Ends the walk: cuts what follows the last output, and names the reason if there is none.
     pub(super) fn finish(&mut self, end: Flow) {
+        if !self.rec.tracked.is_empty() {
+            self.rec.conclude_tracking();
+        }
         if let Err(Stop::Error(reason)) = end {
             self.rec.steps.clear();
             self.rec.drops.clear();
@@ -344,9 +347,6 @@ impl<'w> Walk<'_, 'w> {
             // Behind a meter, which may give another reason.
             self.rec.steps.push(Step::Drop(self.reason));
             self.seen.dropped(self.reason);
-        }
-        if !self.rec.tracked.is_empty() {
-            self.rec.conclude_tracking();
         }
         // The last output takes the frame and ends the run, so what is only counted comes first.
         let rec = &mut *self.rec;

@@ -77,6 +77,14 @@ proptest! {
     }
 }
 
+/// `SLUICE_LIFE=SEED` lives one life again.
+#[test]
+fn one_life_again() {
+    if let Some(seed) = std::env::var("SLUICE_LIFE").ok().and_then(|v| v.parse().ok()) {
+        live(seed);
+    }
+}
+
 #[test]
 fn the_random_life_does_hit_the_cache() {
     let (hits, megas) =

@@ -23,9 +23,9 @@ pub(super) fn step(nth: u64) -> u16 {
 fn places(bytes: &[u8]) -> Option<(usize, usize)> {
     let header = usize::from(*bytes.get(ETHERNET)? & 0xf) * 4;
     let at = ETHERNET + header;
-    match bytes.get(ETHERNET + 9)? {
-        &TCP => Some((at, at + 16)),
-        &UDP => Some((at, at + 6)),
+    match *bytes.get(ETHERNET + 9)? {
+        TCP => Some((at, at + 16)),
+        UDP => Some((at, at + 6)),
         _ => None,
     }
 }

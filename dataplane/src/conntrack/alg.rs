@@ -8,7 +8,7 @@
 //! **Through NAT** both ends must meet: `ct(nat)` rewrites address and port in the payload to what
 //! the other side sees, and the expected connection is translated as its parent is. A port that
 //! another expectation has gives way to a near one. Texts differ in length, so later sequence
-//! numbers of that direction, and acknowledgements of it, move by the difference ([`Adjust`]);
+//! numbers of that direction, and acknowledgements of it, move by the difference (`Adjust`);
 //! the state machine sees each side in the numbers that this side itself uses.
 //!
 //! **Not followed**: who names a third party's address (the bounce attack, RFC 2577 section 3), and

@@ -85,6 +85,15 @@ fn one_life_again() {
     }
 }
 
+/// Lives that found flaws: a walk that ended in an error forgot what it had looked at of its
+/// connections.
+#[test]
+fn lives_that_found_flaws() {
+    for seed in [16_064_325_082_651_530_671, 521_006_053_912_619_740] {
+        live(seed);
+    }
+}
+
 #[test]
 fn the_random_life_does_hit_the_cache() {
     let (hits, megas) =

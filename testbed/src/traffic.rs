@@ -302,7 +302,7 @@ pub fn udp_echo(
     options: UdpOptions,
 ) -> Result<UdpReport> {
     let what = format!("UDP {} -> {} {at}", client.name(), server.name());
-    let echo = server.run(|| UdpSocket::bind(at)).map_err(Error::io(what.clone()))?;
+    let echo = server.run(|| bind_again(at)).map_err(Error::io(what.clone()))?;
     let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = client.run(|| UdpSocket::bind(any)).map_err(Error::io(what.clone()))?;
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -315,6 +315,20 @@ pub fn udp_echo(
         asked.map(|report| UdpReport { client_seen, served, ..report })
     });
     result.map_err(Error::io(what))
+}
+
+/// Binds an address that may have been in use a moment ago: until it runs its program, a process
+/// that another thread is starting holds what was open when it was forked.
+fn bind_again(at: SocketAddr) -> io::Result<UdpSocket> {
+    for _ in 0..100 {
+        match UdpSocket::bind(at) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound,
+        }
+    }
+    UdpSocket::bind(at)
 }
 
 fn serve_echo(

@@ -6,6 +6,7 @@
 mod containers;
 mod flows;
 mod fragments;
+mod ftp;
 mod kit;
 mod lifecycle;
 mod monitor;

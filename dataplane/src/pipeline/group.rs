@@ -70,12 +70,14 @@ impl<'w> Walk<'_, 'w> {
             keymask::add_actions(&bucket.actions, &mut self.rec.seen);
         }
         let (key, queue, table) = (self.key, self.queue, self.table);
+        let turned = self.before.turned();
         let before = std::mem::replace(&mut self.in_bucket, true);
         self.depth += 1;
         let end = self.ordered(std::iter::once(&*bucket.actions));
         self.depth -= 1;
         self.in_bucket = before;
         (self.key, self.queue, self.table) = (key, queue, table);
+        self.key_turns_to(turned);
         match end {
             Err(Stop::Exit) => Ok(()),
             Err(Stop::Pause) => self.freeze(Left::Later),

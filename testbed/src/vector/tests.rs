@@ -166,7 +166,9 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str, files: &[(&str, &str)]) -> Self {
-        let path = std::env::temp_dir().join(format!("slu-vec-{}", std::process::id())).join(name);
+        // A parent of its own: one that tests share goes with whoever ends while another begins.
+        let parent = std::env::temp_dir().join(format!("slu-vec-{}-{name}", std::process::id()));
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).unwrap();
         for (file, text) in files {
             std::fs::write(path.join(file), text).unwrap();
@@ -177,7 +179,6 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The parent goes with the last of them.
         let _ = std::fs::remove_dir_all(&self.0);
         let _ = self.0.parent().map(std::fs::remove_dir);
     }

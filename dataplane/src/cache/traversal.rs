@@ -200,7 +200,7 @@ pub struct Recording {
     pub credits: Vec<Item>,
     /// The packet's stack: values, each with its length behind it.
     pub stack: Vec<u8>,
-    /// What `Step::NatIcmpError` refers to.
+    /// What `Step::Translate` and `Step::NatIcmpError` refer to.
     pub translations: Vec<NatRewrite>,
     /// An ICMP error from its IP header on, as the translations so far leave it.
     pub error: ErrorCopy,

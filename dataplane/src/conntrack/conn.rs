@@ -1,7 +1,8 @@
 //! A connection in memory: 128 bytes all told for IPv4, of which the hit path reads 64.
 //!
 //! - `Hot`, one cache line: both tuples (the difference between them *is* the NAT), zone, the
-//!   TCP state of both sides, the deadline. A hit reads and writes this line and no other.
+//!   TCP state of both sides, the deadline. A hit reads a line of the index, and reads and writes
+//!   this one.
 //! - `Cold`, half a line: mark, label, the links of a timer wheel.
 //! - two index slots of 8 bytes at a load of at most one half: 32 bytes (`index.rs`).
 //! - IPv6 addresses lie in a second line that an IPv4 connection never touches.

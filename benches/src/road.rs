@@ -15,7 +15,7 @@ use sluice_dataplane::packet::parse::VLAN_LIMIT_DEFAULT;
 use sluice_dataplane::pipeline::program::{BridgeParts, ProgramParts};
 use sluice_dataplane::pipeline::underlay::{Device, Route};
 use sluice_dataplane::pipeline::{
-    Egress, First, FlowStats, Lane, LaneConfig, Port, PortRole, Program, Rule, Underlay,
+    Egress, First, FlowStats, Lane, LaneConfig, Port, PortRole, Program, Rule, Seat, Underlay,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{Inherit, TunnelConfig, TunnelKey, TunnelRemote};
@@ -162,6 +162,7 @@ impl Road {
             self_check: 0,
             first: First::Measured,
             seed: 7,
+            seat: Seat::default(),
         };
         let mut lane = Lane::new(&config, Arc::new(Counters::default()));
         let now = Now::from_secs(1);

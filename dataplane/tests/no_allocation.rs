@@ -27,7 +27,7 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig};
+use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Seat};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
@@ -227,6 +227,7 @@ fn a_lane_neither_allocates_nor_frees() {
         self_check: 100,
         first: First::Measured,
         seed: 7,
+        seat: Seat::default(),
     };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(128).unwrap();

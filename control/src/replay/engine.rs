@@ -11,7 +11,7 @@ use sluice_dataplane::limits::{MEGAFLOWS, MICROFLOWS};
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
-use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Program};
+use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Program, Seat};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
@@ -61,6 +61,7 @@ pub fn lane_config(config: &Config, caches: Caches, seed: u64) -> LaneConfig {
         self_check: caches.self_check.unwrap_or(config.daemon.self_check),
         first: First::Measured,
         seed,
+        seat: Seat::default(),
     }
 }
 

@@ -21,7 +21,7 @@ use sluice_dataplane::counters::{Counters, Drop};
 use sluice_dataplane::packet::field::{FIELDS, Field};
 use sluice_dataplane::packet::key::{FlowKey, Mask, PortIx};
 use sluice_dataplane::pipeline::trace::{Depends, Observer, Silent};
-use sluice_dataplane::pipeline::{First, Lane, LaneConfig, NextHop, Rule};
+use sluice_dataplane::pipeline::{First, Lane, LaneConfig, NextHop, Rule, Seat};
 use sluice_dataplane::tunnel::TlvMap;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -42,6 +42,7 @@ pub fn trace(core: &mut Core, request: &TraceRequest) -> ApiResult<TraceReport> 
         self_check: 0,
         first: First::Measured,
         seed: 1,
+        seat: Seat::default(),
     };
     let mut lane = Lane::new(&settings, Arc::new(Counters::default()));
     let now = core.now();

@@ -51,6 +51,7 @@ pub mod underlay;
 mod upkeep;
 mod verbs;
 
+pub use crate::conntrack::{Notice, Seat};
 pub use crate::counters::RuleStats;
 pub use actions::{Actions, Outline};
 pub use first::First;

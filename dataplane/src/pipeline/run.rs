@@ -31,7 +31,7 @@ use crate::cache::entry::{Masked, NONE};
 use crate::cache::traversal::{Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtConfig, CtStats};
+use crate::conntrack::{Conntrack, CtConfig, CtStats, Notice, Seat};
 use crate::counters::{Counters, Drop, Stat};
 use crate::limits::BATCH_MAX;
 use crate::packet::frame::Frame;
@@ -42,9 +42,30 @@ use crate::xsk::burst::RxBurst;
 use crate::xsk::pool::FramePool;
 use std::sync::Arc;
 
-/// Where packets leave to.
+/// Where packets leave to: ports, and other workers.
 pub trait Egress {
     fn output(&mut self, port: PortIx, frame: Frame, pool: &mut FramePool);
+
+    /// Gives a frame, as it came in by `in_port`, to the worker that has its connection, for
+    /// [`Lane::run_at_home`]. Frames that one lane gives to one worker arrive in order. Without
+    /// room it is dropped (`Drop::HandOverFull`, to be counted here).
+    fn hand_over(&mut self, worker: u8, in_port: PortIx, frame: Frame, pool: &mut FramePool) {
+        let _ = (worker, in_port);
+        pool.free(frame);
+    }
+
+    /// Tells a worker something, for [`Lane::hear`], before any packet leaves that is output or
+    /// handed over later. False: there was no room.
+    fn notify(&mut self, worker: u8, notice: Notice) -> bool {
+        let _ = (worker, notice);
+        false
+    }
+
+    /// Notices that there is room for, at least; asked before a batch.
+    fn notice_room(&mut self, worker: u8) -> usize {
+        let _ = worker;
+        0
+    }
 }
 
 /// Sizes and switches of a lane.
@@ -59,8 +80,9 @@ pub struct LaneConfig {
     pub self_check: u32,
     /// Which tier is asked first.
     pub first: First,
-    /// Secret of the hashes.
+    /// Secret of the hashes: the same for all workers.
     pub seed: u64,
+    pub seat: Seat,
 }
 
 /// One packet between the stages.
@@ -100,6 +122,9 @@ pub struct Lane {
     pub(super) cache_on: bool,
     /// The program tracks connections.
     pub(super) tracks: bool,
+    pub(super) seat: Seat,
+    /// Packets have homes: there are several workers, and the program tracks.
+    pub(super) has_homes: bool,
     pub(super) program: Arc<Program>,
     pub(super) counters: Arc<Counters>,
     pub(super) conntrack: Conntrack,
@@ -192,6 +217,8 @@ impl Lane {
             recent: Recent::new(),
             cache_on: config.microflows > 0,
             tracks: false,
+            seat: config.seat,
+            has_homes: false,
             program: Arc::new(Program::default()),
             counters,
             conntrack: Conntrack::new(&config.conntrack),
@@ -260,6 +287,7 @@ impl Lane {
         }
         self.cache.set_mask(program.visible);
         self.tracks = keymask::is_tracking(&program.visible);
+        self.has_homes = self.tracks && self.seat.is_shared();
         if !self.cache_on && self.mega.capacity() == 0 {
             self.swept = program.version;
         }
@@ -278,7 +306,8 @@ impl Lane {
         self.swept
     }
 
-    /// Judges a batch that came in by `in_port`. Takes all frames out of `burst`.
+    /// Judges a batch that came in by `in_port`. Takes all frames out of `burst`. Of several
+    /// workers, packets that are another one's are handed over.
     pub fn run<E: Egress>(
         &mut self,
         burst: &mut RxBurst,
@@ -287,6 +316,39 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) {
+        self.run_batches((burst, in_port), true, now, pool, egress);
+    }
+
+    /// Judges frames that another worker has handed over, all of which came in by `in_port`. What
+    /// was told before they were handed over must have been heard.
+    pub fn run_at_home<E: Egress>(
+        &mut self,
+        burst: &mut RxBurst,
+        in_port: PortIx,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
+        self.run_batches((burst, in_port), false, now, pool, egress);
+    }
+
+    /// Takes in what another worker has told. Notices must have been heard that were on their ring
+    /// when a burst had been received, before the burst is judged; and those that were there when
+    /// handed frames were taken from their ring, before they are.
+    pub fn hear(&mut self, notice: Notice) {
+        let _ = (&mut *self, notice);
+    }
+
+    /// `fresh`: from a port, and not handed over.
+    fn run_batches<E: Egress>(
+        &mut self,
+        (burst, in_port): (&mut RxBurst, PortIx),
+        fresh: bool,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
+        let _ = fresh;
         let mut rest = burst.drain();
         loop {
             let n = Self::receive(

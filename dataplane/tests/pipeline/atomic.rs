@@ -12,7 +12,7 @@ use sluice_dataplane::counters::{Counters, Stat};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{First, Lane, LaneConfig, Program, RuleChange};
+use sluice_dataplane::pipeline::{First, Lane, LaneConfig, Program, RuleChange, Seat};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ fn work(programs: &Receiver<Arc<Program>>, microflows: usize) -> (u64, u64) {
         self_check: 7,
         first: First::Measured,
         seed: 7,
+        seat: Seat::default(),
     };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(64).unwrap();

@@ -11,9 +11,9 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelRemote};
 
-/// Reasons of devices, not of the pipeline.
-const OF_PORTS: [Drop; 4] =
-    [Drop::TxRingFull, Drop::TxTooLong, Drop::TxFailed, Drop::ParseOversize];
+/// Reasons of devices and rings, not of the pipeline.
+const OF_PORTS: [Drop; 5] =
+    [Drop::TxRingFull, Drop::TxTooLong, Drop::TxFailed, Drop::ParseOversize, Drop::HandOverFull];
 
 /// Reasons that take more than one packet: `fragments` has them.
 const OF_FRAGMENTS: [Drop; 5] = [

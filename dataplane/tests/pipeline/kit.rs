@@ -27,7 +27,7 @@ use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::Punt;
 use sluice_dataplane::pipeline::{
     Continuation, Egress, First, FlowStats, Lane, LaneConfig, PacketOutError, Program, Resume,
-    Rule, RuleChange,
+    Rule, RuleChange, Seat,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
@@ -114,7 +114,9 @@ impl Side {
         };
         let counters = Arc::new(Counters::default());
         let conntrack = CtConfig { conns_max: 64, seed: 5, fragments, ..CtConfig::default() };
-        let config = LaneConfig { microflows, megaflows, conntrack, self_check: 3, first, seed: 7 };
+        let seat = Seat::default();
+        let config =
+            LaneConfig { microflows, megaflows, conntrack, self_check: 3, first, seed: 7, seat };
         Self {
             lane: Lane::new(&config, counters.clone()),
             pool: FramePool::private(frames).unwrap(),

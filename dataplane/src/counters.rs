@@ -86,7 +86,7 @@ named_list! {
         FragmentDuplicate = "fragment_duplicate", "A fragment that waits at ct() came again.";
         FragmentLimit = "fragment_limit", "More fragments than may wait at ct(): the oldest datagram is dropped.";
         FragmentTimeout = "fragment_timeout", "A fragment of the datagram did not come in time.";
-        HandOverFull = "hand_over_full", "The ring to the worker that has the packet's connection was full.";
+        HandOverFull = "hand_over_full", "The ring to the worker that has the packet's connection, or its output port, was full.";
         FragmentLost = "fragment_lost", "A fragment could not go on: no frame was free, or its bridge is gone or maps other tunnel options.";
         TooBig = "too_big", "The frame after encapsulation exceeds the underlay's MTU.";
     }
@@ -114,6 +114,8 @@ named_list! {
         TunnelPush = "tunnel_push", "Tunnel packets sent.";
         HandedOver = "handed_over", "Packets handed over to the worker that has their connection.";
         TakenOver = "taken_over", "Packets that other workers handed over to this one.";
+        SentOver = "sent_over", "Packets given to the worker that has their output port.";
+        FramesGiven = "frames_given", "Free frames given to a worker with fewer.";
         CtFragments = "ct_fragments", "Fragments that waited at ct().";
         CtDatagrams = "ct_datagrams", "Datagrams that ct() had put together from them.";
         CtExpected = "ct_expected", "Connections that alg=ftp or tftp expects.";

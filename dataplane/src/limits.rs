@@ -7,6 +7,26 @@
 /// latency; 32 is also the kernel's default budget of one TX kick on veth.
 pub const BATCH_MAX: usize = 32;
 
+/// Workers of one switch: a set of them is one u64.
+pub const WORKERS_MAX: usize = 64;
+
+/// Places of each ring from one worker to another, 32 bytes each: 64 KiB a pair of two workers,
+/// 16 MiB for all pairs of 64. A round of one worker puts few bursts into it.
+pub const fn hand_over_entries(workers: usize) -> usize {
+    match workers {
+        0..=8 => 1024,
+        9..=32 => 256,
+        _ => 128,
+    }
+}
+
+/// Parcels of one other worker that a round takes, so that ports are not kept waiting.
+pub const PARCELS_A_ROUND: usize = 4 * BATCH_MAX;
+
+/// Frames that a rich worker gives to a poor one in a round: as many as one can receive in it by a
+/// port or two.
+pub const SPARES_A_ROUND: usize = 4 * BATCH_MAX;
+
 /// Ports of one switch (all bridges together). `PortIx` counts below this.
 pub const PORTS_MAX: usize = 1024;
 

@@ -12,7 +12,7 @@ pub struct ConnQuery {
     pub filter: String,
     /// Place to begin at: the `next` of the page before.
     #[serde(default)]
-    pub from: u32,
+    pub from: u64,
 }
 
 /// Some of the connections. One that stays is on exactly one page.
@@ -20,7 +20,7 @@ pub struct ConnQuery {
 pub struct ConnPage {
     pub list: Vec<ConnInfo>,
     /// Where to go on; `None`: that was all.
-    pub next: Option<u32>,
+    pub next: Option<u64>,
 }
 
 /// Settings that change while the switch runs; what is absent stays.

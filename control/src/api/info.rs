@@ -19,6 +19,9 @@ pub struct SwitchInfo {
     pub bridges: Vec<BridgeInfo>,
     pub frames: u64,
     pub frames_free: u64,
+    /// On their way from one worker to another. The others are lent to ports.
+    #[serde(default)]
+    pub frames_waiting: u64,
     pub frame_size_bytes: u32,
     pub hugepages: bool,
     pub conns: u64,
@@ -30,6 +33,13 @@ pub struct WorkerInfo {
     pub worker: usize,
     pub cpu: Option<usize>,
     pub rx_packets: u64,
+    /// Packets given to the workers that have their connections.
+    #[serde(default)]
+    pub handed_over: u64,
+    #[serde(default)]
+    pub frames_free: u64,
+    #[serde(default)]
+    pub conns: u64,
     /// Share of the time since start in which there was work, in percent.
     pub busy_percent: u8,
 }

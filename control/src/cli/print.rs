@@ -22,7 +22,12 @@ pub(super) fn show(s: &SwitchInfo, out: &mut String) {
     for w in &s.workers {
         let cpu = w.cpu.map_or_else(|| "any cpu".to_owned(), |cpu| format!("cpu {cpu}"));
         let (n, rx, busy) = (w.worker, w.rx_packets, w.busy_percent);
-        _ = writeln!(out, "worker {n}: {cpu}, {rx} packets, busy {busy} %");
+        _ = write!(out, "worker {n}: {cpu}, {rx} packets, busy {busy} %");
+        if s.workers.len() > 1 {
+            let (over, free, conns) = (w.handed_over, w.frames_free, w.conns);
+            _ = write!(out, ", handed over {over}, {free} frames free, {conns} connections");
+        }
+        out.push('\n');
     }
     for b in &s.bridges {
         let (mac, mode, flows) = (&b.mac, &b.fail_mode, b.flows);

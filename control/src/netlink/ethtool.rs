@@ -18,6 +18,7 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const FEATURES_GET: u8 = 11;
 const CHANNELS_GET: u8 = 17;
 const A_CHANNELS_RX_COUNT: u16 = 6;
+const A_CHANNELS_TX_COUNT: u16 = 7;
 const A_CHANNELS_COMBINED_COUNT: u16 = 9;
 const A_HEADER: u16 = 1;
 const A_HEADER_DEV_NAME: u16 = 2;
@@ -49,9 +50,19 @@ fn ask(device: &str, command: u8, what: &str) -> Result<Vec<Message>, NetlinkErr
 
 /// Receive queues in use; the kernel allocates more for a veth than it uses.
 pub fn rx_queues(device: &str) -> Result<u32, NetlinkError> {
+    queues(device, A_CHANNELS_RX_COUNT)
+}
+
+/// Transmit queues in use.
+pub fn tx_queues(device: &str) -> Result<u32, NetlinkError> {
+    queues(device, A_CHANNELS_TX_COUNT)
+}
+
+/// Queues of one direction, and those of both.
+fn queues(device: &str, direction: u16) -> Result<u32, NetlinkError> {
     let found = ask(device, CHANNELS_GET, "channels")?;
     let counts = found.iter().flat_map(|m| m.attrs(4));
-    let counts = counts.filter(|a| matches!(a.0, A_CHANNELS_RX_COUNT | A_CHANNELS_COMBINED_COUNT));
+    let counts = counts.filter(|a| a.0 == direction || a.0 == A_CHANNELS_COMBINED_COUNT);
     Ok(counts.filter_map(|(_, n)| get_u32(n, 0)).sum())
 }
 

@@ -1,7 +1,7 @@
 //! The switch's state in the words of the control socket.
 
 use super::Core;
-use super::workers::PortsAnswer;
+use super::workers::PortsSeen;
 use crate::api::types::{
     BridgeInfo, ConnInfo, ConnTuple, FlowInfo, NamedCount, PortInfo, TableInfo, TunnelInfo,
     WorkerCounters,
@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// A port, with what its worker reports of it.
-pub fn port(core: &Core, bridge: &str, state: &PortState, seen: &PortsAnswer) -> PortInfo {
+/// A port, with what its workers report of it.
+pub fn port(core: &Core, bridge: &str, state: &PortState, seen: &PortsSeen) -> PortInfo {
     let report = seen.list.iter().find(|r| r.port == state.ix);
     let opened = core.open.get(&state.ix.0);
     let has_device = !matches!(state.config.kind, PortType::Geneve(_) | PortType::Patch { .. });
@@ -89,7 +89,7 @@ fn key(g: &config::Geneve) -> String {
     }
 }
 
-pub fn bridge(core: &Core, b: &BridgeState, seen: &PortsAnswer) -> BridgeInfo {
+pub fn bridge(core: &Core, b: &BridgeState, seen: &PortsSeen) -> BridgeInfo {
     let name = &b.config.name;
     BridgeInfo {
         name: name.clone(),
@@ -116,7 +116,7 @@ fn tables(b: &BridgeState) -> Vec<TableInfo> {
     b.flows.tables().into_iter().map(info).collect()
 }
 
-/// A flow with its counters, which the worker has just settled.
+/// A flow with its counters, which the workers have just settled.
 pub fn flow(b: &BridgeState, s: &Stored, now_ns: u64) -> FlowInfo {
     let stats = &s.rule.stats;
     let used_ns = stats.used_ns().max(s.created_ns);
@@ -175,7 +175,7 @@ pub fn proto_name(proto: u8, v6: bool) -> String {
     }
 }
 
-pub fn conn(c: &conntrack::ConnInfo) -> ConnInfo {
+pub fn conn(c: &conntrack::ConnInfo, worker: usize) -> ConnInfo {
     ConnInfo {
         proto: proto_name(c.orig.proto, c.orig.v6),
         orig: tuple(&c.orig),
@@ -191,7 +191,7 @@ pub fn conn(c: &conntrack::ConnInfo) -> ConnInfo {
         expires_s: u64::from(c.timeout_s),
         packets_orig: 0,
         packets_reply: 0,
-        worker: 0,
+        worker,
     }
 }
 

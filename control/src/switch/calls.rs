@@ -20,6 +20,7 @@ use crate::store::{Additions, Changed, Pool, Step, StoreError};
 use sluice_dataplane::conntrack::CtSettings;
 use sluice_dataplane::counters::Stat;
 use sluice_dataplane::sys::give_back_freed_memory;
+use sluice_dataplane::worker::FramesReport;
 use std::cell::RefCell;
 use tokio::sync::mpsc::Receiver;
 
@@ -32,9 +33,20 @@ impl Core {
     }
 
     fn show(&mut self) -> ApiResult<SwitchInfo> {
-        let seen = self.worker.ports()?;
-        let ct = self.worker.conntrack(CtSettings::default())?;
-        let c = self.worker.counters.clone();
+        let seen = self.workers.ports()?;
+        let ct = self.workers.conntrack_each(CtSettings::default())?;
+        let workers = self.workers.counters().zip(&seen.frames).zip(&ct).enumerate();
+        let workers = workers.map(|(worker, (((c, cpu), frames), ct))| WorkerInfo {
+            worker,
+            cpu,
+            rx_packets: c.stat(Stat::RxPackets),
+            handed_over: c.stat(Stat::HandedOver),
+            frames_free: frames.free as u64,
+            conns: ct.conns.into(),
+            busy_percent: busy_percent(c.stat(Stat::BusyNs), self.now().ns),
+        });
+        let workers = workers.collect();
+        let frames = |of: fn(&FramesReport) -> usize| seen.frames.iter().map(of).sum::<usize>();
         let config = &self.ground.config;
         Ok(SwitchInfo {
             sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -42,19 +54,15 @@ impl Core {
             uptime_s: self.start.elapsed().as_secs(),
             config_file: config.file.clone(),
             program_version: self.model.version(),
-            workers: vec![WorkerInfo {
-                worker: 0,
-                cpu: self.worker.cpu,
-                rx_packets: c.stat(Stat::RxPackets),
-                busy_percent: busy_percent(c.stat(Stat::BusyNs), self.now().ns),
-            }],
+            workers,
             bridges: self.model.bridges.iter().map(|b| answers::bridge(self, b, &seen)).collect(),
-            frames: seen.frames_total as u64,
-            frames_free: seen.frames_free as u64,
+            frames: frames(|f| f.total) as u64,
+            frames_free: frames(|f| f.free) as u64,
+            frames_waiting: frames(|f| f.waiting) as u64,
             frame_size_bytes: self.umem.frame_size_bytes(),
             hugepages: self.umem.is_huge(),
-            conns: ct.conns.into(),
-            conns_max: ct.conns_max.into(),
+            conns: ct.iter().map(|c| u64::from(c.conns)).sum(),
+            conns_max: ct.iter().map(|c| u64::from(c.conns_max)).sum(),
         })
     }
 
@@ -96,7 +104,7 @@ impl Core {
     }
 
     fn flow_dump(&mut self, bridge: &str, filter: &str) -> ApiResult<Vec<FlowInfo>> {
-        self.worker.settle()?;
+        self.workers.settle()?;
         let now_ns = self.now().ns;
         let b = self.bridge(bridge)?;
         let filter = FlowFilter::parse(filter, b).map_err(|e| refusals(&[e]))?;
@@ -119,7 +127,7 @@ impl Core {
         // A tunnel on another UDP port must reach us through shared devices too.
         self.resteer(&net);
         self.publish()?;
-        let seen = self.worker.ports()?;
+        let seen = self.workers.ports()?;
         let b = self.bridge(bridge)?;
         let state = b.port(&name).ok_or_else(|| ApiError::no_port(bridge, &name))?;
         Ok(answers::port(self, bridge, state, &seen))
@@ -264,7 +272,7 @@ impl Switch for LiveSwitch {
         if let Some(name) = bridge {
             core.bridge(name)?;
         }
-        let seen = core.worker.ports()?;
+        let seen = core.workers.ports()?;
         let wanted = core.model.ports().filter(|(b, _)| bridge.is_none_or(|w| w == *b));
         Ok(wanted.map(|(b, p)| answers::port(&core, b, p, &seen)).collect())
     }
@@ -355,10 +363,14 @@ impl Switch for LiveSwitch {
 
     fn counters(&self) -> ApiResult<Vec<WorkerCounters>> {
         let mut core = self.core();
-        core.worker.settle()?;
-        let control = core.control_counts();
-        let worker = answers::counters(&core.worker.counters, 0, core.worker.cpu);
-        Ok(vec![WorkerCounters { control, ..worker }])
+        core.workers.settle()?;
+        let all = core.workers.counters().enumerate();
+        let mut all: Vec<_> = all.map(|(n, (c, cpu))| answers::counters(c, n, cpu)).collect();
+        // Control's are those of no worker; they stand with the first.
+        if let Some(first) = all.first_mut() {
+            first.control = core.control_counts();
+        }
+        Ok(all)
     }
 
     fn doctor(&self) -> ApiResult<Report> {

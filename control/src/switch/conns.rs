@@ -1,7 +1,8 @@
-//! Connection tracking's calls: pages and slices, so that neither the worker nor the lock is held
+//! Connection tracking's calls: pages and slices, so that neither workers nor the lock is held
 //! for long, however many connections there are.
 
 use super::answers::{address, conn, proto_name};
+use super::workers::split;
 use super::{Core, LiveSwitch};
 use crate::api::ApiResult;
 use crate::api::conns::{
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// Connections of one page.
 const PAGE: usize = 4096;
-/// Slices that the worker does before the lock is given to others for a moment.
+/// Slices that are done before the lock is given to others for a moment.
 const SLICES: usize = 64;
 
 fn filter_of(text: &str) -> ApiResult<ConnFilter> {
@@ -22,14 +23,17 @@ fn filter_of(text: &str) -> ApiResult<ConnFilter> {
 }
 
 impl LiveSwitch {
-    /// A page that holds what up to `SLICES` slices have; it may be empty and not the last.
-    fn page(&self, filter: &ConnFilter, from: u32) -> ApiResult<(Vec<ConnInfo>, Option<u32>)> {
+    /// A page that holds what up to `SLICES` slices of one worker have; it may be empty and not
+    /// the last.
+    fn page(&self, filter: &ConnFilter, from: u64) -> ApiResult<(Vec<ConnInfo>, Option<u64>)> {
         let mut core = self.core();
         let mut list = Vec::with_capacity(PAGE);
         let mut next = Some(from);
         for _ in 0..SLICES {
-            let Some(from) = next.filter(|_| list.len() < list.capacity()) else { break };
-            (list, next) = core.worker.connections(list, filter, from)?;
+            let is_mine = |next: &u64| split(*next).0 == split(from).0;
+            let next_slice = next.filter(is_mine).filter(|_| list.len() < list.capacity());
+            let Some(from) = next_slice else { break };
+            (list, next) = core.workers.connections(list, filter, from)?;
         }
         Ok((list, next))
     }
@@ -41,7 +45,11 @@ impl LiveSwitch {
             let (list, next) = self.page(&filter, from)?;
             match next {
                 Some(next) if list.is_empty() => from = next,
-                _ => return Ok(ConnPage { list: list.iter().map(conn).collect(), next }),
+                _ => {
+                    let worker = split(from).0;
+                    let list = list.iter().map(|c| conn(c, worker)).collect();
+                    return Ok(ConnPage { list, next });
+                }
             }
         }
     }
@@ -55,7 +63,7 @@ impl LiveSwitch {
             for _ in 0..SLICES {
                 let Some(from) = next else { break };
                 let gone;
-                (gone, next) = core.worker.flush_connections(&filter, from)?;
+                (gone, next) = core.workers.flush_connections(&filter, from)?;
                 all += gone as u64;
             }
         }
@@ -71,16 +79,16 @@ impl LiveSwitch {
             list.iter().for_each(|c| tally.count(c));
         }
         let mut core = self.core();
-        let report = core.worker.conntrack(CtSettings::default())?;
-        let pools = core.worker.nat_pools()?;
+        let report = core.workers.conntrack(CtSettings::default())?;
+        let pools = core.workers.nat_pools()?;
         Ok(tally.status(&report, pools.iter().map(pool).collect()))
     }
 
     pub(super) fn ct_limits(&self) -> ApiResult<CtLimits> {
         let mut core = self.core();
-        let now = core.worker.conntrack(CtSettings::default())?;
+        let now = core.workers.conntrack(CtSettings::default())?;
         let default_limit = now.zone_limit;
-        let zones = core.worker.ct_zones()?.into_iter().map(|z| ZoneInfo {
+        let zones = core.workers.ct_zones()?.into_iter().map(|z| ZoneInfo {
             zone: z.zone,
             limit: z.own_limit.unwrap_or(default_limit),
             own: z.own_limit.is_some(),
@@ -98,9 +106,12 @@ impl LiveSwitch {
 
 impl Core {
     pub(super) fn ct_change(&mut self, c: &CtChange) -> ApiResult<()> {
-        let places = self.worker.conntrack(CtSettings::default())?.places;
-        if let Some(max) = c.conns_max.filter(|max| *max == 0 || *max > places) {
-            let message = format!("there is room for 1 to {places} connections, not for {max}");
+        let places = self.workers.conntrack(CtSettings::default())?.places;
+        // Each worker has a share.
+        let least = self.workers.len() as u32;
+        if let Some(max) = c.conns_max.filter(|max| !(least..=places).contains(max)) {
+            let message =
+                format!("there is room for {least} to {places} connections, not for {max}");
             let hint = "raise conns_max in the configuration and start again";
             return Err(ApiError::new(ErrorCode::Invalid, message, hint));
         }
@@ -109,7 +120,7 @@ impl Core {
             let message = format!("{} is more than a limit can be", u32::MAX);
             return Err(ApiError::new(ErrorCode::Invalid, message, "0 means no limit"));
         }
-        self.worker.conntrack(CtSettings {
+        self.workers.conntrack(CtSettings {
             tcp_seq_check: c.tcp_seq_check,
             zone_limit: c.zone_limit,
             conns_max: c.conns_max,
@@ -117,7 +128,7 @@ impl Core {
         })?;
         for ZoneLimit { zone, limit } in &c.limits {
             let limit = Some((*zone, *limit));
-            self.worker.conntrack(CtSettings { limit, ..CtSettings::default() })?;
+            self.workers.conntrack(CtSettings { limit, ..CtSettings::default() })?;
         }
         Ok(())
     }

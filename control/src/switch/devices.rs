@@ -1,5 +1,6 @@
 //! Opening the device behind a port, and what must be kept while it is open.
 
+use super::workers::Part;
 use crate::attach::{
     AttachError, Endpoint, NatAddress, NatPart, Place, Steer, SteerConfig, SteerMode, TunnelProto,
 };
@@ -9,7 +10,7 @@ use sluice_dataplane::port::packet::PacketPort;
 use sluice_dataplane::port::tap::{TapConfig, TapPort};
 use sluice_dataplane::port::xsk::{XskPort, XskPortConfig};
 use sluice_dataplane::port::{AnyPort, PortKind, memory::MemoryPort};
-use sluice_dataplane::xsk::socket::{BindMode, BindWish};
+use sluice_dataplane::xsk::socket::BindMode;
 use sluice_dataplane::xsk::umem::Umem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub struct Opened {
     pub frames_wanted: u32,
 }
 
-/// A device and the port on it.
-pub type Device = (Box<AnyPort>, Opened);
+/// A device, and the port on it in one part for each worker that serves it.
+pub type Device = (Vec<Part>, Opened);
 
 /// Why a device could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,17 @@ pub struct Site<'a> {
     pub net: &'a Underlay,
     /// UDP ports of the tunnels.
     pub tunnel_ports: &'a [u16],
+    pub workers: usize,
+    /// The port's number among all: devices that cannot serve all workers are dealt out by it.
+    pub nth: usize,
+}
+
+impl Site<'_> {
+    /// A port that one worker serves alone.
+    fn whole(&self, port: AnyPort) -> Vec<Part> {
+        let worker = self.nth % self.workers.max(1);
+        vec![Part { worker, port: Box::new(port), sends: true }]
+    }
 }
 
 /// Opens the device of a port; `None` for ports that have none.
@@ -65,7 +77,7 @@ pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, Open
     Ok(Some(match &port.kind {
         PortType::Geneve(_) | PortType::Patch { .. } => return Ok(None),
         PortType::Memory => (
-            Box::new(AnyPort::Memory(MemoryPort::discard())),
+            site.whole(AnyPort::Memory(MemoryPort::discard())),
             Opened {
                 steer: None,
                 ifindex: None,
@@ -74,14 +86,14 @@ pub fn open(port: &config::Port, site: &Site<'_>) -> Result<Option<Device>, Open
                 frames_wanted: 0,
             },
         ),
-        PortType::Internal(internal) => open_internal(internal)?,
-        PortType::Tap(tap) => open_tap(tap)?,
+        PortType::Internal(internal) => open_internal(internal, site)?,
+        PortType::Tap(tap) => open_tap(tap, site)?,
         PortType::Packet { device } => open_packet(device, site)?,
         PortType::Afxdp(afxdp) => open_afxdp(afxdp, site)?,
     }))
 }
 
-fn open_internal(internal: &Internal) -> Result<Device, OpenError> {
+fn open_internal(internal: &Internal, site: &Site<'_>) -> Result<Device, OpenError> {
     // Asked first: a device that is made and taken back at every try is news to everybody.
     if let Some(path) = &internal.netns {
         netns::open(path).map_err(OpenError::new)?;
@@ -99,12 +111,12 @@ fn open_internal(internal: &Internal) -> Result<Device, OpenError> {
     let place = internal.netns.as_ref().map(|n| format!(" in {}", n.display()));
     let status = format!("tap{}", place.unwrap_or_default());
     Ok((
-        Box::new(AnyPort::Tap(tap)),
+        site.whole(AnyPort::Tap(tap)),
         Opened { steer: None, ifindex: Some(ifindex), queues: 1, status, frames_wanted: 0 },
     ))
 }
 
-fn open_tap(tap: &config::Tap) -> Result<Device, OpenError> {
+fn open_tap(tap: &config::Tap, site: &Site<'_>) -> Result<Device, OpenError> {
     let config = TapConfig {
         name: tap.device.clone(),
         mac: tap.mac.map(|m: MacAddr| m.0),
@@ -116,7 +128,7 @@ fn open_tap(tap: &config::Tap) -> Result<Device, OpenError> {
     let ifindex = Some(tap.if_index());
     let status = "tap".to_owned();
     Ok((
-        Box::new(AnyPort::Tap(tap)),
+        site.whole(AnyPort::Tap(tap)),
         Opened { steer: None, ifindex, queues: 1, status, frames_wanted: 0 },
     ))
 }
@@ -138,7 +150,7 @@ fn open_packet(device: &str, site: &Site<'_>) -> Result<Device, OpenError> {
     let status = "AF_PACKET".to_owned();
     let ifindex = Some(link.ifindex);
     Ok((
-        Box::new(AnyPort::Packet(Box::new(port))),
+        site.whole(AnyPort::Packet(Box::new(port))),
         Opened { steer: None, ifindex, queues: 1, status, frames_wanted: 0 },
     ))
 }
@@ -201,18 +213,32 @@ fn open_afxdp(afxdp: &Afxdp, site: &Site<'_>) -> Result<Device, OpenError> {
         0 => ethtool::rx_queues(&afxdp.device).unwrap_or(1).max(1),
         n => u32::from(n),
     };
-    let mut config = XskPortConfig::new(link.ifindex, (0..queues).collect());
-    config.wish = BindWish::Best;
-    let port = XskPort::open(&config, site.umem).map_err(OpenError::new)?;
-    for (queue, socket) in port.sockets() {
-        steer.set_socket(queue, socket)?;
+    let tx_queues = ethtool::tx_queues(&afxdp.device).unwrap_or(1).max(1);
+    let (mut parts, mut zero, mut frames_wanted) = (Vec::new(), true, 0);
+    for (worker, queues) in deal(queues, site) {
+        let config = XskPortConfig::new(link.ifindex, queues);
+        let port = XskPort::open(&config, site.umem).map_err(OpenError::new)?;
+        for (queue, socket) in port.sockets() {
+            steer.set_socket(queue, socket)?;
+        }
+        zero &= port.bind_modes().iter().all(|m| m.1 == BindMode::ZeroCopy);
+        frames_wanted += config.queues.len() as u32 * (config.rx_entries + config.tx_entries);
+        // The kernel sends by a queue's number, and quietly not at all where there is none.
+        let sends = config.queues.first().is_some_and(|queue| *queue < tx_queues);
+        parts.push(Part { worker, port: Box::new(AnyPort::Xsk(port)), sends });
     }
-    let zero = port.bind_modes().iter().all(|m| m.1 == BindMode::ZeroCopy);
     let status = format!("{} {}", steer.mode().name(), if zero { "zero-copy" } else { "copy" });
-    let frames_wanted = queues * (config.rx_entries + config.tx_entries);
     let ifindex = Some(link.ifindex);
-    Ok((
-        Box::new(AnyPort::Xsk(port)),
-        Opened { steer: Some(steer), ifindex, queues, status, frames_wanted },
-    ))
+    Ok((parts, Opened { steer: Some(steer), ifindex, queues, status, frames_wanted }))
+}
+
+/// The queues of each worker that has any: in turn from the first worker on, so that devices which
+/// spread connections alike bring both directions to one worker; a device with fewer queues than
+/// there are workers begins at another one, so that few do not serve all such devices.
+fn deal(queues: u32, site: &Site<'_>) -> impl Iterator<Item = (usize, Vec<u32>)> {
+    let workers = site.workers.max(1);
+    let first = if (queues as usize) < workers { site.nth % workers } else { 0 };
+    let busy = workers.min(queues as usize);
+    (0..busy)
+        .map(move |nth| ((first + nth) % workers, (nth as u32..queues).step_by(workers).collect()))
 }

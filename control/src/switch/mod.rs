@@ -1,9 +1,9 @@
-//! The running switch: a model, a worker, and the devices between them.
+//! The running switch: a model, workers, and the devices between them.
 //!
 //! `Core` is all of it behind one lock. Calls of the control socket take the lock; so does the
-//! ticker, a thread that carries news: the kernel's network to the model, a worker's hints to
+//! ticker, a thread that carries news: the kernel's network to the model, workers' hints to
 //! the kernel, devices that vanish and come back, flows that time out. Whoever changes the model
-//! publishes a program before it lets the lock go, and publishing returns when the worker judges
+//! publishes a program before it lets the lock go, and publishing returns when all workers judge
 //! by it.
 
 mod answers;
@@ -18,10 +18,11 @@ mod refs;
 mod synth;
 mod ticker;
 mod trace;
+mod worker;
 mod workers;
 
 use crate::api::{ApiResult, Switch};
-use crate::config::{Config, PortType};
+use crate::config::PortType;
 use crate::daemon::{Failure, Ground};
 use crate::model::Model;
 use crate::netlink::Resolver;
@@ -30,28 +31,26 @@ use devices::{OpenError, Opened, Site};
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::sys::give_back_freed_memory;
-use sluice_dataplane::sys::wait::cpus_allowed;
-use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use workers::WorkerHandle;
+use workers::Workers;
 
 /// All of the running switch.
 pub struct Core {
     ground: Arc<Ground>,
     model: Model,
-    worker: WorkerHandle,
+    workers: Workers,
     /// By `PortIx`.
     open: BTreeMap<u16, Opened>,
     /// Why a port's device could not be opened.
     closed: BTreeMap<u16, String>,
     umem: Arc<Umem>,
     resolver: Resolver,
-    /// Zero of the worker's time.
+    /// Zero of the workers' time.
     start: Instant,
     net_generation: u64,
     /// Failures that the log knows of.
@@ -115,10 +114,9 @@ impl Core {
             frame_size_bytes: config.umem.frame_size_bytes,
             hugepages: config.umem.hugepages,
         })?;
-        let pool = FramePool::new(&umem, config.umem.frames)?;
         let start = Instant::now();
         let settings = lane_config(config, Caches::default(), seed);
-        let worker = WorkerHandle::start(&settings, pool, worker_cpu(config), start)?;
+        let workers = Workers::start(config, &settings, &umem, start)?;
         let net = ground.underlay.current();
         let net_generation = net.generation;
         model.set_net(net);
@@ -126,7 +124,7 @@ impl Core {
             resolver: Resolver::new()?,
             ground,
             model,
-            worker,
+            workers,
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
             umem,
@@ -146,15 +144,15 @@ impl Core {
         Ok(core)
     }
 
-    /// Time of the worker.
+    /// Time of the workers.
     fn now(&self) -> Now {
         Now::from_ns(self.start.elapsed().as_nanos() as u64)
     }
 
-    /// Compiles the model and hands it to the worker.
+    /// Compiles the model and hands it to the workers.
     fn publish(&mut self) -> ApiResult<()> {
         let program = self.model.program();
-        let swept = self.worker.publish(program)?;
+        let swept = self.workers.publish(&program)?;
         self.model.swept(swept);
         Ok(())
     }
@@ -217,15 +215,21 @@ impl Core {
         }
     }
 
-    /// Opens a port's device and gives it to the worker. Says whether there was one to open.
+    /// Opens a port's device and gives it to its workers. Says whether there was one to open.
     fn try_open(&mut self, ix: PortIx) -> Result<bool, OpenError> {
         let config = self.model.port_mut(ix).map(|p| p.config.clone());
         let Some(config) = config else { return Ok(false) };
         let tunnel_ports = self.tunnel_ports();
         let net = self.ground.underlay.current();
-        let site = Site { umem: &self.umem, net: &net, tunnel_ports: &tunnel_ports };
-        let Some((port, opened)) = devices::open(&config, &site)? else { return Ok(false) };
-        self.worker.add_port(ix, port).map_err(|e| OpenError::Other(e.to_string()))?;
+        let site = Site {
+            umem: &self.umem,
+            net: &net,
+            tunnel_ports: &tunnel_ports,
+            workers: self.workers.len(),
+            nth: usize::from(ix.0),
+        };
+        let Some((parts, opened)) = devices::open(&config, &site)? else { return Ok(false) };
+        self.workers.add_port(ix, parts).map_err(|e| OpenError::Other(e.to_string()))?;
         tracing::info!(port = %config.name, "open: {}", opened.status);
         self.closed.remove(&ix.0);
         self.open.insert(ix.0, opened);
@@ -248,7 +252,7 @@ impl Core {
         }
     }
 
-    /// Takes a device from the worker and lets it go. The kernel has a NIC back when this returns.
+    /// Takes a device from its workers and lets it go. The kernel has a NIC back when this returns.
     fn close_port(&mut self, ix: PortIx, why: &str) {
         let Some(mut opened) = self.open.remove(&ix.0) else { return };
         if let Some(steer) = &mut opened.steer {
@@ -256,7 +260,7 @@ impl Core {
                 _ = steer.clear_socket(queue);
             }
         }
-        if let Err(error) = self.worker.remove_port(ix) {
+        if let Err(error) = self.workers.remove_port(ix) {
             tracing::error!("closing port {}: {error}", ix.0);
         }
         drop(opened);
@@ -269,16 +273,6 @@ impl Core {
         for ix in open {
             self.close_port(PortIx(ix), "stopping");
         }
-        self.worker.stop();
+        self.workers.stop();
     }
-}
-
-/// The processor that the configuration names; else none, and the scheduler decides.
-fn worker_cpu(config: &Config) -> Option<usize> {
-    let cpu = *config.daemon.cpus.first()?;
-    if cpus_allowed().contains(&cpu) {
-        return Some(cpu);
-    }
-    tracing::warn!("processor {cpu} is not among those this process may use; not bound");
-    None
 }

@@ -84,20 +84,20 @@ impl Core {
 
     /// Before flows go by a command: their counters are to be exact when their end is told.
     pub(super) fn settle_for_monitors(&mut self) -> ApiResult<()> {
-        if self.monitors.list.is_empty() { Ok(()) } else { self.worker.settle() }
+        if self.monitors.list.is_empty() { Ok(()) } else { self.workers.settle() }
     }
 
-    /// Tells what came from the worker and what the store let go.
+    /// Tells what came from the workers and what the store let go.
     pub(super) fn tell_monitors(&mut self) {
         let now = self.now();
         let (bridges, monitors) = (&self.model.bridges, &mut self.monitors);
         let paused = &mut self.paused;
         paused.expire(now);
-        self.worker.packet_ins(PACKET_INS_MAX, |packet| {
+        self.workers.packet_ins(PACKET_INS_MAX, |worker, packet| {
             let at = usize::from(packet.punt().bridge);
             match bridges.get(at).filter(|_| monitors.hears(at)) {
                 Some(b) => {
-                    let handle = paused.keep(packet, now);
+                    let handle = paused.keep(packet, worker, now);
                     monitors.tell(at, &MonitorEvent::PacketIn(Box::new(info(packet, handle, b))));
                 }
                 None => {

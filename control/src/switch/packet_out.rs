@@ -25,7 +25,7 @@ impl Core {
         let Packed { table, priority, cookie, matching, actions } = Pool::default().pack(flow);
         let (bridge, stats) = (at as u16, FlowStats::default());
         let rule = Rule { bridge, table, priority, cookie, matching, actions, stats };
-        self.worker.packet_out(PacketOut {
+        self.workers.packet_out(PacketOut {
             bytes: bytes.into(),
             in_port,
             port,

@@ -27,6 +27,8 @@ const AGE_MAX_S: u64 = 60;
 
 struct Waiting {
     since_ns: u64,
+    /// Who had it, and has its connections.
+    worker: usize,
     bytes: Box<[u8]>,
     continuation: Continuation,
 }
@@ -51,10 +53,10 @@ impl Paused {
     }
 
     /// Keeps what a packet needs to go on. Gives its handle.
-    pub fn keep(&mut self, packet: &mut PacketIn, now: Now) -> Option<String> {
+    pub fn keep(&mut self, packet: &mut PacketIn, worker: usize, now: Now) -> Option<String> {
         let bytes = packet.bytes().into();
         let continuation = packet.take_continuation()?;
-        Some(self.put(Waiting { since_ns: now.ns, bytes, continuation }))
+        Some(self.put(Waiting { since_ns: now.ns, worker, bytes, continuation }))
     }
 
     fn put(&mut self, waiting: Waiting) -> String {
@@ -151,7 +153,7 @@ impl Core {
         let is_edited = edited.is_some();
         let bytes = edited.unwrap_or(waiting.bytes);
         let resume = Resume { bytes, is_edited, continuation: waiting.continuation };
-        let done = self.worker.resume(resume);
+        let done = self.workers.resume(waiting.worker, resume);
         self.paused.failed += u64::from(done.is_err());
         done
     }
@@ -172,7 +174,7 @@ mod tests {
 
     fn at(since_s: u64) -> Waiting {
         let (bytes, continuation) = (Box::default(), Continuation::default());
-        Waiting { since_ns: Now::from_secs(since_s).ns, bytes, continuation }
+        Waiting { since_ns: Now::from_secs(since_s).ns, worker: 0, bytes, continuation }
     }
 
     fn counted(p: &Paused) -> [u64; 5] {

@@ -39,7 +39,7 @@ impl Core {
     }
 
     pub(super) fn groups(&mut self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<GroupInfo>> {
-        self.worker.settle()?;
+        self.workers.settle()?;
         let now_ns = self.now().ns;
         let b = self.model.bridge(bridge).ok_or_else(|| ApiError::no_bridge(bridge))?;
         let chosen = b.groups.iter().filter(|g| id.is_none_or(|id| g.group.id == id));
@@ -47,7 +47,7 @@ impl Core {
     }
 
     pub(super) fn meters(&mut self, bridge: &str, id: Option<u32>) -> ApiResult<Vec<MeterInfo>> {
-        self.worker.settle()?;
+        self.workers.settle()?;
         let now_ns = self.now().ns;
         let b = self.model.bridge(bridge).ok_or_else(|| ApiError::no_bridge(bridge))?;
         let chosen = b.meters.iter().filter(|m| id.is_none_or(|id| m.meter.id == id));

@@ -1,4 +1,4 @@
-//! The thread that carries news between kernel, model and worker.
+//! The thread that carries news between kernel, model and workers.
 
 use super::Core;
 use crate::config::{self, PortType, TunnelRemote};
@@ -45,9 +45,9 @@ pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result
 }
 
 impl Core {
-    /// What the worker said unasked. True: ports or flows changed.
+    /// What the workers said unasked. True: ports or flows changed.
     fn news(&mut self) -> bool {
-        let (events, ports_changed) = self.worker.news();
+        let (events, ports_changed) = self.workers.news();
         let now_ns = self.now().ns;
         let mut changed = false;
         for event in events {
@@ -68,7 +68,7 @@ impl Core {
 
     /// Closes ports whose device is gone; notes which are up. True: something changed.
     fn look_at_ports(&mut self) -> bool {
-        let Ok(answer) = self.worker.ports() else { return false };
+        let Ok(answer) = self.workers.ports() else { return false };
         let net = self.ground.underlay.current();
         let mut changed = false;
         for report in &answer.list {
@@ -131,7 +131,7 @@ impl Core {
         let now_ns = self.now().ns;
         let mut expired = 0;
         if self.model.has_timeouts() {
-            _ = self.worker.settle();
+            _ = self.workers.settle();
             expired = self.model.expire_flows(now_ns);
         }
         self.tell_self_checks();
@@ -141,10 +141,9 @@ impl Core {
 
     /// A cached walk that differs from the tables' is a flaw of ours: say so, once each time.
     fn tell_self_checks(&mut self) {
-        let counters = &self.worker.counters;
-        let failures = counters.stat(Stat::SelfCheckFailures);
+        let failures = self.workers.stat(Stat::SelfCheckFailures);
         if failures > self.self_check_failures {
-            let checks = counters.stat(Stat::SelfChecks);
+            let checks = self.workers.stat(Stat::SelfChecks);
             tracing::error!(failures, checks, "self-check: cached walks differ from the tables");
             self.self_check_failures = failures;
         }

@@ -1,255 +1,356 @@
-//! Control's hold on a worker thread: questions with answers, and news that came unasked.
+//! All workers as one: what is asked of the switch is asked of each, and their answers add up.
+//!
+//! A port that several workers serve is several ports here (`Part`); what a worker does not serve it
+//! sends through one that does. Connections are split between the workers by their tuples
+//! (`dataplane::conntrack::home`), so each gets its share of `conns_max`, and a place in the list of
+//! all is a worker and a place in its list.
 
-#![expect(
-    clippy::result_large_err,
-    reason = "replies travel by value: the worker that makes them does not allocate"
-)]
-
+use super::worker::{Place, WorkerHandle};
 use crate::api::ApiResult;
-use crate::api::types::{ApiError, ErrorCode};
+use crate::config::Config;
+use crate::daemon::Failure;
 use sluice_dataplane::conntrack::{
-    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, ZoneReport,
+    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, Seat, ZoneReport,
 };
-use sluice_dataplane::counters::Counters;
+use sluice_dataplane::counters::{Counters, Stat};
+use sluice_dataplane::limits::{PORTS_MAX, WORKERS_MAX};
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::PacketIn;
-use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, Program, Resume};
+use sluice_dataplane::pipeline::{LaneConfig, PacketOut, Program, Resume};
 use sluice_dataplane::port::AnyPort;
-use sluice_dataplane::sys::wait::Waker;
-use sluice_dataplane::worker::{Command, Mailbox, PortReport, Reply, Worker, mailbox};
+use sluice_dataplane::sys::wait::{Waker, cpus_allowed};
+use sluice_dataplane::worker::{Command, FramesReport, Peers, PortReport, Reply};
 use sluice_dataplane::xsk::pool::FramePool;
-use std::io;
+use sluice_dataplane::xsk::umem::Umem;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A worker that does not answer for so long is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks for an answer; a worker that polls answers within microseconds.
-const PAUSE: Duration = Duration::from_micros(100);
-/// Zones that one question brings back.
-const ZONES_A_PAGE: usize = 4096;
-
-/// A running worker.
-pub struct WorkerHandle {
-    mail: Mailbox,
-    thread: Option<JoinHandle<()>>,
-    pub counters: Arc<Counters>,
-    pub cpu: Option<usize>,
-    events: Vec<Event>,
-    ports_changed: bool,
+/// What one worker serves of a port.
+pub struct Part {
+    pub worker: usize,
+    pub port: Box<AnyPort>,
+    /// Whether packets leave by it, too.
+    pub sends: bool,
 }
 
-/// Frames and ports as the worker sees them.
-pub struct PortsAnswer {
+/// All running workers.
+pub struct Workers {
+    list: Vec<WorkerHandle>,
+}
+
+/// Ports and frames as the workers see them.
+pub struct PortsSeen {
+    /// Of each port the sum of its parts.
     pub list: Vec<PortReport>,
-    pub frames_free: usize,
-    pub frames_total: usize,
+    /// By worker.
+    pub frames: Vec<FramesReport>,
 }
 
-impl WorkerHandle {
+/// The `i`-th of `n` shares of a number.
+fn share(all: usize, i: usize, n: usize) -> usize {
+    all * (i + 1) / n - all * i / n
+}
+
+/// The processor that the configuration names; else none, and the scheduler decides.
+fn cpu_of(config: &Config, worker: usize) -> Option<usize> {
+    let cpu = *config.daemon.cpus.get(worker)?;
+    if cpus_allowed().contains(&cpu) {
+        return Some(cpu);
+    }
+    tracing::warn!(worker, "processor {cpu} is not among those this process may use; not bound");
+    None
+}
+
+impl Workers {
+    /// Starts as many as the configuration says, with a share of all frames and connections each.
     pub fn start(
-        config: &LaneConfig,
-        pool: FramePool,
-        cpu: Option<usize>,
+        config: &Config,
+        settings: &LaneConfig,
+        umem: &Arc<Umem>,
         start: Instant,
-    ) -> io::Result<Self> {
-        let waker = Waker::new()?;
-        let (mail, end) = mailbox(waker.clone());
-        let counters = Arc::new(Counters::default());
-        let lane = Lane::new(config, counters.clone());
-        let worker = Worker::new(lane, pool, end, waker, start);
-        let thread =
-            std::thread::Builder::new().name("worker0".into()).spawn(move || worker.run(cpu))?;
-        let thread = Some(thread);
-        Ok(Self { mail, thread, counters, cpu, events: Vec::new(), ports_changed: false })
+    ) -> Result<Self, Failure> {
+        let workers = config.daemon.workers.clamp(1, WORKERS_MAX);
+        let wakers = (0..workers).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
+        let mut list = Vec::new();
+        for (number, (peers, waker)) in Peers::of(&wakers).into_iter().zip(wakers).enumerate() {
+            let mut settings = settings.clone();
+            settings.seat = Seat { worker: number as u8, workers: workers as u8 };
+            let conns = share(settings.conntrack.conns_max, number, workers);
+            settings.conntrack.conns_max = conns.max(1);
+            let frames = share(umem.frames() as usize, number, workers);
+            let pool = FramePool::new(umem, frames as u32)?;
+            let place = Place { number, cpu: cpu_of(config, number), pool, waker, peers };
+            list.push(WorkerHandle::start(&settings, place, start)?);
+        }
+        Ok(Self { list })
     }
 
-    /// Sends a command and waits for the reply that `pick` takes.
-    fn ask<T>(
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Each worker's counters and processor, in order.
+    pub fn counters(&self) -> impl Iterator<Item = (&Counters, Option<usize>)> {
+        self.list.iter().map(|w| (&*w.counters, w.cpu))
+    }
+
+    /// One count of all.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        self.counters().map(|(c, _)| c.stat(stat)).sum()
+    }
+
+    /// Asks all at once, and waits for every answer, also when one does not come.
+    fn ask_all<T>(
         &mut self,
-        command: Command,
+        command: impl Fn(usize) -> Command,
         pick: impl Fn(Reply) -> Result<T, Reply>,
-    ) -> ApiResult<T> {
-        let until = Instant::now() + PATIENCE;
-        let mut unsent = Some(command);
-        loop {
-            if let Some(command) = unsent.take() {
-                unsent = self.mail.send(command).err();
-            }
-            while let Some(reply) = self.mail.receive() {
-                match pick(reply) {
-                    Ok(answer) => return Ok(answer),
-                    Err(other) => self.note(other),
-                }
-            }
-            if self.mail.is_abandoned() || Instant::now() > until {
-                let hint = "restart sluiced; its log says what happened before";
-                return Err(ApiError::new(ErrorCode::System, "the worker does not answer", hint));
-            }
-            std::thread::sleep(PAUSE);
+    ) -> ApiResult<Vec<T>> {
+        let posted = self.list.iter_mut().enumerate().map(|(i, w)| w.post(command(i)));
+        let posted: Vec<ApiResult<()>> = posted.collect();
+        let answered = self.list.iter_mut().zip(posted);
+        let answered: Vec<ApiResult<T>> =
+            answered.map(|(w, posted)| posted.and_then(|()| w.answer(&pick))).collect();
+        answered.into_iter().collect()
+    }
+
+    /// Returns when all judge by `program`, with the version that all caches have been swept up to.
+    pub fn publish(&mut self, program: &Arc<Program>) -> ApiResult<u64> {
+        let swept = self.ask_all(
+            |_| Command::Program(program.clone()),
+            |r| match r {
+                Reply::Program { old: _, swept } => Ok(swept),
+                other => Err(other),
+            },
+        )?;
+        Ok(swept.into_iter().min().unwrap_or(0))
+    }
+
+    /// Gives each part to its worker; the others send through those that can.
+    pub fn add_port(&mut self, ix: PortIx, parts: Vec<Part>) -> ApiResult<()> {
+        let senders: Vec<usize> = parts.iter().filter(|p| p.sends).map(|p| p.worker).collect();
+        let added = self.add_parts(ix, parts, &senders);
+        if added.is_err() {
+            _ = self.remove_port(ix);
         }
+        added
     }
 
-    fn note(&mut self, reply: Reply) {
-        match reply {
-            Reply::Event(e) => self.events.push(e),
-            Reply::PortsChanged => self.ports_changed = true,
-            // An answer that nobody waits for any more: what it carries is freed here.
-            _ => {}
+    fn add_parts(&mut self, ix: PortIx, parts: Vec<Part>, senders: &[usize]) -> ApiResult<()> {
+        for part in parts {
+            if let Some(worker) = self.list.get_mut(part.worker) {
+                worker.add_port(ix, part.port)?;
+            }
         }
-    }
-
-    /// Takes what came unasked: hints, and whether a port went up or down.
-    pub fn news(&mut self) -> (Vec<Event>, bool) {
-        while let Some(reply) = self.mail.receive() {
-            self.note(reply);
+        let others = self.list.iter_mut().enumerate().filter(|(w, _)| !senders.contains(w));
+        for (nth, (_, worker)) in others.enumerate() {
+            if let Some(sender) = senders.get(nth % senders.len().max(1)) {
+                worker.send_via(ix, *sender as u8)?;
+            }
         }
-        (std::mem::take(&mut self.events), std::mem::take(&mut self.ports_changed))
+        Ok(())
     }
 
-    /// Returns when the packet is on its way.
-    pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
-        let done = self.ask(Command::PacketOut(Box::new(out)), |r| match r {
-            Reply::PacketOut(_, done) => Ok(done),
-            other => Err(other),
-        })?;
-        let hint = "the switch must have a frame for it that is long enough";
-        done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
-    }
-
-    /// Returns when the packet is on its way again.
-    pub fn resume(&mut self, resume: Resume) -> ApiResult<()> {
-        let done = self.ask(Command::Resume(Box::new(resume)), |r| match r {
-            Reply::Resumed(_, done) => Ok(done),
-            other => Err(other),
-        })?;
-        let hint = "the packet has ended; nothing of it is left to be resumed";
-        done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
-    }
-
-    /// Takes up to `max` packets for controllers.
-    pub fn packet_ins(&mut self, max: usize, hear: impl FnMut(&mut PacketIn)) {
-        self.mail.packet_ins(max, hear);
-    }
-
-    /// Returns when the worker judges by `program`, with the version that its cache has been swept
-    /// up to.
-    pub fn publish(&mut self, program: Arc<Program>) -> ApiResult<u64> {
-        self.ask(Command::Program(program), |r| match r {
-            Reply::Program { old: _, swept } => Ok(swept),
-            other => Err(other),
-        })
-    }
-
-    pub fn add_port(&mut self, ix: PortIx, port: Box<AnyPort>) -> ApiResult<()> {
-        self.ask(Command::AddPort(ix, port), |r| match r {
-            Reply::Port(at, _) if at == ix => Ok(()),
-            other => Err(other),
-        })
-    }
-
-    /// Returns when the port is closed and its frames are home.
+    /// Returns when nobody sends by the port any more, it is closed and its frames are home.
     pub fn remove_port(&mut self, ix: PortIx) -> ApiResult<()> {
-        self.ask(Command::RemovePort(ix), |r| match r {
-            Reply::Port(at, _) if at == ix => Ok(()),
-            other => Err(other),
-        })
+        // First those who send through others: nothing for a port that is gone is on its way then.
+        let cut = self.ask_all(
+            |_| Command::SendVia(ix, None),
+            |r| match r {
+                Reply::SendsVia(at) if at == ix => Ok(()),
+                other => Err(other),
+            },
+        );
+        let closed = self.ask_all(
+            |_| Command::RemovePort(ix),
+            |r| match r {
+                Reply::Port(at, _) if at == ix => Ok(()),
+                other => Err(other),
+            },
+        );
+        cut.and(closed).map(drop)
     }
 
     /// Makes the counters of rules exact.
     pub fn settle(&mut self) -> ApiResult<()> {
-        self.ask(Command::Settle, |r| match r {
-            Reply::Settled => Ok(()),
-            other => Err(other),
-        })
+        let settled = self.ask_all(
+            |_| Command::Settle,
+            |r| match r {
+                Reply::Settled => Ok(()),
+                other => Err(other),
+            },
+        );
+        settled.map(drop)
     }
 
-    pub fn ports(&mut self) -> ApiResult<PortsAnswer> {
-        let list = Vec::with_capacity(sluice_dataplane::limits::PORTS_MAX);
-        self.ask(Command::Ports(list), |r| match r {
-            Reply::Ports { list, free, total } => {
-                Ok(PortsAnswer { list, frames_free: free, frames_total: total })
+    pub fn ports(&mut self) -> ApiResult<PortsSeen> {
+        let answers = self.ask_all(
+            |_| Command::Ports(Vec::with_capacity(PORTS_MAX)),
+            |r| match r {
+                Reply::Ports { list, frames } => Ok((list, frames)),
+                other => Err(other),
+            },
+        )?;
+        let mut seen = PortsSeen { list: Vec::new(), frames: Vec::new() };
+        for (list, frames) in answers {
+            seen.frames.push(frames);
+            for part in list {
+                match seen.list.iter_mut().find(|p| p.port == part.port) {
+                    Some(port) => add_part(port, &part),
+                    None => seen.list.push(part),
+                }
             }
-            other => Err(other),
-        })
+        }
+        Ok(seen)
     }
 
-    /// A slice of the connections that a filter means, from a place on, as far as the list has
-    /// room; and where to go on.
+    /// A slice of one worker's connections that a filter means, from a place on, as far as the list
+    /// has room; where to go on; and whose they are.
     pub fn connections(
         &mut self,
         list: Vec<ConnInfo>,
         filter: &ConnFilter,
-        from: u32,
-    ) -> ApiResult<(Vec<ConnInfo>, Option<u32>)> {
-        let filter = Box::new(*filter);
-        self.ask(Command::Connections { list, filter, from }, |r| match r {
-            Reply::Connections { list, filter: _, next } => Ok((list, next)),
-            other => Err(other),
-        })
+        from: u64,
+    ) -> ApiResult<(Vec<ConnInfo>, Option<u64>)> {
+        let (worker, place) = split(from);
+        let last = worker + 1 >= self.list.len();
+        let Some(handle) = self.list.get_mut(worker) else { return Ok((list, None)) };
+        let (list, next) = handle.connections(list, filter, place)?;
+        Ok((list, go_on(worker, next, last)))
     }
 
     /// A slice of a flush: how many went, and where to go on.
     pub fn flush_connections(
         &mut self,
         filter: &ConnFilter,
-        from: u32,
-    ) -> ApiResult<(usize, Option<u32>)> {
-        let filter = Box::new(*filter);
-        self.ask(Command::FlushConnections { filter, from }, |r| match r {
-            Reply::Flushed { filter: _, gone, next } => Ok((gone, next)),
-            other => Err(other),
-        })
+        from: u64,
+    ) -> ApiResult<(usize, Option<u64>)> {
+        let (worker, place) = split(from);
+        let last = worker + 1 >= self.list.len();
+        let Some(handle) = self.list.get_mut(worker) else { return Ok((0, None)) };
+        let (gone, next) = handle.flush_connections(filter, place)?;
+        Ok((gone, go_on(worker, next, last)))
     }
 
-    /// Changes settings of connection tracking, and says how it stands.
-    pub fn conntrack(&mut self, settings: CtSettings) -> ApiResult<CtReport> {
-        self.ask(Command::Conntrack(settings), |r| match r {
-            Reply::Conntrack(report) => Ok(report),
-            other => Err(other),
-        })
-    }
-
-    /// The zones that have connections or a limit of their own.
-    pub fn ct_zones(&mut self) -> ApiResult<Vec<ZoneReport>> {
-        let (mut all, mut next) = (Vec::new(), Some(0));
-        while let Some(from) = next {
-            let list = Vec::with_capacity(ZONES_A_PAGE);
-            let page = self.ask(Command::CtZones { list, from }, |r| match r {
-                Reply::CtZones { list, next } => Ok((list, next)),
+    /// Changes settings of connection tracking, and says how each worker stands.
+    pub fn conntrack_each(&mut self, settings: CtSettings) -> ApiResult<Vec<CtReport>> {
+        let workers = self.list.len();
+        let of = |i| {
+            let max = settings.conns_max.map(|max| share(max as usize, i, workers) as u32);
+            CtSettings { conns_max: max, ..settings }
+        };
+        self.ask_all(
+            |i| Command::Conntrack(of(i)),
+            |r| match r {
+                Reply::Conntrack(report) => Ok(report),
                 other => Err(other),
-            })?;
-            all.extend(page.0);
-            next = page.1;
+            },
+        )
+    }
+
+    /// Changes settings of connection tracking, and says how all stand together.
+    pub fn conntrack(&mut self, settings: CtSettings) -> ApiResult<CtReport> {
+        let all = self.conntrack_each(settings)?;
+        Ok(all.into_iter().reduce(|sum, report| sum.plus(&report)).unwrap_or_default())
+    }
+
+    /// The zones that have connections or a limit of their own. Their counts are of all workers.
+    pub fn ct_zones(&mut self) -> ApiResult<Vec<ZoneReport>> {
+        self.list.first_mut().map_or(Ok(Vec::new()), WorkerHandle::ct_zones)
+    }
+
+    /// Each address that NAT translates to, once.
+    pub fn nat_pools(&mut self) -> ApiResult<Vec<PoolReport>> {
+        let mut all: Vec<PoolReport> = Vec::new();
+        for worker in &mut self.list {
+            for pool in worker.nat_pools()? {
+                match all.iter_mut().find(|p| p.is_same(&pool)) {
+                    Some(known) => known.add(&pool),
+                    None => all.push(pool),
+                }
+            }
         }
         Ok(all)
     }
 
-    pub fn nat_pools(&mut self) -> ApiResult<Vec<PoolReport>> {
-        let list = Vec::with_capacity(sluice_dataplane::limits::NAT_POOLS_MAX);
-        self.ask(Command::CtPools(list), |r| match r {
-            Reply::CtPools(list) => Ok(list),
-            other => Err(other),
-        })
+    /// Returns when the packet is on its way.
+    pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
+        self.list.first_mut().map_or(Ok(()), |w| w.packet_out(out))
     }
 
-    /// Ends the thread; its ports are closed when this returns.
+    /// Lets a packet go on where it was paused. Returns when it is on its way.
+    pub fn resume(&mut self, worker: usize, resume: Resume) -> ApiResult<()> {
+        self.list.get_mut(worker).map_or(Ok(()), |w| w.resume(resume))
+    }
+
+    /// Takes up to `max` packets for controllers of each worker.
+    pub fn packet_ins(&mut self, max: usize, mut hear: impl FnMut(usize, &mut PacketIn)) {
+        for (i, worker) in self.list.iter_mut().enumerate() {
+            worker.packet_ins(max, |packet| hear(i, packet));
+        }
+    }
+
+    /// Takes what came unasked: hints, and whether a port went up or down.
+    pub fn news(&mut self) -> (Vec<Event>, bool) {
+        let (mut events, mut ports_changed) = (Vec::new(), false);
+        for worker in &mut self.list {
+            let (told, changed) = worker.news();
+            events.extend(told);
+            ports_changed |= changed;
+        }
+        (events, ports_changed)
+    }
+
+    /// Ends the threads; ports are closed and frames are home when this returns.
     pub fn stop(&mut self) {
-        let mut unsent = self.mail.send(Command::Stop).err();
-        let until = Instant::now() + PATIENCE;
-        while let Some(command) = unsent.take() {
-            while self.mail.receive().is_some() {}
-            std::thread::sleep(PAUSE);
-            if Instant::now() < until {
-                unsent = self.mail.send(command).err();
-            }
+        self.list.iter_mut().for_each(WorkerHandle::tell_to_stop);
+        self.list.iter_mut().for_each(WorkerHandle::join);
+    }
+}
+
+/// A port is up if all of it is.
+fn add_part(port: &mut PortReport, part: &PortReport) {
+    port.up &= part.up;
+    port.stats.add(&part.stats);
+    port.frames_held += part.frames_held;
+}
+
+/// Worker and place of a place in the list of all connections.
+pub fn split(from: u64) -> (usize, u32) {
+    ((from >> 32) as usize, from as u32)
+}
+
+/// Where a list goes on: in this worker, in the next one, or nowhere.
+fn go_on(worker: usize, next: Option<u32>, last: bool) -> Option<u64> {
+    match next {
+        Some(place) => Some((worker as u64) << 32 | u64::from(place)),
+        None if last => None,
+        None => Some((worker as u64 + 1) << 32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_even_and_make_up_the_whole() {
+        for (all, n) in [(10, 1), (10, 3), (64, 64), (7, 64), (16_777_216, 63)] {
+            let shares: Vec<usize> = (0..n).map(|i| share(all, i, n)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), all);
+            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            assert!(most - least <= 1, "{shares:?}");
         }
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the worker panicked; please report the lines before this one");
-        }
+    }
+
+    #[test]
+    fn a_list_of_all_goes_from_worker_to_worker() {
+        assert_eq!(go_on(0, Some(7), false), Some(7));
+        assert_eq!(split(7), (0, 7));
+        let next = go_on(0, None, false).unwrap();
+        assert_eq!(split(next), (1, 0));
+        let within = go_on(1, Some(u32::MAX), true).unwrap();
+        assert_eq!(split(within), (1, u32::MAX));
+        assert_eq!(go_on(1, None, true), None);
     }
 }

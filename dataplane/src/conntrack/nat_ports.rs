@@ -57,6 +57,21 @@ pub struct PoolReport {
     pub exhausted: u64,
 }
 
+impl PoolReport {
+    /// Whether both are of one address, which each worker translates to for its own connections.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let key = |p: &Self| (p.address, p.v6, p.zone, p.proto);
+        key(self) == key(other)
+    }
+
+    /// Adds another worker's part of it.
+    pub fn add(&mut self, other: &Self) {
+        self.users += other.users;
+        self.ports += other.ports;
+        self.exhausted += other.exhausted;
+    }
+}
+
 /// A search that found nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Failure {

@@ -51,7 +51,7 @@ pub struct CtSettings {
 }
 
 /// How things stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CtReport {
     pub stats: CtStats,
     /// Those included that are dead and not yet collected.
@@ -68,6 +68,46 @@ pub struct CtReport {
     pub nat_ports: u64,
     pub zone_limit: u32,
     pub tcp_seq_check: bool,
+}
+
+impl CtStats {
+    /// Those of two workers.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        // Named one by one: a new count that is not summed does not compile.
+        Self {
+            created: self.created + other.created,
+            expired: self.expired + other.expired,
+            flushed: self.flushed + other.flushed,
+            invalid: self.invalid + other.invalid,
+            evicted: self.evicted + other.evicted,
+            table_full: self.table_full + other.table_full,
+            zone_full: self.zone_full + other.zone_full,
+            nat_exhausted: self.nat_exhausted + other.nat_exhausted,
+            tuple_taken: self.tuple_taken + other.tuple_taken,
+            expected: self.expected + other.expected,
+            unexpected: self.unexpected + other.unexpected,
+        }
+    }
+}
+
+impl CtReport {
+    /// Two workers together. Their settings are the same.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            stats: self.stats.plus(&other.stats),
+            conns: self.conns + other.conns,
+            conns_max: self.conns_max + other.conns_max,
+            places: self.places + other.places,
+            half_open: self.half_open + other.half_open,
+            closed: self.closed + other.closed,
+            reserved_bytes: self.reserved_bytes + other.reserved_bytes,
+            nat_ports: self.nat_ports + other.nat_ports,
+            zone_limit: self.zone_limit,
+            tcp_seq_check: self.tcp_seq_check,
+        }
+    }
 }
 
 /// Limits, and policies: the zones with the same timeouts share one.

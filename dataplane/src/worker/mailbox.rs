@@ -35,6 +35,8 @@ pub enum Command {
     AddPort(PortIx, Box<AnyPort>),
     /// Close it and give it back.
     RemovePort(PortIx),
+    /// Another worker sends what goes to this port; `None`: nobody does any more.
+    SendVia(PortIx, Option<u8>),
     /// Credit all counts to the rules.
     Settle,
     /// Fill the list, as far as its capacity goes.
@@ -75,11 +77,11 @@ pub enum Reply {
     },
     /// A port that the worker gives up, closed.
     Port(PortIx, Option<Box<AnyPort>>),
+    SendsVia(PortIx),
     Settled,
     Ports {
         list: Vec<PortReport>,
-        free: usize,
-        total: usize,
+        frames: FramesReport,
     },
     /// `next` is the place to go on from; `None`: that was all.
     Connections {
@@ -112,6 +114,16 @@ pub struct PortReport {
     pub up: bool,
     pub stats: PortStats,
     pub frames_held: usize,
+}
+
+/// Where a worker's frames are that no port holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FramesReport {
+    pub free: usize,
+    /// In rings from other workers.
+    pub waiting: usize,
+    /// As many as it started with.
+    pub total: usize,
 }
 
 /// Control's end.

@@ -1,8 +1,9 @@
 //! The worker: a thread that owns ports, frames and a lane, and does nothing but move packets.
 //!
 //! One round of the loop: take what control sent, then for each port receive a burst, judge it
-//! (`pipeline::run`), queue what leaves, and at the end ring each touched port's doorbell once.
-//! Control never touches a worker's state; both talk through two bounded rings (`mailbox`).
+//! (`pipeline::run`), queue what leaves, do the same with what other workers have handed over
+//! (`handoff`), and at the end ring each touched port's doorbell once. Control never touches a
+//! worker's state; both talk through two bounded rings (`mailbox`).
 //!
 //! **Versions.** A new program arrives by the mailbox and is taken between two batches, so a
 //! batch sees one version. The old one goes back to control, which frees it: a worker neither
@@ -11,19 +12,24 @@
 //! **Sleep.** A worker that found nothing for `IDLE_ROUNDS` rounds waits in `poll` on all its
 //! devices and its mailbox, for at most `SLEEP_MAX_MS`, so that timers keep running.
 
+mod handoff;
 pub mod mailbox;
 mod ports;
 
-pub use mailbox::{Command, Mailbox, PortReport, Reply, WorkerEnd, mailbox};
+pub use handoff::Peers;
+pub use mailbox::{Command, FramesReport, Mailbox, PortReport, Reply, WorkerEnd, mailbox};
 
 use crate::clock::Now;
 use crate::counters::Stat;
+use crate::limits::{PARCELS_A_ROUND, hand_over_entries};
+use crate::packet::key::PortIx;
 use crate::pipeline::Lane;
 use crate::port::RxBurst;
 use crate::sys::wait::{Poller, Waker, pin_to_cpu};
 use crate::xsk::pool::FramePool;
+use handoff::Parcel;
 use ports::Ports;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Empty rounds before a worker sleeps: some 20 to 50 microseconds.
 const IDLE_ROUNDS: u32 = 64;
@@ -41,6 +47,8 @@ const SETTLE_SLICE: usize = 64;
 const CT_ZONES_A_ROUND: u16 = 4096;
 /// Time between two looks at the health of devices.
 const CHECK_NS: u64 = 100_000_000;
+/// How long a worker that ends waits for the others to end.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Carrying counts to rules, a slice after each batch.
 #[derive(Default)]
@@ -84,12 +92,18 @@ pub struct Worker {
 
 impl Worker {
     /// `start` is the zero of the worker's time; all workers and control share it.
-    pub fn new(lane: Lane, pool: FramePool, mail: WorkerEnd, waker: Waker, start: Instant) -> Self {
+    pub fn new(
+        lane: Lane,
+        pool: FramePool,
+        (mail, waker): (WorkerEnd, Waker),
+        peers: Peers,
+        start: Instant,
+    ) -> Self {
         let counters = lane.counters().clone();
         Self {
             lane,
             pool,
-            ports: Ports::new(counters),
+            ports: Ports::new(counters, peers),
             mail,
             waker,
             poller: Poller::default(),
@@ -121,13 +135,16 @@ impl Worker {
         let now = self.now();
         self.lane.settle(now);
         self.ports.close_all(&mut self.pool);
+        self.ports.peers.leave(&mut self.pool, LEAVE_MAX);
     }
 
     /// One round of the loop.
     pub fn round(&mut self) {
         let commands = self.take_commands();
         let now = self.now();
-        let received = self.serve(now);
+        let received = self.serve(now) + self.serve_peers(now);
+        self.ports.flush(&mut self.pool);
+        let gives = self.balance();
         self.mail.exchange(self.lane.packet_ins());
         if now.ns >= self.next_housekeep_ns {
             self.housekeep(now);
@@ -137,7 +154,7 @@ impl Worker {
             let busy_ns = self.now().ns - now.ns;
             self.lane.counters().add(Stat::BusyNs, busy_ns);
         }
-        if received > 0 || commands > 0 || settles {
+        if received > 0 || commands > 0 || settles || gives {
             self.idle = 0;
             return;
         }
@@ -153,10 +170,75 @@ impl Worker {
         for i in 0..self.ports.active() {
             let Some(ix) = self.ports.receive(i, &mut self.pool, &mut self.burst) else { continue };
             received += self.burst.len();
+            // Not before: a packet that answers one that another worker has sent is to find what
+            // that one told first.
+            self.hear();
             self.lane.run(&mut self.burst, ix, now, &mut self.pool, &mut self.ports);
         }
-        self.ports.flush(&mut self.pool);
         received
+    }
+
+    #[inline]
+    fn hear(&mut self) {
+        let lane = &mut self.lane;
+        self.ports.peers.hear(|notice| lane.hear(notice));
+    }
+
+    /// Takes what other workers have handed over. Says how many frames came.
+    #[inline]
+    fn serve_peers(&mut self, now: Now) -> usize {
+        let workers = self.ports.peers.workers();
+        if workers < 2 {
+            return 0;
+        }
+        self.hear();
+        (0..workers).map(|peer| self.serve_peer(peer, now)).sum()
+    }
+
+    fn serve_peer(&mut self, peer: usize, now: Now) -> usize {
+        let (mut came, mut by) = (0, PortIx::NONE);
+        while came < PARCELS_A_ROUND
+            && let Some(parcel) = self.ports.peers.take(peer)
+        {
+            came += 1;
+            match parcel {
+                Parcel::Judge { in_port, frame } => {
+                    frame.prefetch(0);
+                    if in_port != by || self.burst.room() == 0 {
+                        self.judge_handed(by, now);
+                        by = in_port;
+                    }
+                    if let Err(frame) = self.burst.push(frame) {
+                        self.pool.free(frame);
+                    }
+                }
+                Parcel::Send { port, frame } => self.ports.send(port, frame, &mut self.pool),
+                Parcel::Spare(frame) => self.pool.free(frame),
+            }
+        }
+        self.judge_handed(by, now);
+        came
+    }
+
+    /// Judges what other workers have handed over and the burst holds.
+    fn judge_handed(&mut self, by: PortIx, now: Now) {
+        if !self.burst.is_empty() {
+            self.hear();
+            self.lane.run_at_home(&mut self.burst, by, now, &mut self.pool, &mut self.ports);
+        }
+    }
+
+    /// What is under way for a port that comes or goes is not for the next one at its place.
+    fn finish_parcels(&mut self, now: Now) {
+        // As often as empties full rings; what comes meanwhile is later than the command.
+        let entries = hand_over_entries(self.ports.peers.workers());
+        (0..entries.div_ceil(PARCELS_A_ROUND)).for_each(|_| _ = self.serve_peers(now));
+    }
+
+    fn balance(&mut self) -> bool {
+        let given = self.ports.peers.balance(&mut self.pool);
+        self.lane.counters().add(Stat::FramesGiven, given as u64);
+        given > 0
     }
 
     fn housekeep(&mut self, now: Now) {
@@ -194,10 +276,14 @@ impl Worker {
     /// The last look after announcing sleep: rings are armed by `receive` and `flush`, so a packet
     /// that came in between makes `poll` return at once.
     fn sleep(&mut self) {
+        self.idle = IDLE_ROUNDS / 2;
+        if !self.ports.peers.lie_down() {
+            return;
+        }
         self.lane.counters().add(Stat::Polls, 1);
         self.poller.wait(SLEEP_MAX_MS);
+        self.ports.peers.get_up();
         self.waker.clear();
-        self.idle = IDLE_ROUNDS / 2;
     }
 
     fn watch(&mut self) {
@@ -225,20 +311,31 @@ impl Worker {
                 self.mail.tell(Reply::Program { old, swept });
             }
             Command::AddPort(ix, port) => {
+                self.finish_parcels(now);
                 let replaced = self.ports.add(ix, port);
                 self.watch();
                 self.mail.tell(Reply::Port(ix, replaced));
             }
             Command::RemovePort(ix) => {
+                self.finish_parcels(now);
                 let gone = self.ports.remove(ix, &mut self.pool);
                 self.watch();
                 self.mail.tell(Reply::Port(ix, gone));
             }
+            Command::SendVia(ix, worker) => {
+                self.finish_parcels(now);
+                self.ports.send_via(ix, worker);
+                self.mail.tell(Reply::SendsVia(ix));
+            }
             Command::Settle => self.settling.ask(),
             Command::Ports(mut list) => {
                 self.ports.report(&mut list);
-                let (free, total) = (self.pool.available(), self.pool.total());
-                self.mail.tell(Reply::Ports { list, free, total });
+                let frames = FramesReport {
+                    free: self.pool.available(),
+                    waiting: self.ports.peers.waiting(),
+                    total: self.pool.total(),
+                };
+                self.mail.tell(Reply::Ports { list, frames });
             }
             Command::Connections { mut list, filter, from } => {
                 let next = self.lane.conntrack().list(now, &filter, from, &mut list);

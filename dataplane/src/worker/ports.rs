@@ -1,11 +1,15 @@
 //! A worker's ports by index, and the way out for judged packets.
+//!
+//! A device with several queues is a port of each worker that has some of them, and each sends by
+//! its own. Other ports have one worker, and the others send through its ring (`via`).
 
+use super::handoff::{Parcel, Peers};
 use super::mailbox::PortReport;
-use crate::counters::{Counters, Drop};
+use crate::counters::{Counters, Drop, Stat};
 use crate::limits::PORTS_MAX;
 use crate::packet::frame::Frame;
 use crate::packet::key::PortIx;
-use crate::pipeline::{Egress, Program};
+use crate::pipeline::{Egress, Notice, Program};
 use crate::port::{AnyPort, Port, RxBurst};
 use crate::xsk::pool::FramePool;
 use std::sync::Arc;
@@ -15,6 +19,8 @@ const L2_BYTES: u32 = 18;
 
 struct Place {
     port: Option<Box<AnyPort>>,
+    /// The worker that sends for us.
+    via: Option<u8>,
     /// Longest frame it takes.
     frame_max_bytes: u32,
     touched: bool,
@@ -36,12 +42,14 @@ pub(super) struct Ports {
     /// Places with frames queued since the last flush.
     touched: Vec<PortIx>,
     counters: Arc<Counters>,
+    pub(super) peers: Peers,
 }
 
 impl Ports {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, peers: Peers) -> Self {
         let place = || Place {
             port: None,
+            via: None,
             frame_max_bytes: u32::MAX,
             touched: false,
             up: false,
@@ -52,6 +60,7 @@ impl Ports {
             active: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
             counters,
+            peers,
         }
     }
 
@@ -79,6 +88,13 @@ impl Ports {
         Some(port)
     }
 
+    /// From now on another worker sends what goes to this port; `None`: nobody, or we ourselves.
+    pub(super) fn send_via(&mut self, ix: PortIx, worker: Option<u8>) {
+        if let Some(place) = self.places.get_mut(usize::from(ix.0)) {
+            place.via = worker;
+        }
+    }
+
     pub(super) fn close_all(&mut self, pool: &mut FramePool) {
         for place in &mut self.places {
             if let Some(port) = &mut place.port {
@@ -100,9 +116,10 @@ impl Ports {
         (port.rx(pool, burst) > 0).then_some(ix)
     }
 
-    /// Rings the doorbell of every port that got frames. AF_XDP ports need it each round, also
-    /// without: completions come back by it.
+    /// Rings the doorbell of every port that got frames, and of workers. AF_XDP ports need it each
+    /// round, also without: completions come back by it.
     pub(super) fn flush(&mut self, pool: &mut FramePool) {
+        self.peers.flush();
         for ix in self.touched.drain(..) {
             let Some(place) = self.places.get_mut(ix.0 as usize) else { continue };
             place.touched = false;
@@ -164,10 +181,38 @@ fn count_refused(counters: &Counters, known: &mut Refused, port: &AnyPort) {
     *known = Refused { ring_full: stats.tx_ring_full, failed: stats.tx_errors };
 }
 
+impl Ports {
+    /// Sends by a port of this worker, if it has it.
+    #[inline]
+    pub(super) fn send(&mut self, ix: PortIx, frame: Frame, pool: &mut FramePool) {
+        let place = self.places.get_mut(usize::from(ix.0));
+        let Some(Place { port: Some(port), touched, .. }) = place else {
+            self.counters.count_drop(Drop::PortDown);
+            return pool.free(frame);
+        };
+        port.tx(pool, frame);
+        if !*touched {
+            *touched = true;
+            self.touched.push(ix);
+        }
+    }
+
+    #[inline(never)]
+    fn send_over(&mut self, worker: u8, port: PortIx, frame: Frame, pool: &mut FramePool) {
+        match self.peers.put(worker, Parcel::Send { port, frame }) {
+            Ok(()) => self.counters.add(Stat::SentOver, 1),
+            Err(frame) => {
+                self.counters.count_drop(Drop::HandOverFull);
+                pool.free(frame);
+            }
+        }
+    }
+}
+
 impl Egress for Ports {
     #[inline]
     fn output(&mut self, ix: PortIx, frame: Frame, pool: &mut FramePool) {
-        let Some(place) = self.places.get_mut(ix.0 as usize) else {
+        let Some(place) = self.places.get_mut(usize::from(ix.0)) else {
             self.counters.count_drop(Drop::NoSuchPort);
             return pool.free(frame);
         };
@@ -176,14 +221,24 @@ impl Egress for Ports {
             self.counters.count_drop(Drop::TxTooLong);
             return pool.free(frame);
         }
-        let Some(port) = &mut place.port else {
-            self.counters.count_drop(Drop::PortDown);
-            return pool.free(frame);
-        };
-        port.tx(pool, frame);
-        if !place.touched {
-            place.touched = true;
-            self.touched.push(ix);
+        if let Some(worker) = place.via {
+            return self.send_over(worker, ix, frame, pool);
         }
+        self.send(ix, frame, pool);
+    }
+
+    fn hand_over(&mut self, worker: u8, in_port: PortIx, frame: Frame, pool: &mut FramePool) {
+        if let Err(frame) = self.peers.put(worker, Parcel::Judge { in_port, frame }) {
+            self.counters.count_drop(Drop::HandOverFull);
+            pool.free(frame);
+        }
+    }
+
+    fn notify(&mut self, worker: u8, notice: Notice) -> bool {
+        self.peers.notify(worker, notice)
+    }
+
+    fn notice_room(&mut self, worker: u8) -> usize {
+        self.peers.notice_room(worker)
     }
 }

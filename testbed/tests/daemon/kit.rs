@@ -132,11 +132,18 @@ fn snmp(ns: &Namespace) -> String {
     text.lines().filter(|l| l.starts_with("Udp:")).collect::<Vec<_>>().join(" ")
 }
 
-/// No frame is lost: what is not free is lent to a port.
+/// No frame is lost: what is not free is lent to a port, or on its way between two workers.
 pub fn frames_are_whole(daemon: &Daemon) {
-    let info = daemon.show().unwrap();
-    let held: u64 = ports(&info).map(|p| p.frames_held).sum();
-    assert_eq!(info.frames_free + held, info.frames, "{info:?}");
+    let mut told = String::new();
+    // Several workers do not count at the same moment.
+    let whole = || {
+        let info = daemon.show().unwrap();
+        let held: u64 = ports(&info).map(|p| p.frames_held).sum();
+        told = format!("{info:?}");
+        (info.frames_free + info.frames_waiting + held == info.frames).then_some(())
+    };
+    let result = wait_until("whole frames", SOON, whole);
+    assert!(result.is_ok(), "{told}");
 }
 
 /// Every packet that came in went out or was dropped for a reason, and no frame is lost. For

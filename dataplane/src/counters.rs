@@ -121,6 +121,9 @@ named_list! {
         CtExpected = "ct_expected", "Connections that alg=ftp or tftp expects.";
         CtUnexpected = "ct_unexpected", "Announced connections that are not expected: another's address, no translation, or too many.";
         CtTupleTaken = "ct_tuple_taken", "Commits refused: another connection's replies have this tuple.";
+        CtUntold = "ct_untold", "Commits refused: the worker that replies come to had no room to be told.";
+        CtRedirectsLate = "ct_redirects_late", "Replies that two workers wait for: the one that asked later does not get them.";
+        CtRedirectsLost = "ct_redirects_lost", "Replies that are not sent on to the worker that waits for them: its list of those is full.";
         CtCreated = "ct_created", "Connections committed.";
         CtExpired = "ct_expired", "Connections that timed out or closed.";
         CtEvicted = "ct_evicted", "Half-open or closed connections that gave way to new ones in a full table.";

@@ -131,10 +131,20 @@ pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32
 /// configuration may say up to 16 times as many.
 pub const CONNS_MAX: usize = 1 << 20;
 
+/// Redirects that one packet's commits may ask other workers for; more are refused.
+pub const REDIRECTS_DUE_MAX: usize = 64;
+
+/// Withdrawals of redirects that a worker tells in one go.
+pub const WITHDRAWALS_AT_ONCE: usize = 64;
+
 /// Fragments that wait at `ct` for the others of their datagram (Open vSwitch:
 /// `ipf-set-max-nfrags`): a frame's bytes each and what is left of a walk, seldom above 3 KiB, made
 /// by use.
 pub const FRAGMENTS_MAX: usize = 1000;
+
+/// Datagrams in fragments of which a worker remembers for the others where they go, some 100 bytes
+/// each: those of the last moments, and of `FRAGMENT_TIMEOUT_S` at most.
+pub const DATAGRAM_HOMES_MAX: usize = 4096;
 
 /// Fragments that a configuration may let wait (Open vSwitch's bound).
 pub const FRAGMENTS_MOST: usize = 5000;

@@ -22,6 +22,7 @@ pub mod ftp;
 mod tests;
 
 use super::expire::ticks;
+use super::home::Homes;
 use super::key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 use super::nat::Choice;
 use super::{Commit, Conntrack, CtError, CtResult, conn::flag, nat, tcp};
@@ -128,6 +129,14 @@ struct Key {
     v6: bool,
 }
 
+impl Key {
+    /// Its packets' tuple, of any source port.
+    fn open(&self) -> Tuple {
+        let Self { zone: _, src, dst, dport, proto, v6 } = *self;
+        Tuple { src, dst, sport: 0, dport, proto, v6 }
+    }
+}
+
 /// An expected connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
@@ -178,43 +187,61 @@ impl Algs {
 
     /// A connection is gone.
     #[cold]
-    pub fn forget(&mut self, ix: u32) {
+    pub fn forget(&mut self, ix: u32, homes: &mut Homes) {
         self.children.remove(&ix);
         if let Some(helped) = self.helped.remove(&ix) {
             for key in helped.expects.into_iter().flatten() {
-                self.remove_of(ix, &key);
+                self.remove_of(ix, &key, homes);
             }
         }
     }
 
-    fn remove_of(&mut self, parent: u32, key: &Key) {
+    fn remove_of(&mut self, parent: u32, key: &Key, homes: &mut Homes) {
         if self.expected.get(key).is_some_and(|e| e.parent == parent) {
             self.expected.remove(key);
+            homes.renounce(&key.open());
         }
     }
 
     /// Makes room for an expectation if there is none.
-    fn has_room(&mut self, tick: u64) -> bool {
+    fn has_room(&mut self, tick: u64, homes: &mut Homes) -> bool {
         if self.expected.len() >= EXPECTATIONS_MAX && tick >= self.next_sweep {
             self.next_sweep = tick + ticks(Now::from_secs(1));
-            self.expected.retain(|_, e| e.deadline > tick);
+            self.expected.retain(|key, e| {
+                if e.deadline <= tick {
+                    homes.renounce(&key.open());
+                }
+                e.deadline > tick
+            });
         }
         self.expected.len() < EXPECTATIONS_MAX
     }
 
     /// Expects a connection. Of the ports from `key.dport` on, the first that no other has is
     /// taken, if another may be. Gives that port.
-    fn expect(&mut self, mut key: Key, e: Expected, may_move: bool, tick: u64) -> Option<u16> {
+    fn expect(
+        &mut self,
+        mut key: Key,
+        e: Expected,
+        may_move: bool,
+        tick: u64,
+        homes: &mut Homes,
+    ) -> Option<u16> {
         let tries = if may_move { PORTS_TRIED } else { 1 };
         for _ in 0..tries {
             let known = self.expected.get(&key).filter(|k| k.deadline > tick).copied();
             let is_own = known.is_some_and(|k| (k.parent, k.to) == (e.parent, e.to));
-            if known.is_none() && !self.has_room(tick) {
+            if known.is_none() && !self.has_room(tick, homes) {
                 return None;
             }
-            if known.is_none() || is_own {
+            let is_others = known.is_none() && homes.is_taken(&key.open());
+            if !is_others && (known.is_none() || is_own) {
+                // One whose time is over was announced, and not renounced yet.
+                if !self.expected.contains_key(&key) {
+                    homes.announce(&key.open(), key.zone).ok()?;
+                }
                 self.expected.insert(key, e);
-                self.remember(e.parent, key);
+                self.remember(e.parent, key, homes);
                 return Some(key.dport);
             }
             key.dport = key.dport.checked_add(1).unwrap_or(1024);
@@ -222,7 +249,7 @@ impl Algs {
         None
     }
 
-    fn remember(&mut self, parent: u32, key: Key) {
+    fn remember(&mut self, parent: u32, key: Key, homes: &mut Homes) {
         let Some(helped) = self.helped.get_mut(&parent) else { return };
         if helped.expects.contains(&Some(key)) {
             return;
@@ -230,7 +257,7 @@ impl Algs {
         let at = helped.next % EXPECTATIONS_EACH;
         helped.next = at + 1;
         if let Some(oldest) = helped.expects[at].replace(key) {
-            self.remove_of(parent, &oldest);
+            self.remove_of(parent, &oldest, homes);
         }
     }
 }
@@ -357,7 +384,7 @@ impl Conntrack {
         let key = Key { zone, src, dst: shown, dport, proto, v6: orig.v6 };
         let is_same = (real, src) == (shown, from);
         let got = match nat || is_same {
-            true => self.algs.expect(key, expected, nat && may_move, tick),
+            true => self.algs.expect(key, expected, nat && may_move, tick, &mut self.homes),
             false => None,
         };
         match got {
@@ -418,9 +445,12 @@ impl Conntrack {
         let mut chooser = nat::Chooser {
             table: &self.table,
             pools: &mut self.pools,
+            homes: &self.homes,
             hash: &self.hash,
             random: self.random,
             zone: p.zone,
+            at_home: false,
+            met_home: false,
         };
         match chooser.near(reply, flags != 0) {
             Some(choice) => Ok((choice, flags)),
@@ -452,7 +482,8 @@ impl Conntrack {
         if let Some((e, (mark, label))) = expected {
             bits |= bit::CHILD;
             let Tuple { src, dst, dport, proto, v6, .. } = p.tuple;
-            self.algs.remove_of(e.parent, &Key { zone: p.zone, src, dst, dport, proto, v6 });
+            let key = Key { zone: p.zone, src, dst, dport, proto, v6 };
+            self.algs.remove_of(e.parent, &key, &mut self.homes);
             if self.algs.children.len() < HELPED_CHILDREN_MAX {
                 self.algs.children.insert(ix, e.parent_orig);
             }

@@ -15,6 +15,7 @@
 use super::conn::{Peer, flag};
 use super::ct_state::{INV, NEW, TRK};
 use super::expire::{Class, Term, is_due, ticks};
+use super::home::Untold;
 use super::judge::Judged;
 use super::key::{self, CtPacket, Kind};
 use super::nat::{self, NatKind};
@@ -112,6 +113,16 @@ impl Conntrack {
             Some((e, _)) => self.translate_expected(p, c, e)?,
             None => self.translate(p, c, tick)?,
         };
+        let told = match self.homes.claim(&p.tuple, &choice.reply, p.zone) {
+            Ok(told) => told,
+            Err(Untold) => {
+                if choice.pool {
+                    self.release_port(&choice.reply, p.zone);
+                }
+                self.stats.untold += 1;
+                return Err(CtError::Untold);
+            }
+        };
         if self.table.is_full() {
             self.evict(tick);
         }
@@ -124,7 +135,7 @@ impl Conntrack {
         let deadline = self.timeouts.fresh(Term { policy, class }, tick);
         if let Some(hot) = self.table.hot_mut(ix) {
             hot.flags |= flags | if choice.pool { flag::POOL } else { 0 };
-            (hot.class, hot.policy) = (class, policy);
+            (hot.class, hot.policy, hot.told) = (class, policy, told);
             hot.deadline = deadline;
             hot.peers = if is_tcp { tcp::open(&p.seg) } else { [Peer::default(); 2] };
         }
@@ -161,7 +172,10 @@ impl Conntrack {
         let Some(spec) = c.nat.as_ref().filter(|s| s.is_for(p.tuple.v6)) else {
             let reply = p.tuple.reversed();
             let hash = self.table.hash(&reply, p.zone);
-            if self.find_live(hash, &reply, p.zone, tick).is_some() {
+            let is_taken = self.find_live(hash, &reply, p.zone, tick).is_some();
+            let is_others = !is_taken && self.homes.is_taken(&reply);
+            self.stats.redirects_late += u64::from(is_others);
+            if is_taken || is_others {
                 self.stats.tuple_taken += 1;
                 return Err(CtError::TupleTaken);
             }
@@ -174,9 +188,12 @@ impl Conntrack {
         let mut chooser = nat::Chooser {
             table: &self.table,
             pools: &mut self.pools,
+            homes: &self.homes,
             hash: &self.hash,
             random: self.random,
             zone: p.zone,
+            at_home: false,
+            met_home: false,
         };
         let flags = match spec.kind {
             NatKind::Src => flag::SNAT,

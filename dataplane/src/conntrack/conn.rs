@@ -72,7 +72,8 @@ pub struct Hot {
     pub policy: u8,
     /// Bits of `alg::bit`.
     pub alg: u8,
-    pub spare: u8,
+    /// Bits of `home::told`.
+    pub told: u8,
 }
 
 /// What is needed when the connection changes, not when it is hit.

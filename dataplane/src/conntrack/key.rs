@@ -57,6 +57,12 @@ impl Tuple {
         matches!(self.proto, TCP | UDP | SCTP) || self.is_icmp()
     }
 
+    /// Whether who expects a connection may leave its source port open, by a port of 0, which no
+    /// packet of these has.
+    pub(super) fn has_free_port(&self) -> bool {
+        matches!(self.proto, TCP | UDP)
+    }
+
     /// The tuple of packets that travel the other way.
     pub fn reversed(&self) -> Tuple {
         let swapped = Tuple { src: self.dst, dst: self.src, ..*self };
@@ -131,6 +137,37 @@ impl HashKey {
         let [a, b, c, d] = self.0;
         let low = u64::from(n.ports) << 32 | u64::from(zone) << 16 | u64::from(n.proto) << 8;
         fold(fold(n.addresses ^ a, low ^ b) ^ c, d)
+    }
+
+    /// The same for a tuple and its reverse: what both ends add up to.
+    #[inline]
+    pub(super) fn of_both(&self, t: &Tuple) -> u64 {
+        let [a, b, c, _] = self.0;
+        // Both ends of ICMP have its identifier.
+        let dport = if t.is_icmp() { t.sport } else { t.dport };
+        let end = |address: u128, port: u16| match t.v6 {
+            true => {
+                let address = fold((address >> 64) as u64 ^ a, address as u64 ^ c);
+                self.of_end(address ^ u64::from(port))
+            }
+            false => self.of_end(u64::from(port) << 32 | address as u64),
+        };
+        fold(end(t.src, t.sport).wrapping_add(end(t.dst, dport)) ^ u64::from(t.proto) ^ b, c)
+    }
+
+    /// The same of a narrow one.
+    #[inline(always)]
+    pub(super) fn of_both_narrow(&self, n: &Narrow) -> u64 {
+        let [_, b, c, _] = self.0;
+        let src = self.of_end(n.addresses >> 32 | u64::from(n.ports >> 16) << 32);
+        let dst = self.of_end(n.addresses & 0xffff_ffff | u64::from(n.ports & 0xffff) << 32);
+        fold(src.wrapping_add(dst) ^ u64::from(n.proto) ^ b, c)
+    }
+
+    #[inline(always)]
+    fn of_end(&self, end: u64) -> u64 {
+        let [a, _, _, d] = self.0;
+        fold(end ^ a, d)
     }
 
     /// Hash of words, for choices that must be stable for a flow.

@@ -39,6 +39,7 @@ mod lanes;
 mod nat;
 mod nat_ports;
 mod other;
+mod redirect;
 mod settings;
 mod table;
 mod tcp;
@@ -50,7 +51,7 @@ pub use check::l4_checksum_ok;
 pub use conn::{ConnInfo, TCP_STATES};
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
 pub use filter::{ConnFilter, StateFilter, TupleFilter};
-pub use home::{Notice, Seat};
+pub use home::{Homes, Notice, Seat, tuple_of_packet};
 pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use judge::Judged;
 pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
@@ -68,6 +69,7 @@ use frag::FragConfig;
 use key::HashKey;
 pub use nat_ports::PoolReport;
 use nat_ports::PortPools;
+use redirect::Entered;
 use table::Table;
 use wheel::{RANKS, Wheels};
 
@@ -130,6 +132,8 @@ pub enum CtError {
     NatExhausted,
     #[error("another connection's replies already have this tuple: use nat to resolve the clash")]
     TupleTaken,
+    #[error("the worker that replies come to cannot be told of the connection now")]
+    Untold,
 }
 
 /// A connection, weakly: stale once the place has another use or mark or label have changed.
@@ -193,6 +197,7 @@ pub struct Conntrack {
     tcp_seq_check: bool,
     fragments: FragConfig,
     algs: Algs,
+    homes: Homes,
     stats: CtStats,
     /// Connections created up to the last `age`.
     aged: u64,
@@ -218,8 +223,35 @@ impl Conntrack {
             tcp_seq_check: cfg.tcp_seq_check,
             fragments: cfg.fragments,
             algs: Algs::default(),
+            homes: Homes::new(Seat::default(), 0, 0),
             stats: CtStats::default(),
             aged: 0,
+        }
+    }
+
+    /// Takes a seat among workers that share this secret.
+    pub fn sit(&mut self, seat: Seat, seed: u64) {
+        self.homes = Homes::new(seat, seed, self.table.capacity());
+    }
+
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    pub fn homes_mut(&mut self) -> &mut Homes {
+        &mut self.homes
+    }
+
+    /// Takes in what another worker has told.
+    pub fn hear(&mut self, notice: &Notice) {
+        let is_taken = match notice {
+            Notice::Redirect { tuple, zone, .. } => self.table.taken(tuple, *zone),
+            Notice::Withdraw { .. } => false,
+        };
+        match self.homes.hear(notice, is_taken) {
+            Entered::Counts => {}
+            Entered::Late => self.stats.redirects_late += 1,
+            Entered::Lost => self.stats.redirects_lost += 1,
         }
     }
 
@@ -356,21 +388,24 @@ impl Conntrack {
     fn remove(&mut self, ix: u32) {
         let hot = *self.table.hot(ix);
         if hot.has(flag::POOL) {
-            let reply = self.table.tuple(ix, 1);
-            let key = nat_ports::Key {
-                address: reply.dst,
-                zone: hot.zone,
-                proto: hot.proto,
-                v6: reply.v6,
-            };
-            self.pools.release(&key, reply.dest_port(), nat_ports::remote_of(&reply));
+            self.release_port(&self.table.tuple(ix, 1), hot.zone);
         }
         if hot.alg != 0 {
-            self.algs.forget(ix);
+            self.algs.forget(ix, &mut self.homes);
+        }
+        if hot.told != 0 {
+            let (orig, reply) = (self.table.tuple(ix, 0), self.table.tuple(ix, 1));
+            self.homes.disclaim(hot.told, &orig, &reply);
         }
         self.wheels.unqueue(&mut self.table, ix);
         self.zones.removed(hot.zone);
         self.table.remove(ix);
+    }
+
+    /// Gives back the port that NAT chose for a connection.
+    fn release_port(&mut self, reply: &Tuple, zone: u16) {
+        let key = nat_ports::Key { address: reply.dst, zone, proto: reply.proto, v6: reply.v6 };
+        self.pools.release(&key, reply.dest_port(), nat_ports::remote_of(reply));
     }
 
     /// What to write into this packet so that it continues on the other side of the

@@ -13,8 +13,15 @@
 //! the first unused from a hashed place on. Destination NAT: the packet's own port, or one of the
 //! range; if the tuple is taken, the client's port gives way. Address zero keeps the address and
 //! only resolves clashes. ICMP identifiers are ports of ICMP.
+//!
+//! **Of several workers** (`home`) source NAT chooses among the tuples whose home is here, ports
+//! and addresses alike, so no two workers choose one tuple. A range too narrow to have any is
+//! chosen from as if there were no others, and the replies are redirected. So are those of
+//! destination NAT, which keeps the client's port; of a range of ends it prefers one at home.
+//! `persistent` keeps to its address.
 
 use super::ct_state::{DNAT, SNAT};
+use super::home::Homes;
 use super::key::{HashKey, IpKey, Tuple};
 use super::nat_ports::{Key, PoolIx, PortPools, Search, remote_of};
 use super::table::Table;
@@ -93,9 +100,14 @@ pub(super) struct Choice {
 pub(super) struct Chooser<'a> {
     pub table: &'a Table,
     pub pools: &'a mut PortPools,
+    pub homes: &'a Homes,
     pub hash: &'a HashKey,
     pub random: u64,
     pub zone: u16,
+    /// Only what has its home here will do.
+    pub at_home: bool,
+    /// Something that was tried has.
+    pub met_home: bool,
 }
 
 /// The ports that may stand for `port`.
@@ -125,7 +137,6 @@ impl Chooser<'_> {
             NatMode::Hash | NatMode::Persistent => self.hash.of(orig, self.zone),
             NatMode::Random => self.random,
         };
-        let keep = spec.keeps_address();
         let count = spec.addr_max.saturating_sub(spec.addr_min).saturating_add(1);
         let address_seed = match spec.mode {
             NatMode::Persistent => HashKey::new(PERSISTENT).of_words(orig.src, 0),
@@ -136,42 +147,89 @@ impl Chooser<'_> {
             Ok(count) => u128::from(address_seed % count),
             Err(_) => u128::from(address_seed),
         };
-        for i in 0..count.min(ADDRESSES_TRIED) {
-            let mut reply = orig.reversed();
-            let address = spec.addr_min.saturating_add((first + i) % count);
-            let chosen = match spec.kind {
-                NatKind::Src => {
-                    if !keep {
-                        reply.dst = address;
-                    }
-                    self.source(orig, reply, spec.ports, seed.rotate_left(32), !keep)
-                }
-                NatKind::Dst => {
-                    if !keep {
-                        reply.src = address;
-                    }
-                    self.destination(reply, spec.ports, seed.rotate_left(32))
-                }
-            };
-            if chosen.is_some() {
-                return chosen;
-            }
+        let addresses = (0..count.min(ADDRESSES_TRIED))
+            .map(|i| spec.addr_min.saturating_add((first + i) % count));
+        let seed = seed.rotate_left(32);
+        if !self.homes.is_shared() {
+            return addresses.clone().find_map(|a| self.at(a, orig, spec, seed));
         }
-        None
+        if spec.mode == NatMode::Persistent {
+            return addresses.clone().find_map(|a| self.near_home([a], orig, spec, seed));
+        }
+        self.near_home(addresses, orig, spec, seed)
+    }
+
+    /// A tuple with one of these addresses that has its home here; another one if there are none.
+    #[inline(never)]
+    fn near_home(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpKey> + Clone,
+        orig: &Tuple,
+        spec: &NatSpec,
+        seed: u64,
+    ) -> Option<Choice> {
+        let mut all = addresses.clone().into_iter();
+        self.met_home = false;
+        let chosen = match spec.kind {
+            NatKind::Src => {
+                self.at_home = true;
+                all.find_map(|a| self.at(a, orig, spec, seed))
+            }
+            NatKind::Dst if spec.mode == NatMode::Persistent => None,
+            NatKind::Dst => {
+                self.at_home = true;
+                all.find_map(|a| self.end(&reply_from(a, orig, spec), spec.ports, seed))
+            }
+        };
+        self.at_home = false;
+        if chosen.is_some() || spec.kind == NatKind::Src && self.met_home {
+            return chosen;
+        }
+        addresses.into_iter().find_map(|a| self.at(a, orig, spec, seed))
+    }
+
+    /// A tuple with this address.
+    fn at(&mut self, address: IpKey, orig: &Tuple, spec: &NatSpec, seed: u64) -> Option<Choice> {
+        let keep = spec.keeps_address();
+        let mut reply = orig.reversed();
+        match spec.kind {
+            NatKind::Src => {
+                if !keep {
+                    reply.dst = address;
+                }
+                self.source(orig, reply, spec.ports, seed, !keep)
+            }
+            NatKind::Dst => self.destination(reply_from(address, orig, spec), spec.ports, seed),
+        }
     }
 
     /// This very tuple, or one with another port of who opened the connection if that may be
     /// translated.
     pub fn near(&mut self, mut reply: Tuple, may_move: bool) -> Option<Choice> {
-        if self.is_free(&reply) {
+        if self.is_free_anywhere(&reply) {
             return Some(Choice { reply, pool: false });
         }
+        if !may_move {
+            return None;
+        }
+        self.at_home = self.homes.is_shared();
         let range = class_of(reply.dest_port(), reply.is_icmp());
-        if may_move { self.search(&mut reply, range, self.random, None) } else { None }
+        self.search(&mut reply, range, self.random, None)
     }
 
-    fn is_free(&self, reply: &Tuple) -> bool {
-        !self.table.taken(reply, self.zone)
+    fn is_free(&mut self, reply: &Tuple) -> bool {
+        if self.at_home {
+            if !self.homes.may_give(reply) {
+                return false;
+            }
+            self.met_home = true;
+        }
+        self.is_free_anywhere(reply)
+    }
+
+    /// The same wherever its home is.
+    fn is_free_anywhere(&self, reply: &Tuple) -> bool {
+        !self.table.taken(reply, self.zone) && !self.homes.is_taken(reply)
     }
 
     fn source(
@@ -185,6 +243,9 @@ impl Chooser<'_> {
         if !orig.has_ports() {
             return self.is_free(&reply).then_some(Choice { reply, pool: false });
         }
+        if self.at_home && !pooled && ports.is_none() && self.is_free_anywhere(&reply) {
+            return Some(Choice { reply, pool: false });
+        }
         let own = reply.dest_port();
         let range = ports.unwrap_or_else(|| class_of(own, orig.is_icmp()));
         let key = Key { address: reply.dst, zone: self.zone, proto: reply.proto, v6: reply.v6 };
@@ -193,34 +254,36 @@ impl Chooser<'_> {
             return Some(Choice { reply, pool: pool.is_some() });
         }
         let start = port_at(range, seed);
-        if let Some(pool) = pool {
-            if let Some(port) = self.unused(pool, &mut reply, range, start) {
-                reply.set_dest_port(port);
-                return Some(Choice { reply, pool: true });
-            }
-            let remote = remote_of(&reply);
-            match self.pools.search_of(pool, remote, range) {
-                Search::Unknown => {}
-                Search::Futile => {
-                    self.pools.count_exhausted(pool);
-                    return None;
-                }
-                Search::Freed(port) => {
-                    reply.set_dest_port(port);
-                    if self.is_free(&reply) && self.hold(Some(pool), port) {
-                        self.pools.took_freed(pool, remote);
-                        return Some(Choice { reply, pool: true });
-                    }
-                }
-            }
-            let found = self.search(&mut reply, range, seed, Some(pool));
-            if found.is_none() {
-                self.pools.search_failed(pool, remote, range);
-                self.pools.count_exhausted(pool);
-            }
-            return found;
+        let Some(pool) = pool else { return self.search(&mut reply, range, seed, None) };
+        let remote = remote_of(&reply);
+        // Unused ports are of no use where all at home have been tried: not even looked at.
+        let is_futile = self.at_home && self.pools.search_of(pool, remote, range) == Search::Futile;
+        if !is_futile && let Some(port) = self.unused(pool, &mut reply, range, start) {
+            reply.set_dest_port(port);
+            return Some(Choice { reply, pool: true });
         }
-        self.search(&mut reply, range, seed, None)
+        match self.pools.search_of(pool, remote, range) {
+            Search::Unknown => {}
+            Search::Futile => {
+                self.met_home |= self.at_home;
+                self.pools.count_exhausted(pool);
+                return None;
+            }
+            Search::Freed(port) => {
+                reply.set_dest_port(port);
+                if self.is_free(&reply) && self.hold(Some(pool), port) {
+                    self.pools.took_freed(pool, remote);
+                    return Some(Choice { reply, pool: true });
+                }
+            }
+        }
+        let found = self.search(&mut reply, range, seed, Some(pool));
+        // Where nothing is at home, nothing is said of what is not.
+        if found.is_none() && (!self.at_home || self.met_home) {
+            self.pools.search_failed(pool, remote, range);
+            self.pools.count_exhausted(pool);
+        }
+        found
     }
 
     fn hold(&mut self, pool: Option<PoolIx>, port: u16) -> bool {
@@ -277,23 +340,42 @@ impl Chooser<'_> {
         ports: Option<(u16, u16)>,
         seed: u64,
     ) -> Option<Choice> {
-        if let Some(range) = ports.filter(|_| reply.has_ports() && !reply.is_icmp()) {
-            let first = seed % span(range);
-            for i in 0..span(range) {
-                reply.sport = port_at(range, first + i);
-                if self.is_free(&reply) {
-                    return Some(Choice { reply, pool: false });
-                }
-            }
-        } else if self.is_free(&reply) {
-            return Some(Choice { reply, pool: false });
+        let end = self.end(&reply, ports, seed);
+        if end.is_some() || !reply.has_ports() {
+            return end;
         }
-        if !reply.has_ports() {
-            return None;
+        // The client's port gives way; beside the last of the range, as it was tried.
+        if let Some(range) = ports.filter(|_| !reply.is_icmp()) {
+            reply.sport = port_at(range, seed % span(range) + span(range) - 1);
         }
+        self.at_home = self.homes.is_shared();
         let range = class_of(reply.dest_port(), reply.is_icmp());
-        self.search(&mut reply, range, seed, None)
+        let found = self.search(&mut reply, range, seed, None);
+        self.at_home = false;
+        found
     }
+
+    /// The destination's own port, or one of the range.
+    fn end(&mut self, reply: &Tuple, ports: Option<(u16, u16)>, seed: u64) -> Option<Choice> {
+        let mut reply = *reply;
+        let Some(range) = ports.filter(|_| reply.has_ports() && !reply.is_icmp()) else {
+            return self.is_free(&reply).then_some(Choice { reply, pool: false });
+        };
+        let first = seed % span(range);
+        for i in 0..span(range) {
+            reply.sport = port_at(range, first + i);
+            if self.is_free(&reply) {
+                return Some(Choice { reply, pool: false });
+            }
+        }
+        None
+    }
+}
+
+/// Replies of an end that destination NAT leads to.
+fn reply_from(address: IpKey, orig: &Tuple, spec: &NatSpec) -> Tuple {
+    let reply = orig.reversed();
+    if spec.keeps_address() { reply } else { Tuple { src: address, ..reply } }
 }
 
 /// What the addresses and ports of a narrow packet become: source above destination.

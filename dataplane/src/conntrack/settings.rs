@@ -36,6 +36,11 @@ pub struct CtStats {
     pub expected: u64,
     /// Announced, and not to be expected: another's address, or one too many.
     pub unexpected: u64,
+    /// Commits refused because another worker could not be told.
+    pub untold: u64,
+    /// Other workers' redirects that came too late, and those that found no room.
+    pub redirects_late: u64,
+    pub redirects_lost: u64,
 }
 
 /// Settings that change while it runs; `None` leaves one as it is.
@@ -87,6 +92,9 @@ impl CtStats {
             tuple_taken: self.tuple_taken + other.tuple_taken,
             expected: self.expected + other.expected,
             unexpected: self.unexpected + other.unexpected,
+            untold: self.untold + other.untold,
+            redirects_late: self.redirects_late + other.redirects_late,
+            redirects_lost: self.redirects_lost + other.redirects_lost,
         }
     }
 }

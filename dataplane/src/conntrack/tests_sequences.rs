@@ -283,6 +283,7 @@ impl<'a> Rig<'a> {
                         assert!(self.model.taken(&p.tuple.reversed(), p.zone));
                     }
                     CtError::ZoneFull => panic!("no limit was set"),
+                    CtError::Untold => panic!("there is one worker"),
                 }
             }
         }

@@ -5,9 +5,10 @@
 //! decided by remote address, local address and VNI, the most specific claim first (Open
 //! vSwitch `tnl_find`). One that no port claims is dropped with a reason.
 
+use super::home::Outer;
 use super::program::{Program, TunnelIn};
 use super::run::Slot;
-use crate::counters::{Counters, Drop, Stat};
+use crate::counters::Drop;
 use crate::packet::frame::Frame;
 use crate::packet::key::{FRAG_ANY, PacketKey, PortIx, shape};
 use crate::packet::parse;
@@ -53,23 +54,19 @@ fn port_of(tunnels: &[TunnelIn], key: &PacketKey) -> Option<PortIx> {
         .map(|(_, port)| port)
 }
 
-/// Takes the packet out of its tunnel if it is in one of ours; the slot then describes the inner
-/// packet, with the tunnel as its in_port.
+/// Takes the packet out of its tunnel if it is in one of ours, and says whether it is; the slot
+/// then describes the inner packet, with the tunnel as its in_port.
 #[inline]
-pub(super) fn unwrap(
-    program: &Program,
-    counters: &Counters,
-    frame: &mut Frame,
-    slot: &mut Slot,
-) -> Result<(), Drop> {
+pub(super) fn unwrap(program: &Program, frame: &mut Frame, slot: &mut Slot) -> Result<bool, Drop> {
     if !is_ours(program, &slot.key) {
-        return Ok(());
+        return Ok(false);
     }
     let popped = tunnel::geneve_pop(frame.bytes(), &slot.layers, &mut slot.key)?;
     let port = port_of(&program.tunnels, &slot.key).ok_or(Drop::TunnelNoPort)?;
     let bridge = program.port(port).and_then(|p| program.bridges.get(usize::from(p.bridge)));
     let map = &bridge.ok_or(Drop::TunnelNoPort)?.tlv;
     let options = popped.options(frame.bytes(), map)?;
+    slot.outer = Outer::of(frame, &popped);
     frame.trim_tail(frame.len().saturating_sub(usize::from(popped.inner_end)));
     frame.trim_front(usize::from(popped.inner_offset));
     let limit = program.vlan_limit;
@@ -78,9 +75,9 @@ pub(super) fn unwrap(
     if let Some(options) = options {
         options.mark(&mut slot.key);
     }
+    slot.outer.keep(slot.key.tunnel.tun_tos, frame.bytes(), &slot.layers);
     tunnel::ecn_inward(frame.bytes_mut(), &slot.layers, &mut slot.key)?;
     slot.in_port = port;
     slot.checksums_good = false;
-    counters.add(Stat::TunnelPop, 1);
-    Ok(())
+    Ok(true)
 }

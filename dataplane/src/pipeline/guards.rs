@@ -180,18 +180,20 @@ pub(super) struct Ground<'a> {
 
 impl Ground<'_> {
     /// Whether all guards hold; then all is done that the walk would have done on its way. `given`:
-    /// the first question has been asked.
+    /// the first question has been asked. Says whether something may have been committed.
     #[inline(always)]
     pub fn hold<I: Iterator<Item = Item> + Clone>(
         &mut self,
         guards: I,
         slot: &Slot,
         given: bool,
-    ) -> bool {
+    ) -> Option<bool> {
         let mut rest = guards.clone();
         match (rest.next(), rest.next()) {
-            (Some(Item::Ct(t)), None) if t.is_plain() => self.hold_plain(&t, slot, given),
-            _ => self.hold_all(guards, slot, given),
+            (Some(Item::Ct(t)), None) if t.is_plain() => {
+                self.hold_plain(&t, slot, given).then_some(false)
+            }
+            _ => self.hold_all(guards, slot, given).then_some(true),
         }
     }
 
@@ -393,6 +395,7 @@ pub(super) fn refusal(e: CtError) -> Stat {
         CtError::ZoneFull => Stat::CtZoneFull,
         CtError::NatExhausted => Stat::CtNatExhausted,
         CtError::TupleTaken => Stat::CtTupleTaken,
+        CtError::Untold => Stat::CtUntold,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::delta::Dirty;
 use super::execute::{Hand, Sent};
 use super::guards::Ground;
+use super::home::tell_due;
 use super::owing::Owing;
 use super::run::{Egress, Lane};
 use super::upkeep::credit;
@@ -126,8 +127,10 @@ impl Lane {
                 now,
             };
             // The question was asked to find the answer.
-            if !ground.hold(guards, slot, TIER2 && entry.is_answer()) {
-                return Hit::Stale;
+            match ground.hold(guards, slot, TIER2 && entry.is_answer()) {
+                None => return Hit::Stale,
+                Some(false) => {}
+                Some(true) => tell_due(&mut self.conntrack, egress),
             }
         }
         entry.used = (now.ns >> 20) as u32;

@@ -248,9 +248,9 @@ impl<E: Egress> Hand<'_, E> {
 }
 
 impl Lane {
-    /// Fragments that wait at a `ct`.
+    /// Fragments that wait, at a `ct` or for the first of their datagram.
     pub fn fragments_held(&self) -> usize {
-        self.packet_ins.holds.held()
+        self.packet_ins.holds.held() + self.pieces.held()
     }
 
     /// Lets the fragments of datagrams go on that are whole by now.

@@ -6,6 +6,7 @@
 
 use super::execute::{Hand, Sent};
 use super::hold::Datagram;
+use super::home::tell_due;
 use super::miss::{Subject, World, walk_actions};
 use super::resume::{Paused, Resume, walk_on};
 use super::rule::Rule;
@@ -104,6 +105,9 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> Result<(), PacketOutError> {
+        if self.has_homes {
+            self.see_rooms(egress);
+        }
         self.walk_once(&mut Job::Send(out), now, pool, egress)?;
         self.release_fragments(now, pool, egress);
         self.counters.add(Stat::PacketOuts, 1);
@@ -119,6 +123,9 @@ impl Lane {
         egress: &mut E,
     ) -> Result<(), PacketOutError> {
         let port = resume.paused().port(&self.program)?;
+        if self.has_homes {
+            self.see_rooms(egress);
+        }
         self.walk_once(&mut Job::Resume(resume.paused(), port), now, pool, egress)?;
         self.release_fragments(now, pool, egress);
         self.counters.add(Stat::Resumes, 1);
@@ -164,6 +171,7 @@ impl Lane {
                 walk_on(&mut world, subject, record, *paused, Some(d));
             }
         }
+        tell_due(&mut self.conntrack, egress);
         let len = frame.len() as u64;
         for rule in &self.recording.rules {
             if let Some(r) = program.rules.get(*rule) {

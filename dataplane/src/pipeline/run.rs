@@ -20,9 +20,11 @@ use super::first::{Choice, First};
 use super::freeze::Punts;
 use super::guards::Asked;
 use super::hit::Hit;
+use super::home::{Hands, Outer, tell_due};
 use super::keymask;
 use super::miss::{Subject, Templates, World, walk};
 use super::owing::Owing;
+use super::pieces::Pieces;
 use super::program::{Port, Program};
 use super::punt::PacketIns;
 use super::trace::Silent;
@@ -98,6 +100,8 @@ pub(super) struct Slot {
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
     pub(super) ct: Option<Tracking>,
+    /// Of a packet that came out of a tunnel.
+    pub(super) outer: Outer,
 }
 
 /// What connection tracking will most likely be asked.
@@ -125,6 +129,8 @@ pub struct Lane {
     pub(super) seat: Seat,
     /// Packets have homes: there are several workers, and the program tracks.
     pub(super) has_homes: bool,
+    pub(super) hands: Hands,
+    pub(super) pieces: Pieces,
     pub(super) program: Arc<Program>,
     pub(super) counters: Arc<Counters>,
     pub(super) conntrack: Conntrack,
@@ -162,13 +168,24 @@ fn complete_checksum(frame: &mut Frame, slot: &Slot, counters: &Counters) {
     counters.add(Stat::ChecksumsCompleted, u64::from(done));
 }
 
+/// Counts packets and their bytes, once: who took them from a port.
+#[inline]
+fn count_received(counters: &Counters, (packets, bytes): (u64, u64), fresh: bool) {
+    if fresh {
+        counters.add(Stat::RxPackets, packets);
+        counters.add(Stat::RxBytes, bytes);
+    } else {
+        counters.add(Stat::TakenOver, packets);
+    }
+}
+
 /// Parses a packet that is not of the common kind, or comes by a port where tunnels end.
 #[inline(never)]
 fn receive_other(
     slot: &mut Slot,
     frame: &mut Frame,
     program: &Program,
-    port: &Port,
+    (port, fresh): (&Port, bool),
     counters: &Counters,
 ) -> Result<(), Drop> {
     parse::parse_limited(
@@ -182,7 +199,8 @@ fn receive_other(
         complete_checksum(frame, slot, counters);
     }
     if port.underlay {
-        arrive::unwrap(program, counters, frame, slot)?;
+        let unwrapped = arrive::unwrap(program, frame, slot)?;
+        counters.add(Stat::TunnelPop, u64::from(unwrapped && fresh));
     }
     Ok(())
 }
@@ -200,10 +218,14 @@ impl Lane {
             in_port: PortIx::NONE,
             checksums_good: false,
             ct: None,
+            outer: Outer::default(),
         };
         let mega = Megaflows::new(config.megaflows, config.seed.rotate_left(17));
         let mut cache = Microflows::new(entries, config.seed);
         cache.set_mask(KeyMask::ALL);
+        let mut conntrack = Conntrack::new(&config.conntrack);
+        conntrack.sit(config.seat, config.seed);
+        let seat = conntrack.homes().seat();
         Self {
             batch: (0..BATCH_MAX).map(|_| slot()).collect(),
             owing: Owing::new(cache.slots_max()),
@@ -217,11 +239,13 @@ impl Lane {
             recent: Recent::new(),
             cache_on: config.microflows > 0,
             tracks: false,
-            seat: config.seat,
+            seat,
             has_homes: false,
+            hands: Hands::new(),
+            pieces: Pieces::new(config.conntrack.fragments, seat.is_shared()),
             program: Arc::new(Program::default()),
             counters,
-            conntrack: Conntrack::new(&config.conntrack),
+            conntrack,
             asked: Asked::new(),
             commits: Commits::new(),
             templates: Templates::new(TEMPLATES_MAX),
@@ -336,7 +360,7 @@ impl Lane {
     /// when a burst had been received, before the burst is judged; and those that were there when
     /// handed frames were taken from their ring, before they are.
     pub fn hear(&mut self, notice: Notice) {
-        let _ = (&mut *self, notice);
+        self.conntrack.hear(&notice);
     }
 
     /// `fresh`: from a port, and not handed over.
@@ -348,36 +372,72 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) {
-        let _ = fresh;
+        if self.has_homes {
+            self.see_rooms(egress);
+        }
         let mut rest = burst.drain();
         loop {
-            let n = Self::receive(
+            let cache = (!self.first.is_tier2()).then_some(&self.cache);
+            let mut n = Self::receive(
                 &mut self.batch,
                 &self.program,
                 &self.counters,
-                (!self.first.is_tier2()).then_some(&self.cache),
+                cache,
                 &mut rest,
-                in_port,
+                (in_port, fresh),
                 pool,
             );
             if n == 0 {
                 break;
             }
-            self.find(n);
-            self.judge(n, now, pool, egress);
-            if self.first.samples() {
-                self.sample(n);
+            if self.has_homes {
+                n = self.go_home(n, (in_port, fresh), now, pool, egress);
             }
-            if self.cache.is_crowded() {
-                self.grow();
+            if n > 0 {
+                self.run_batch(n, now, pool, egress);
             }
-            if self.tracks {
-                self.conntrack.keep_up(now);
-            }
+        }
+        if self.has_homes {
+            self.end_at_home(now, pool, egress);
         }
         if self.templates.is_full() {
             self.forget();
         }
+    }
+
+    /// Judges the packets that `receive` has brought.
+    #[inline(always)]
+    fn run_batch<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+        self.find(n);
+        self.judge(n, now, pool, egress);
+        if self.first.samples() {
+            self.sample(n);
+        }
+        if self.cache.is_crowded() {
+            self.grow();
+        }
+        if self.tracks {
+            self.conntrack.keep_up(now);
+        }
+    }
+
+    /// Judges fragments that have waited for another one of this burst, and tells other workers
+    /// what they need no longer know.
+    #[inline(never)]
+    fn end_at_home<E: Egress>(&mut self, now: Now, pool: &mut FramePool, egress: &mut E) {
+        while self.pieces.are_ready()
+            && let Some((frame, in_port)) = self.next_part(pool)
+        {
+            let cache = (!self.first.is_tier2()).then_some(&self.cache);
+            let mut one = std::iter::once(frame);
+            let from = (in_port, false);
+            let (batch, program, counters) = (&mut self.batch, &self.program, &self.counters);
+            let n = Self::receive(batch, program, counters, cache, &mut one, from, pool);
+            if n > 0 {
+                self.run_batch(n, now, pool, egress);
+            }
+        }
+        self.tell(egress);
     }
 
     /// Gives the cache the room that the last batch's new entries ask for: two groups each.
@@ -399,14 +459,13 @@ impl Lane {
         counters: &Counters,
         cache: Option<&Microflows>,
         frames: &mut impl Iterator<Item = Frame>,
-        in_port: PortIx,
+        (in_port, fresh): (PortIx, bool),
         pool: &mut FramePool,
     ) -> usize {
         let Some(port) = program.port(in_port) else {
             // Its port is here before the program that knows it.
             for frame in frames {
-                counters.add(Stat::RxPackets, 1);
-                counters.add(Stat::RxBytes, frame.len() as u64);
+                count_received(counters, (1, frame.len() as u64), fresh);
                 counters.count_drop(Drop::PortBlocked);
                 pool.free(frame);
             }
@@ -432,7 +491,7 @@ impl Lane {
                     }
                 }
                 None => {
-                    let parsed = receive_other(slot, &mut frame, program, port, counters);
+                    let parsed = receive_other(slot, &mut frame, program, (port, fresh), counters);
                     if let Err(reason) = parsed {
                         counters.count_drop(reason);
                         pool.free(frame);
@@ -454,8 +513,7 @@ impl Lane {
             }
         }
         if taken > 0 {
-            counters.add(Stat::RxPackets, taken);
-            counters.add(Stat::RxBytes, bytes);
+            count_received(counters, (taken, bytes), fresh);
             counters.add(Stat::Batches, 1);
         }
         n
@@ -573,6 +631,7 @@ impl Lane {
         };
         let record = (&mut self.recording, &mut self.punts);
         walk(&mut world, subject, record, &mut Silent, false);
+        tell_due(&mut self.conntrack, egress);
         let len = frame.len() as u64;
         for rule in &self.recording.rules {
             if let Some(r) = self.program.rules.get(*rule) {

@@ -66,6 +66,8 @@ impl Lane {
         self.counters.add(Stat::CtInvalid, now.invalid - seen.invalid);
         self.counters.add(Stat::CtExpected, now.expected - seen.expected);
         self.counters.add(Stat::CtUnexpected, now.unexpected - seen.unexpected);
+        self.counters.add(Stat::CtRedirectsLate, now.redirects_late - seen.redirects_late);
+        self.counters.add(Stat::CtRedirectsLost, now.redirects_lost - seen.redirects_lost);
         self.ct_seen = now;
     }
 
@@ -74,6 +76,7 @@ impl Lane {
     pub fn housekeep(&mut self, now: Now, budget: usize) {
         self.conntrack.age(now);
         self.packet_ins.holds.expire(now, budget, &self.counters);
+        self.pieces.expire(now, budget, &self.counters);
         for b in &self.program.bridges {
             let mut cursor = self.fdb_cursor;
             b.fdb.expire(&mut cursor, budget, now);

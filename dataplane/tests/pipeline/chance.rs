@@ -296,7 +296,7 @@ fn rules(c: &mut Chance, tables: u8) -> Vec<Flow> {
 }
 
 /// A firewall with NAT, somewhat: what is new may be committed, what is established passes.
-fn stateful(c: &mut Chance) -> Vec<Flow> {
+pub fn stateful(c: &mut Chance) -> Vec<Flow> {
     let zone = c.below(3) as u16;
     let nat = c.one_in(2);
     let with = |s: CtSpec| if nat { s.nat() } else { s };

@@ -87,7 +87,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts `sluiced` in a namespace. `config` is all but `[daemon]`; where it says
+    /// Starts `sluiced` in a namespace. `config` may begin with lines of `[daemon]`; where it says
     /// `flow_file = "flows"`, it means the text `flows`. Returns when the daemon answers.
     pub fn start(ns: &Namespace, config: &str, flows: &str) -> Result<Self> {
         let mut daemon = Self::prepare(ns, config, flows)?;
@@ -98,7 +98,13 @@ impl Daemon {
     fn prepare(ns: &Namespace, config: &str, flows: &str) -> Result<Self> {
         let dir = Scratch::new("sluiced")?;
         let socket = dir.path().join("s.sock");
-        let head = format!("[daemon]\ncontrol_socket = \"{}\"\n", socket.display());
+        let mut head = format!("[daemon]\ncontrol_socket = \"{}\"\n", socket.display());
+        // All tests can be played with several workers.
+        if let Ok(workers) = std::env::var("SLUICE_TEST_WORKERS")
+            && !config.starts_with("workers")
+        {
+            head += &format!("workers = {workers}\n");
+        }
         dir.write("sluiced.toml", &(head + config))?;
         dir.write("flows", flows)?;
         Ok(Self { ns: ns.handle(), process: None, dir })

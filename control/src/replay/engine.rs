@@ -79,6 +79,7 @@ fn ct_config(c: &config::Conntrack, seed: u64) -> CtConfig {
         zone_limit: c.zone_limit,
         zones: c.zones.iter().map(zone).collect(),
         fragments: c.fragments,
+        zone_counts: None,
     }
 }
 

@@ -100,10 +100,6 @@ fn random_seed() -> u64 {
 impl Core {
     fn start(ground: Arc<Ground>) -> Result<Self, Failure> {
         let config = &ground.config;
-        if config.daemon.workers != 1 {
-            let n = config.daemon.workers;
-            return Err(format!("[daemon] workers = {n}: this version runs 1 worker").into());
-        }
         let seed = random_seed();
         let mut model = Model::new(config, seed)?;
         let flows =

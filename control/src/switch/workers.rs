@@ -1,16 +1,16 @@
 //! All workers as one: what is asked of the switch is asked of each, and their answers add up.
 //!
-//! A port that several workers serve is several ports here (`Part`); what a worker does not serve it
-//! sends through one that does. Connections are split between the workers by their tuples
-//! (`dataplane::conntrack::home`), so each gets its share of `conns_max`, and a place in the list of
-//! all is a worker and a place in its list.
+//! A port that several workers serve is several ports here (`Part`); what a worker does not serve
+//! it sends through one that does. Connections are split between the workers by their tuples
+//! (`dataplane::conntrack::home`), so each gets its share of `conns_max`, and a place in the list
+//! of all is a worker and a place in its list.
 
 use super::worker::{Place, WorkerHandle};
 use crate::api::ApiResult;
 use crate::config::Config;
 use crate::daemon::Failure;
 use sluice_dataplane::conntrack::{
-    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, Seat, ZoneReport,
+    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, Seat, ZoneCounts, ZoneReport,
 };
 use sluice_dataplane::counters::{Counters, Stat};
 use sluice_dataplane::limits::{PORTS_MAX, WORKERS_MAX};
@@ -72,12 +72,14 @@ impl Workers {
     ) -> Result<Self, Failure> {
         let workers = config.daemon.workers.clamp(1, WORKERS_MAX);
         let wakers = (0..workers).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
+        let zone_counts = (workers > 1).then(|| Arc::new(ZoneCounts::default()));
         let mut list = Vec::new();
         for (number, (peers, waker)) in Peers::of(&wakers).into_iter().zip(wakers).enumerate() {
             let mut settings = settings.clone();
             settings.seat = Seat { worker: number as u8, workers: workers as u8 };
             let conns = share(settings.conntrack.conns_max, number, workers);
             settings.conntrack.conns_max = conns.max(1);
+            settings.conntrack.zone_counts.clone_from(&zone_counts);
             let frames = share(umem.frames() as usize, number, workers);
             let pool = FramePool::new(umem, frames as u32)?;
             let place = Place { number, cpu: cpu_of(config, number), pool, waker, peers };

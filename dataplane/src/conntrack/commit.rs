@@ -100,10 +100,24 @@ impl Conntrack {
     }
 
     fn create(&mut self, p: &CtPacket, c: &Commit, hash: u64, tick: u64) -> Result<u32, CtError> {
-        if self.zones.is_full(p.zone) {
+        if !self.zones.enter(p.zone) {
             self.stats.zone_full += 1;
             return Err(CtError::ZoneFull);
         }
+        let made = self.create_in_zone(p, c, hash, tick);
+        if made.is_err() {
+            self.zones.leave(p.zone);
+        }
+        made
+    }
+
+    fn create_in_zone(
+        &mut self,
+        p: &CtPacket,
+        c: &Commit,
+        hash: u64,
+        tick: u64,
+    ) -> Result<u32, CtError> {
         if self.table.is_full() && !self.can_make_room(tick) {
             self.stats.table_full += 1;
             return Err(CtError::TableFull);
@@ -141,7 +155,6 @@ impl Conntrack {
         }
         self.made(ix, p, c, expected);
         self.wheels.queue(&mut self.table, ix, tick);
-        self.zones.added(p.zone);
         self.stats.created += 1;
         Ok(ix)
     }

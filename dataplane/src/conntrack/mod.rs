@@ -58,7 +58,7 @@ pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 pub use nat::{NarrowRewrite, NatKind, NatMode, NatRewrite, NatSpec};
 pub use settings::{CtReport, CtSettings, CtStats, CtZoneConfig};
 pub use tcp::Segment;
-pub use zone::{ZoneReport, Zones};
+pub use zone::{ZoneCounts, ZoneReport, Zones};
 
 use crate::clock::Now;
 use crate::limits::CONNS_MAX;
@@ -70,6 +70,7 @@ use key::HashKey;
 pub use nat_ports::PoolReport;
 use nat_ports::PortPools;
 use redirect::Entered;
+use std::sync::Arc;
 use table::Table;
 use wheel::{RANKS, Wheels};
 
@@ -103,6 +104,8 @@ pub struct CtConfig {
     /// Connections of a zone that has no limit of its own; 0: none.
     pub zone_limit: u32,
     pub zones: Vec<CtZoneConfig>,
+    /// Where several workers count the connections of zones together.
+    pub zone_counts: Option<Arc<ZoneCounts>>,
 }
 
 impl Default for CtConfig {
@@ -115,6 +118,7 @@ impl Default for CtConfig {
             fragments: FragConfig::default(),
             zone_limit: 0,
             zones: Vec::new(),
+            zone_counts: None,
         }
     }
 }
@@ -398,7 +402,7 @@ impl Conntrack {
             self.homes.disclaim(hot.told, &orig, &reply);
         }
         self.wheels.unqueue(&mut self.table, ix);
-        self.zones.removed(hot.zone);
+        self.zones.leave(hot.zone);
         self.table.remove(ix);
     }
 

@@ -122,6 +122,7 @@ impl CtReport {
 pub(super) fn zones(cfg: &CtConfig, timeouts: &mut Timeouts) -> Zones {
     let mut zones = Zones::new();
     zones.set_default_limit(cfg.zone_limit);
+    cfg.zone_counts.iter().for_each(|counts| zones.share(counts.clone()));
     let mut policies = vec![cfg.timeouts_s];
     for z in &cfg.zones {
         zones.set_limit(z.zone, z.limit);

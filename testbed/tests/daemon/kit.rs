@@ -37,11 +37,16 @@ pub const C2_SIX: &str = "2001:db8::2";
 
 impl Pair {
     pub fn start(flows: &str) -> Self {
+        Self::start_with("", flows)
+    }
+
+    /// `daemon`: lines of `[daemon]`.
+    pub fn start_with(daemon: &str, flows: &str) -> Self {
         let (node, c1, c2) = (host("node"), host("c1"), host("c2"));
         wire(&node, "veth2", &c2);
         c2.address("eth0", &format!("{C2}/24")).unwrap();
         c2.address("eth0", &format!("{C2_SIX}/64")).unwrap();
-        let config = Self::config(&c1);
+        let config = daemon.to_owned() + &Self::config(&c1);
         let daemon = Daemon::start(&node.ns, &config, flows).unwrap();
         Self { daemon, c1, c2, node }
     }

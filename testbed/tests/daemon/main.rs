@@ -14,3 +14,4 @@ mod nat;
 mod overlay;
 mod ports;
 mod refused;
+mod workers;

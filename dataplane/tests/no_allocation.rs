@@ -19,7 +19,7 @@ use sluice_dataplane::action::learn::{Learn, LearnField, LearnSource, LearnSpec,
 use sluice_dataplane::action::meter::MeterUnit;
 use sluice_dataplane::action::{Action, Controller, PacketInReason};
 use sluice_dataplane::clock::Now;
-use sluice_dataplane::conntrack::{CtConfig, NatKind};
+use sluice_dataplane::conntrack::{CtConfig, NatKind, Tuple};
 use sluice_dataplane::counters::{Counters, Drop, Stat};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::FRAGMENTS_MAX;
@@ -27,7 +27,7 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Seat};
+use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Notice, Seat};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
@@ -63,6 +63,14 @@ struct Void;
 impl Egress for Void {
     fn output(&mut self, _: PortIx, frame: Frame, pool: &mut FramePool) {
         pool.free(frame);
+    }
+
+    fn notify(&mut self, _: u8, _: Notice) -> bool {
+        true
+    }
+
+    fn notice_room(&mut self, _: u8) -> usize {
+        100
     }
 }
 
@@ -163,12 +171,33 @@ fn run(
     packets: &[Vec<u8>],
     now: Now,
 ) {
-    for bytes in packets {
-        let mut frame = pool.alloc().expect("a frame");
-        assert!(frame.copy_from(bytes));
-        assert!(burst.push(frame).is_ok());
-    }
+    let fill = |burst: &mut RxBurst, pool: &mut FramePool| {
+        for bytes in packets {
+            let mut frame = pool.alloc().expect("a frame");
+            assert!(frame.copy_from(bytes));
+            assert!(burst.push(frame).is_ok());
+        }
+    };
+    fill(burst, pool);
     lane.run(burst, PortIx(port), now, pool, &mut Void);
+    if lane.conntrack().homes().is_shared() {
+        // What it gave away comes back to it.
+        fill(burst, pool);
+        lane.run_at_home(burst, PortIx(port), now, pool, &mut Void);
+        lane.tell(&mut Void);
+    }
+}
+
+/// What another worker might tell.
+fn hear(lane: &mut Lane, n: u16) {
+    for sport in 0..8 {
+        let (src, dst) = (u128::from(n % 40), 7);
+        let tuple = Tuple { src, dst, sport, dport: 80, proto: 6, v6: false };
+        lane.hear(match n % 3 {
+            0 => Notice::Withdraw { tuple, from: 1 },
+            _ => Notice::Redirect { tuple, zone: 1, from: 1 },
+        });
+    }
 }
 
 /// One batch of every sort; `n` makes flows differ.
@@ -218,6 +247,33 @@ const MET: [Stat; 11] = [
 
 #[test]
 fn a_lane_neither_allocates_nor_frees() {
+    live(Seat::default());
+    // Beside another one.
+    let met = live(Seat { worker: 0, workers: 2 });
+    for s in [Stat::HandedOver, Stat::TakenOver] {
+        assert!(met.stat(s) > 1000, "{}: {}", s.name(), met.stat(s));
+    }
+}
+
+/// What fragments wait in is made by use, once.
+fn warm(lane: &mut Lane, pool: &mut FramePool, burst: &mut RxBurst, now: &mut Now) {
+    let is_shared = lane.conntrack().homes().is_shared();
+    for part in if is_shared { vec![1, 0] } else { vec![0] } {
+        for id in 0..=3 * FRAGMENTS_MAX as u32 {
+            run(lane, pool, burst, 1, &fragments(id)[part..=part], *now);
+        }
+        assert!(lane.fragments_held() >= FRAGMENTS_MAX);
+        if is_shared {
+            *now = now.plus_ms(20_000);
+            (0..20).for_each(|_| lane.housekeep(*now, 256));
+            assert_eq!(lane.fragments_held(), 0);
+        }
+    }
+    let last = 3 * FRAGMENTS_MAX as u32;
+    run(lane, pool, burst, 1, &fragments(last)[1..], *now);
+}
+
+fn live(seat: Seat) -> Arc<Counters> {
     let counters = Arc::new(Counters::default());
     let conntrack = CtConfig { conns_max: 512, seed: 5, ..CtConfig::default() };
     let config = LaneConfig {
@@ -227,7 +283,7 @@ fn a_lane_neither_allocates_nor_frees() {
         self_check: 100,
         first: First::Measured,
         seed: 7,
-        seat: Seat::default(),
+        seat,
     };
     let mut lane = Lane::new(&config, counters.clone());
     let mut pool = FramePool::private(128).unwrap();
@@ -238,18 +294,16 @@ fn a_lane_neither_allocates_nor_frees() {
 
     let rounds: Vec<_> = (0..200).map(batches).collect();
     let mut now = Now::from_secs(1000);
-    // What fragments wait in is made by use, once.
-    for id in 0..=FRAGMENTS_MAX as u32 {
-        run(&mut lane, &mut pool, &mut burst, 1, &fragments(id)[..1], now);
-    }
-    assert_eq!(lane.fragments_held(), FRAGMENTS_MAX);
-    run(&mut lane, &mut pool, &mut burst, 1, &fragments(FRAGMENTS_MAX as u32)[1..], now);
+    warm(&mut lane, &mut pool, &mut burst, &mut now);
     let before = CALLS.load(Relaxed);
     for _ in 0..7 {
         for round in &rounds {
             for (port, packets) in round {
                 run(&mut lane, &mut pool, &mut burst, *port, packets, now);
                 now = now.plus_ms(3);
+            }
+            if seat.is_shared() {
+                hear(&mut lane, (now.ns >> 22) as u16);
             }
             lane.housekeep(now, 256);
             lane.settle(now);
@@ -278,4 +332,5 @@ fn a_lane_neither_allocates_nor_frees() {
     {
         assert!(counters.dropped(d) > 100, "{}", d.name());
     }
+    counters
 }

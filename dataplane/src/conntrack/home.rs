@@ -360,3 +360,95 @@ impl Homes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn among(worker: u8, workers: u8, max: usize) -> Homes {
+        Homes::new(Seat { worker, workers }, 7, max)
+    }
+
+    fn tuple(n: u16) -> Tuple {
+        Tuple { src: n.into(), dst: 9, sport: n, dport: 80, proto: 6, v6: false }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(500)
+        })]
+        #[test]
+        fn both_directions_have_one_home_that_all_know(
+            (src, dst, sport, dport) in any::<(u128, u128, u16, u16)>(),
+            proto in prop::sample::select(vec![1u8, 6, 17, 47, 58, 132]),
+            (v6, workers) in (any::<bool>(), 1u8..=64),
+        ) {
+            let narrow = |a: u128| if v6 { a } else { a & 0xffff_ffff };
+            let (src, dst) = (narrow(src), narrow(dst));
+            let echo = Tuple { src, dst, sport, dport: 8 << 8, proto, v6 };
+            let t = if proto == 1 { echo } else { Tuple { dport, ..echo } };
+            let t = if proto == 58 { Tuple { dport: 128 << 8, ..t } } else { t };
+            let all = [0, workers - 1].map(|w| among(w, workers, 4));
+            prop_assert_eq!(all[0].of(&t), all[1].of(&t.reversed()));
+            prop_assert!(all[0].of(&t) < workers);
+            if matches!(proto, 6 | 17) && !v6 {
+                let addresses = (src as u64) << 32 | dst as u64;
+                let ports = u32::from(sport) << 16 | u32::from(t.dport);
+                let n = Narrow { addresses, ports, proto };
+                prop_assert_eq!(n.tuple(), t);
+                prop_assert_eq!(all[0].of_narrow(&n), all[1].of(&t));
+            }
+        }
+
+        /// Whatever finds room and whatever does not: what is given is withdrawn, once.
+        #[test]
+        fn no_withdrawal_is_lost(
+            ops in prop::collection::vec((0u16..40, any::<bool>(), 0usize..4), 1..200),
+            max in 1usize..30,
+        ) {
+            let (mut us, mut them) = (among(0, 2, max), among(1, 2, max));
+            let mut held: Vec<(u8, Tuple, Tuple)> = Vec::new();
+            let deliver = |us: &mut Homes, them: &mut Homes, mut room: usize| {
+                us.tell(|worker, notice| {
+                    let has_room = room > 0;
+                    room = room.saturating_sub(1);
+                    if has_room {
+                        assert_eq!(worker, 1);
+                        them.hear(&notice, false);
+                    }
+                    has_room
+                });
+            };
+            for (n, add, room) in ops {
+                us.set_room(1, room);
+                if add {
+                    let (orig, reply) = (tuple(n), tuple(1000 + n));
+                    if let Ok(bits) = us.claim(&orig, &reply, 1) {
+                        held.push((bits, orig, reply));
+                    }
+                } else if !held.is_empty() {
+                    let (bits, orig, reply) = held.remove(usize::from(n) % held.len());
+                    us.disclaim(bits, &orig, &reply);
+                }
+                deliver(&mut us, &mut them, room);
+                prop_assert!(us.given() <= max);
+                let claimed: u32 = held.iter().map(|h| h.0.count_ones()).sum();
+                prop_assert!(us.given() >= claimed as usize);
+            }
+            for (bits, orig, reply) in held {
+                us.disclaim(bits, &orig, &reply);
+            }
+            (0..200).for_each(|_| deliver(&mut us, &mut them, 2));
+            prop_assert_eq!((us.given(), us.owes(), them.redirects_len()), (0, false, 0));
+        }
+    }
+
+    #[test]
+    fn homes_are_spread() {
+        let homes = among(0, 4, 4);
+        let mut counts = [0u32; 4];
+        (0..4000).for_each(|n| counts[usize::from(homes.of(&tuple(n)))] += 1);
+        assert!(counts.iter().all(|c| (850..1150).contains(c)), "{counts:?}");
+    }
+}

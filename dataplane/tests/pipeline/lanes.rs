@@ -29,6 +29,8 @@ struct Out {
     /// Notices that each other lane's ring holds already.
     waiting: Vec<usize>,
     room: usize,
+    /// One packet was received.
+    solo: bool,
 }
 
 impl Egress for Out {
@@ -45,6 +47,8 @@ impl Egress for Out {
     fn notify(&mut self, worker: u8, notice: Notice) -> bool {
         let has_room = self.notice_room(worker) > 0;
         if has_room {
+            let is_redirect = matches!(notice, Notice::Redirect { .. });
+            assert!(!(self.solo && is_redirect && !self.sent.is_empty()), "told too late");
             self.notices.push((worker, notice));
         }
         has_room
@@ -169,6 +173,7 @@ impl Lanes {
         self.with(at, |w, now, out| {
             w.fill(packets);
             w.hear();
+            out.solo = packets.len() == 1;
             w.lane.run(&mut w.burst, PortIx(port), now, &mut w.pool, out);
         });
     }

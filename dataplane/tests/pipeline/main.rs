@@ -11,6 +11,8 @@ mod fragments;
 mod fragments_whole;
 mod groups;
 mod headers;
+mod homes;
+mod homes_alg;
 mod homes_same;
 mod kit;
 mod lanes;

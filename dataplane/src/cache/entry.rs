@@ -1,5 +1,7 @@
 //! What both caches keep of a packet's kind: a line.
 
+use crate::clock::Now;
+use crate::conntrack::Guess;
 use crate::packet::key::shape;
 
 /// No traversal.
@@ -8,6 +10,24 @@ pub const NONE: u32 = u32::MAX;
 /// The words of a key's first line under a mask.
 pub type Masked = [u64; 5];
 
+/// Time in units of 8 ms, going round every nine minutes: what is only compared to tell which of a
+/// few entries is the longest unused may now and then take an old one for a young one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick(pub u16);
+
+impl Tick {
+    #[inline]
+    pub fn of(now: Now) -> Self {
+        Self((now.ns >> 23) as u16)
+    }
+
+    /// How long ago it was.
+    #[inline]
+    pub fn age(self, now: Tick) -> u16 {
+        now.0.wrapping_sub(self.0)
+    }
+}
+
 /// An entry. A line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -15,12 +35,13 @@ pub struct Entry {
     pub key: Masked,
     /// Number of the traversal, `NONE` if there is no entry here.
     pub traversal: u32,
-    /// When it was last used, in ticks of the cache.
-    pub used: u32,
-    /// Counts not yet credited to the rules.
-    pub packets: u32,
-    /// In units of one byte; credited before it can wrap.
+    /// Tier 1: the connection that its last packet was of.
+    pub conn: Guess,
+    /// Counts not yet credited to the rules; credited before they can wrap.
     pub bytes: u32,
+    pub packets: u16,
+    /// When it was last used.
+    pub used: Tick,
     /// The last change of the program that the entry was held against.
     pub epoch: u32,
     /// Tier 1: the key's hash, what is kept of it. Tier 2: the place of the entry's mask, and what
@@ -68,6 +89,12 @@ impl Entry {
         self.flags |= LONG;
     }
 
+    /// Whether its packets' keys are in one line: no IPv6, no tunnel.
+    #[inline]
+    pub fn is_one_line(&self) -> bool {
+        self.flags & LINES == 0
+    }
+
     /// Tier 2: connection tracking has to be asked which megaflow it is.
     #[inline]
     pub fn is_question(&self) -> bool {
@@ -78,6 +105,12 @@ impl Entry {
     #[inline]
     pub fn is_answer(&self) -> bool {
         self.tag[1] > QUESTION
+    }
+
+    /// Takes the counts of packets and bytes, to be credited.
+    #[inline]
+    pub fn take_counts(&mut self) -> (u32, u32) {
+        (std::mem::take(&mut self.packets).into(), std::mem::take(&mut self.bytes))
     }
 
     pub(super) fn tag(&self) -> u32 {
@@ -93,9 +126,10 @@ pub(super) const QUESTION: u8 = 1;
 pub(super) const EMPTY: Entry = Entry {
     key: [0; 5],
     traversal: NONE,
-    used: 0,
-    packets: 0,
+    conn: Guess::NONE,
     bytes: 0,
+    packets: 0,
+    used: Tick(0),
     epoch: 0,
     tag: [0; 3],
     flags: 0,
@@ -105,6 +139,6 @@ pub(super) const EMPTY: Entry = Entry {
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     pub traversal: u32,
-    pub used: u32,
+    pub used: Tick,
     pub epoch: u32,
 }

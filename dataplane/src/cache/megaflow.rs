@@ -25,8 +25,10 @@
 //!
 //! **When an entry may be used**: as in tier 1; see the room's head.
 
-use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE, QUESTION};
+use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE, QUESTION, Tick};
 use super::mask::KeyMask;
+use super::memo::Memo;
+use crate::conntrack::Guess;
 use crate::limits::MEGAFLOW_MASKS;
 use crate::packet::key::{KeyBase, PacketKey};
 
@@ -62,6 +64,7 @@ pub struct Megaflows {
     tuples: Vec<Tuple>,
     /// Places in `tuples`, the most successful first.
     order: Vec<u8>,
+    memo: Memo,
     seed: u64,
     bucket_mask: u64,
     live: usize,
@@ -99,6 +102,7 @@ impl Megaflows {
             lines: vec![[[0; 8]; 3]; slots].into(),
             tuples: Vec::with_capacity(MEGAFLOW_MASKS),
             order: Vec::with_capacity(MEGAFLOW_MASKS),
+            memo: Memo::new(),
             seed: seed | 1,
             bucket_mask: (slots / 2).max(1) as u64 - 1,
             live: 0,
@@ -125,16 +129,60 @@ impl Megaflows {
     /// The same for a packet whose key is one line, of these words.
     #[inline]
     pub fn find_words(&mut self, base: &Masked) -> (Option<u32>, usize) {
-        self.probe::<false>(base, None, (0, 0, 0))
+        self.find_again::<false>(base, (0, 0, 0))
     }
 
     /// Finds an answer for a packet of which connection tracking has told state, mark and label.
     #[inline]
     pub fn find_answer(&mut self, key: &PacketKey, told: (u8, u32, u128)) -> (Option<u32>, usize) {
         if is_one_line(key) {
-            return self.probe::<true>(super::mask::base_ref(&key.base), None, told);
+            return self.find_again::<true>(super::mask::base_ref(&key.base), told);
         }
         self.find_long_answer(key, told)
+    }
+
+    /// Compares with the megaflow that served the last packet of this kind first.
+    #[inline(always)]
+    fn find_again<const TOLD: bool>(
+        &mut self,
+        base: &Masked,
+        told: (u8, u32, u128),
+    ) -> (Option<u32>, usize) {
+        let place = Memo::place(base[2], told.0);
+        let guess = self.memo.guess(place);
+        if let Some(at) = guess
+            && self.serves::<TOLD>(at, base, told)
+        {
+            self.memo.right(place);
+            return (guess, 1);
+        }
+        let (found, tried) = self.probe::<TOLD>(base, None, told);
+        if let Some(at) = found {
+            self.memo.put(place, guess.is_some(), at);
+        }
+        (found, tried)
+    }
+
+    /// Whether a packet of one line with these words matches the megaflow at a place.
+    #[inline(always)]
+    fn serves<const TOLD: bool>(
+        &mut self,
+        at: u32,
+        base: &Masked,
+        (state, mark, label): (u8, u32, u128),
+    ) -> bool {
+        let Some(e) = self.slots.get(at as usize) else { return false };
+        let Some(tuple) = self.tuples.get_mut(usize::from(e.tag[0])) else { return false };
+        let kind_fits = match tuple.told {
+            Some(bits) if TOLD => [e.tag[1], e.tag[2]] == [state, gist((mark, label), bits)],
+            Some(_) => false,
+            None => !TOLD,
+        };
+        let m = &tuple.mask.base;
+        let differs = (0..5).fold(0, |d, i| d | ((base[i] & m[i]) ^ e.key[i]));
+        let serves = e.traversal != NONE && kind_fits && differs == 0;
+        tuple.hits = tuple.hits.saturating_add(u32::from(serves));
+        serves
     }
 
     #[inline(never)]
@@ -184,7 +232,13 @@ impl Megaflows {
     /// The slot for a new megaflow of this mask: an empty one, else the longer unused. `None` if
     /// the mask is new and there are too many. What the slot holds must be given back before
     /// [`Megaflows::fill`].
-    pub fn place(&mut self, key: &PacketKey, mask: &KeyMask, asked: Asked) -> Option<Place> {
+    pub fn place(
+        &mut self,
+        key: &PacketKey,
+        mask: &KeyMask,
+        asked: Asked,
+        now: Tick,
+    ) -> Option<Place> {
         if self.slots.is_empty() {
             return None;
         }
@@ -210,7 +264,11 @@ impl Megaflows {
         let at = match () {
             () if same(a) && of_a == lines => first,
             () if same(b) && of_b == lines => first + 1,
-            () if a.traversal == NONE || (b.traversal != NONE && a.used <= b.used) => first,
+            () if a.traversal == NONE
+                || (b.traversal != NONE && a.used.age(now) >= b.used.age(now)) =>
+            {
+                first
+            }
             () => first + 1,
         };
         Some(Place { at, tuple, kind, base, lines })
@@ -242,9 +300,10 @@ impl Megaflows {
         *slot = Entry {
             key: place.base,
             traversal: walk.traversal,
-            used: walk.used,
-            packets: 0,
+            conn: Guess::NONE,
             bytes: 0,
+            packets: 0,
+            used: walk.used,
             epoch: walk.epoch,
             tag: [place.tuple, place.kind[0], place.kind[1]],
             flags: slot.flags & OF_THE_PLACE,
@@ -361,62 +420,4 @@ const _: () = assert!(MEGAFLOW_MASKS <= u8::MAX as usize, "a mask's place is a b
 const _: () = assert!(size_of::<KeyBase>() == size_of::<Masked>());
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(port: u16, dst: [u8; 4]) -> PacketKey {
-        let mut k = PacketKey::default();
-        k.base.in_port = port;
-        k.base.ip_dst = dst;
-        k
-    }
-
-    fn mask(bits: u8) -> KeyMask {
-        let mut m = PacketKey::default();
-        m.base.in_port = 0xffff;
-        m.base.ip_dst = (u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).to_be_bytes();
-        KeyMask::new(&m)
-    }
-
-    fn put(m: &mut Megaflows, k: &PacketKey, bits: u8, traversal: u32) -> Option<u32> {
-        let place = m.place(k, &mask(bits), Asked::Nothing)?;
-        m.vacate(place.at);
-        m.fill(&place, Kept { traversal, used: 1, epoch: 1 });
-        Some(place.at)
-    }
-
-    #[test]
-    fn what_the_mask_leaves_free_does_not_matter_and_the_rest_does() {
-        let mut m = Megaflows::new(64, 5);
-        put(&mut m, &key(1, [10, 0, 0, 1]), 8, 7).unwrap();
-        let (found, _) = m.find(&key(1, [10, 9, 9, 9]));
-        assert_eq!(m.get(found.unwrap()).map(|e| e.traversal), Some(7));
-        assert_eq!(m.find(&key(1, [11, 0, 0, 1])).0, None);
-        assert_eq!(m.find(&key(2, [10, 0, 0, 1])).0, None);
-        let entry = m.get(found.unwrap()).unwrap();
-        let (value, bits) = (&entry.key, m.mask_of(entry));
-        assert!(value.iter().zip(bits).all(|(v, b)| v & !b == 0));
-    }
-
-    #[test]
-    fn masks_are_bounded_and_come_free_with_their_last_megaflow() {
-        let mut m = Megaflows::new(4096, 5);
-        let k = key(1, [10, 1, 2, 3]);
-        let places: Vec<_> = (0..=32).map(|bits| put(&mut m, &k, bits, 5)).collect();
-        assert_eq!(places.iter().filter(|p| p.is_some()).count(), MEGAFLOW_MASKS);
-        assert_eq!(m.masks(), MEGAFLOW_MASKS);
-        m.vacate(places[0].unwrap());
-        assert!(put(&mut m, &k, 32, 6).is_some());
-    }
-
-    #[test]
-    fn the_successful_mask_is_tried_first() {
-        let mut m = Megaflows::new(64, 5);
-        put(&mut m, &key(1, [10, 0, 0, 1]), 8, 7).unwrap();
-        put(&mut m, &key(1, [20, 0, 0, 1]), 16, 8).unwrap();
-        let seldom = m.find(&key(1, [20, 0, 5, 5]));
-        assert_eq!(seldom.1, 2);
-        m.rank();
-        assert_eq!(m.find(&key(1, [20, 0, 5, 5])).1, 1);
-    }
-}
+mod tests;

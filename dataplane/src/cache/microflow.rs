@@ -3,6 +3,7 @@
 
 use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE};
 use super::mask::{KeyMask, base_words, l3_words, stack_words, tunnel_words};
+use crate::conntrack::Guess;
 use crate::packet::key::PacketKey;
 use crate::prefetch::prefetch;
 use crate::sys::advise_huge_pages;
@@ -188,9 +189,10 @@ impl Microflows {
         self.slots[i] = Entry {
             key: *masked,
             traversal: walk.traversal,
-            used: walk.used,
-            packets: 0,
+            conn: Guess::NONE,
             bytes: 0,
+            packets: 0,
+            used: walk.used,
             epoch: walk.epoch,
             tag: [a, b, c],
             flags: self.slots[i].flags & OF_THE_PLACE | key.base.shape & LINES,

@@ -31,6 +31,7 @@
 pub mod entry;
 pub mod mask;
 pub mod megaflow;
+mod memo;
 pub mod microflow;
 pub mod traversal;
 

@@ -14,6 +14,32 @@ use super::tcp::{self, Segment, Verdict};
 use super::{ConnRef, Conntrack, CtResult, other};
 use crate::clock::Now;
 
+/// A connection and a direction that a packet is likely of: where to look first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guess(u32);
+
+impl Guess {
+    pub const NONE: Guess = Guess(0);
+
+    #[inline(always)]
+    pub(super) fn new(ix: u32, dir: usize) -> Self {
+        Self((ix + 1) << 1 | dir as u32 & 1)
+    }
+
+    #[inline(always)]
+    pub(super) fn place(self) -> Option<(u32, usize)> {
+        if self.0 == 0 {
+            return None;
+        }
+        Some(((self.0 >> 1).wrapping_sub(1), (self.0 & 1) as usize))
+    }
+
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// What accepting changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -88,6 +114,15 @@ impl Judged {
         (self.turn == Turn::Nothing && self.state & NEW != 0).then_some(self.hash)
     }
 
+    /// Where to look first for the connection of the next packet like this.
+    #[inline(always)]
+    pub fn guess(&self) -> Guess {
+        match self.conn() {
+            Some(ix) => Guess::new(ix, usize::from(self.reply)),
+            None => Guess::NONE,
+        }
+    }
+
     /// The place of the connection that there is.
     #[inline]
     fn conn(&self) -> Option<u32> {
@@ -143,25 +178,32 @@ impl Conntrack {
         j
     }
 
-    /// The same of a narrow packet that is valid, in place. `guess` is what `prefetch_guess` said.
+    /// The same of a narrow packet that is valid, in place. `guess` may be any.
     #[inline(always)]
     pub fn judge_narrow(
         &self,
         (n, seg): (&Narrow, &Segment),
-        (zone, hash, guess): (u16, u64, Option<(u32, usize)>),
+        (zone, hash, guess): (u16, Option<u64>, Guess),
         now: Now,
         j: &mut Judged,
     ) {
         let is_new = n.proto != TCP || tcp::may_open(seg);
+        let mut used = 0;
         // Not with combinators: they are not always inlined.
-        let found = match guess {
-            Some((ix, dir)) if self.table.hot(ix).is_narrow(n, zone, dir) => guess,
-            _ => self.table.find_narrow(hash, n, zone),
+        let found = match guess.place() {
+            Some((ix, dir)) if self.table.hot(ix).is_narrow(n, zone, dir) => Some((ix, dir)),
+            _ => {
+                used = match hash {
+                    Some(hash) => hash,
+                    None => self.hash_of_narrow(n, zone),
+                };
+                self.table.find_narrow(used, n, zone)
+            }
         };
         match found {
             Some((ix, dir)) => self.judge_found((ix, dir == 1), (seg, is_new), now, j),
             None => {
-                j.set_stranger(is_new, hash);
+                j.set_stranger(is_new, used);
                 // A walk asks more closely.
                 j.is_helped =
                     is_new && self.expected() > 0 && self.is_narrow_expected(n, zone, now);
@@ -217,7 +259,7 @@ impl Conntrack {
         j.set(if answered { TRK | EST | direction } else { TRK | NEW }, Turn::Refresh, ix);
         j.reply = reply;
         let steady = answered == hot.has(flag::ANSWERED);
-        j.is_steady = steady && hot.class == other::next(hot.is_icmp(), answered) as u8;
+        j.is_steady = steady & other::is_steady(hot.class, answered);
     }
 
     #[inline(always)]
@@ -347,6 +389,18 @@ impl Conntrack {
     #[inline]
     pub fn mark_of(&self, j: &Judged) -> (u32, u128) {
         j.conn().map_or((0, 0), |ix| self.mark_and_label(ix))
+    }
+
+    /// All that a cached walk can have looked at: the state with the bits of a translation, mark
+    /// and label.
+    #[inline(always)]
+    pub fn told(&self, j: &Judged) -> (u8, u32, u128) {
+        let Some(ix) = j.conn() else { return (j.state, 0, 0) };
+        if !self.table.hot(ix).has(flag::MARKED | flag::SNAT | flag::DNAT) {
+            return (j.state, 0, 0);
+        }
+        let (mark, label) = self.mark_and_label(ix);
+        (j.state | self.nat_bits(ix, j.reply), mark, label)
     }
 
     /// What a `ct(nat)` does to the packet: see `nat_rewrite`.

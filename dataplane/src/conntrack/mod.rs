@@ -53,7 +53,7 @@ pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
 pub use filter::{ConnFilter, StateFilter, TupleFilter};
 pub use home::{Homes, Notice, Seat, tuple_of_packet};
 pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
-pub use judge::Judged;
+pub use judge::{Guess, Judged};
 pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 pub use nat::{NarrowRewrite, NatKind, NatMode, NatRewrite, NatSpec};
 pub use settings::{CtReport, CtSettings, CtStats, CtZoneConfig};
@@ -307,10 +307,22 @@ impl Conntrack {
 
     /// Second stage: the connection that the index most likely means, and its direction.
     #[inline]
-    pub fn prefetch_guess(&self, hash: u64) -> Option<(u32, usize)> {
-        let guess = self.table.guess(hash);
-        guess.into_iter().for_each(|(ix, _)| self.table.prefetch(ix));
-        guess
+    pub fn prefetch_guess(&self, hash: u64) -> Guess {
+        match self.table.guess(hash) {
+            Some((ix, dir)) => {
+                self.table.prefetch(ix);
+                Guess::new(ix, dir)
+            }
+            None => Guess::NONE,
+        }
+    }
+
+    /// The same where the connection is guessed without the index.
+    #[inline(always)]
+    pub fn prefetch(&self, guess: Guess) {
+        if let Some((ix, _)) = guess.place() {
+            self.table.prefetch(ix);
+        }
     }
 
     /// Finds the packet's connection, runs its state machine and refreshes its timer.

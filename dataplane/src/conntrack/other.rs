@@ -10,6 +10,18 @@ pub fn first(icmp: bool) -> Class {
     if icmp { Class::IcmpFirst } else { Class::OtherFirst }
 }
 
+/// Whether one more packet leaves the connection in its class.
+#[inline(always)]
+pub fn is_steady(class: u8, answered: bool) -> bool {
+    // ICMP has classes of its own, which its connections stay in.
+    let classes = if answered {
+        1 << Class::OtherBidir as u32 | 1 << Class::IcmpReply as u32
+    } else {
+        1 << Class::OtherMultiple as u32 | 1 << Class::IcmpFirst as u32
+    };
+    1u32.wrapping_shl(u32::from(class)) & classes != 0
+}
+
 /// The class after one more packet.
 #[inline]
 pub fn next(icmp: bool, answered: bool) -> Class {

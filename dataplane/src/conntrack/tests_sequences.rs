@@ -150,6 +150,8 @@ impl<'a> Rig<'a> {
         let judged = self.cached.judge(p, hash, self.now);
         assert_eq!(before, self.lines(), "a judgement changed something");
         let told = (self.cached.mark_of(&judged), self.cached.nat_bits_of(&judged));
+        let all = self.cached.told(&judged);
+        assert_eq!(all, (judged.state | told.1, told.0.0, told.0.1));
         self.cached.accept(&judged, self.now);
         let r = self.cached.result(&judged, p);
         if let Some(foreseen) = self.cached.repeat(p, &judged) {

@@ -150,8 +150,8 @@ impl Walk<'_, '_> {
         let now = self.world.now;
         let conntrack = &mut *self.world.conntrack;
         let judged = conntrack.judge(packet, conntrack.hash_of(packet), now);
-        let told = conntrack.mark_of(&judged);
-        let kind = judged.state | conntrack.nat_bits_of(&judged);
+        let (kind, mark, label) = conntrack.told(&judged);
+        let told = (mark, label);
         conntrack.accept(&judged, now);
         let mut result = conntrack.result(&judged, packet);
         let was_known = result.conn.is_some();

@@ -3,11 +3,12 @@
 //! Homes were asked for when the keys were hashed. What is not at home is asked for in stages as
 //! well: all of the batch's, before the first is looked at.
 
-use super::run::{Lane, Tracking, UNHASHED};
+use super::run::{Lane, Slot, Tracking, UNHASHED};
 use crate::cache::Microflows;
 use crate::cache::entry::NONE;
 use crate::cache::traversal::{Item, Traversal, Traversals};
-use crate::conntrack::{CtPacket, Narrow};
+use crate::conntrack::{Conntrack, CtPacket, Narrow};
+use crate::limits::BATCH_MAX;
 use crate::prefetch::prefetch;
 
 /// The places of the ones in a word.
@@ -31,6 +32,16 @@ fn ask_traversal(cache: &Microflows, traversals: &Traversals, at: u32) {
     }
 }
 
+/// Asks for the connection that the last packet of the entry was of. False: there was none, or the
+/// index is needed all the same.
+#[inline(always)]
+fn ask_known(cache: &Microflows, conntrack: &Conntrack, slot: &mut Slot) -> bool {
+    let Some(entry) = cache.slot(slot.hit) else { return true };
+    slot.ct = Tracking { hash: None, guess: entry.conn };
+    conntrack.prefetch(entry.conn);
+    !entry.conn.is_none() && entry.is_one_line()
+}
+
 impl Lane {
     /// Finds each packet's entry in the tier that is asked first, and asks for its traversal, then
     /// for its connections.
@@ -38,27 +49,39 @@ impl Lane {
     pub(super) fn find(&mut self, n: usize) {
         if self.first.is_tier2() {
             (0..n).for_each(|i| self.find_mega(i));
+            if self.tracks {
+                self.find_connections(u64::MAX >> (u64::BITS as usize - n.clamp(1, BATCH_MAX)));
+            }
         } else if self.cache_on {
-            self.find_micros(n);
-        }
-        if self.tracks {
-            self.find_connections(n);
+            if self.tracks { self.find_micros::<true>(n) } else { self.find_micros::<false>(n) }
         }
     }
 
-    /// Counts the flows of this batch, and what tier 2 could do for it. Another tier may be first
+    /// Counts the flows of this batch, of which so many packets missed, and what tier 2 could do
+    /// for it. Another tier may be first
     /// from now on, so the batch is over by then: its keys were hashed for the one that was.
     #[cold]
     #[inline(never)]
-    pub(super) fn sample(&mut self, n: usize) {
+    pub(super) fn sample(&mut self, n: usize, missed: usize) {
+        let tier2 = self.first.is_tier2();
         for slot in self.batch.iter().take(n) {
-            self.first.met(self.cache.flow_hash(&slot.key));
+            let entry = match tier2 {
+                true => self.mega.get(slot.hit),
+                // What missed has the place of its megaflow by now.
+                false => {
+                    let own = self.cache.find(slot.home, &slot.key, &slot.masked);
+                    own.and_then(|at| self.cache.slot(at))
+                }
+            };
+            let walk = entry.and_then(|e| self.traversals.get(e.traversal));
+            let is_tracked = matches!(walk.and_then(Traversal::first_item), Some(Item::Ct(_)));
+            self.first.met(self.cache.flow_hash(&slot.key), is_tracked);
             if self.first.probes() {
                 let (found, tried) = self.mega.find(&slot.key);
                 self.first.looked_up(tried, found.is_some());
             }
         }
-        self.first.sampled(self.mega.live(), self.uses_tier2());
+        self.first.sampled(missed, self.mega.live(), self.uses_tier2());
     }
 
     /// Finds a packet's megaflow.
@@ -86,20 +109,29 @@ impl Lane {
     }
 
     /// Finds each packet's microflow.
-    #[inline]
-    fn find_micros(&mut self, n: usize) {
-        let mut away = 0u64;
+    #[inline(always)]
+    fn find_micros<const TRACKS: bool>(&mut self, n: usize) {
+        let (mut away, mut strange) = (0u64, 0u64);
         for (i, slot) in self.batch.iter_mut().take(n).enumerate() {
             if self.cache.is_at(slot.home, &slot.key, &slot.masked) {
                 slot.hit = slot.home;
                 ask_traversal(&self.cache, &self.traversals, slot.hit);
+                if TRACKS {
+                    strange |= u64::from(!ask_known(&self.cache, &self.conntrack, slot)) << i;
+                }
             } else {
                 slot.hit = NONE;
                 away |= u64::from(self.cache.ask_elsewhere(slot.home)) << i;
+                if TRACKS {
+                    slot.ct = Tracking::default();
+                }
             }
         }
         if away != 0 {
             self.find_away(away);
+        }
+        if TRACKS && away | strange != 0 {
+            self.find_connections(away | strange);
         }
     }
 
@@ -127,13 +159,15 @@ impl Lane {
         }
     }
 
-    /// Hashes what connection tracking will be asked of the batch's packets, and asks for its
-    /// memory: the places of the index first, then the connections that they name.
-    fn find_connections(&mut self, n: usize) {
+    /// Hashes what connection tracking will be asked of these packets of the batch, and asks for
+    /// its memory: the places of the index first, then the connections that they name.
+    #[inline(never)]
+    fn find_connections(&mut self, which: u64) {
         let tier2 = self.first.is_tier2();
-        let mut any = false;
-        for slot in self.batch.iter_mut().take(n) {
-            slot.ct = None;
+        let mut any = 0;
+        for i in ones(which) {
+            let Some(slot) = self.batch.get_mut(i) else { break };
+            slot.ct = Tracking::default();
             let entry = if tier2 { self.mega.get(slot.hit) } else { self.cache.slot(slot.hit) };
             let Some(entry) = entry else { continue };
             let first = self.traversals.get(entry.traversal).and_then(Traversal::first_item);
@@ -146,21 +180,20 @@ impl Lane {
                     },
                 };
                 self.conntrack.prefetch_index(hash);
-                slot.ct = Some(Tracking { zone: t.zone, hash, guess: None });
-                any = true;
+                slot.ct.hash = Some((t.zone, hash));
+                any |= 1 << i;
             }
         }
-        if any {
-            for slot in self.batch.iter_mut().take(n) {
-                let Some(ct) = &mut slot.ct else { continue };
-                ct.guess = self.conntrack.prefetch_guess(ct.hash);
-                if ct.guess.is_none()
-                    && let Some(tuple) = CtPacket::tuple_of(&slot.key)
-                {
-                    // It may open a connection, which its replies are to find.
-                    let reply = self.conntrack.hash_of_tuple(&tuple.reversed(), ct.zone);
-                    self.conntrack.prefetch_index(reply);
-                }
+        for i in ones(any) {
+            let Some(slot) = self.batch.get_mut(i) else { break };
+            let Some((zone, hash)) = slot.ct.hash else { continue };
+            slot.ct.guess = self.conntrack.prefetch_guess(hash);
+            if slot.ct.guess.is_none()
+                && let Some(tuple) = CtPacket::tuple_of(&slot.key)
+            {
+                // It may open a connection, which its replies are to find.
+                let reply = self.conntrack.hash_of_tuple(&tuple.reversed(), zone);
+                self.conntrack.prefetch_index(reply);
             }
         }
     }

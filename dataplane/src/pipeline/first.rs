@@ -5,10 +5,12 @@
 //! all of them near, under one or two masks. Both are measured:
 //!
 //! - *How many flows.* One of `SAMPLED` batches sets a bit of a sketch for each packet, by its
-//!   flow's hash. From the bits that are set after a window follows how many different flows
-//!   were met (linear counting: K. Whang et al., "A linear-time probabilistic counting algorithm
-//!   for database applications", 1990); `MANY` of the packets sampled being of flows met once
-//!   means some 60 k flows that come by turns, `FEW` some 27 k.
+//!   flow's hash. From the bits that are set after a window follows how many different flows were
+//!   met (linear counting: K. Whang et al., "A linear-time probabilistic counting algorithm for
+//!   database applications", 1990); `MANY` of the packets sampled being of flows met once means
+//!   some 60 k flows that come by turns, `FEW` some 27 k. Where connection tracking is asked, that
+//!   is not enough: an entry of tier 1 knows its connection, which tier 2 has to look for, in a
+//!   line of its index. Most packets must miss tier 1 then.
 //! - *What tier 2 could do.* If there were many flows in the last window, the sampled batches are
 //!   looked up in tier 2 as well, for the count of masks tried and of hits.
 //!
@@ -55,6 +57,10 @@ pub(super) struct Choice {
     lookups: u32,
     tried: u32,
     hits: u32,
+    /// Sampled packets of which connection tracking was asked.
+    tracked: u32,
+    /// Sampled packets that tier 1 did not have.
+    missed: u32,
     /// There were many flows in the last window.
     many: bool,
     /// Windows left until tier 2 may be first again.
@@ -73,6 +79,8 @@ impl Choice {
             lookups: 0,
             tried: 0,
             hits: 0,
+            tracked: 0,
+            missed: 0,
             many: false,
             resting: 0,
             rest: REST,
@@ -108,9 +116,10 @@ impl Choice {
         self.hits += u32::from(hit);
     }
 
-    /// A sampled packet, by its flow's hash.
+    /// A sampled packet, by its flow's hash, and whether connection tracking is asked of it.
     #[inline]
-    pub fn met(&mut self, hash: u32) {
+    pub fn met(&mut self, hash: u32, is_tracked: bool) {
+        self.tracked += u32::from(is_tracked);
         let bit = hash.wrapping_mul(0x9e37_79b1) >> (u32::BITS - BITS.trailing_zeros());
         if let Some(word) = self.sketch.get_mut(bit as usize / 64) {
             *word |= 1 << (bit % 64);
@@ -118,13 +127,16 @@ impl Choice {
         self.packets += 1;
     }
 
-    /// A sampled batch is over; there are so many megaflows, and tier 2 is in use or not.
-    pub fn sampled(&mut self, megaflows: usize, in_use: bool) {
+    /// A sampled batch is over: so many of its packets tier 1 did not have, there are so many
+    /// megaflows, and tier 2 is in use or not.
+    pub fn sampled(&mut self, missed: usize, megaflows: usize, in_use: bool) {
+        self.missed += missed as u32;
         if self.packets < WINDOW {
             return;
         }
         let different = self.different() / f64::from(self.packets);
-        self.many = different >= MANY;
+        let fit = 2 * self.tracked >= self.packets && 2 * self.missed <= self.packets;
+        self.many = different >= MANY && !fit;
         self.resting = self.resting.saturating_sub(1);
         if self.first == First::Measured {
             let near = in_use && megaflows <= NEAR;
@@ -140,7 +152,8 @@ impl Choice {
             }
         }
         self.sketch.fill(0);
-        (self.packets, self.lookups, self.tried, self.hits) = (0, 0, 0, 0);
+        (self.packets, self.lookups, self.tried) = (0, 0, 0);
+        (self.hits, self.tracked, self.missed) = (0, 0, 0);
     }
 
     /// Whether at most one lookup in so many missed.
@@ -177,20 +190,29 @@ mod tests {
     /// Windows of packets of so many flows, in turn by a stride; with lookups of tier 2 where they
     /// are made, which try `tried` masks, and hit or do not.
     fn windows(c: &mut Choice, n: u32, flows: u32, megaflows: usize, tried: usize, hit: bool) {
+        tracked_windows(c, n, (flows, false, 0), (megaflows, tried, hit));
+    }
+
+    fn tracked_windows(
+        c: &mut Choice,
+        n: u32,
+        (flows, is_tracked, missed): (u32, bool, usize),
+        (megaflows, tried, hit): (usize, usize, bool),
+    ) {
         let mut at = 0u32;
         for _ in 0..n * (WINDOW / 32) * SAMPLED {
             let looks = c.samples();
             for _ in 0..32 {
                 at = (at + 618_033) % flows;
                 if looks {
-                    c.met(at.wrapping_mul(0x85eb_ca6b) ^ at >> 3);
+                    c.met(at.wrapping_mul(0x85eb_ca6b) ^ at >> 3, is_tracked);
                 }
                 if c.is_tier2() || looks && c.probes() {
                     c.looked_up(tried, hit);
                 }
             }
             if looks {
-                c.sampled(megaflows, true);
+                c.sampled(missed, megaflows, true);
             }
         }
     }
@@ -204,6 +226,17 @@ mod tests {
         assert!(c.is_tier2());
         windows(&mut c, 2, 1000, 10, 2, true);
         assert!(!c.is_tier2());
+    }
+
+    #[test]
+    fn tracked_flows_stay_in_tier_1_as_long_as_it_has_them() {
+        let mut c = Choice::new(First::Measured);
+        tracked_windows(&mut c, 4, (1_000_003, true, 10), (10, 1, true));
+        assert!(!c.is_tier2());
+        tracked_windows(&mut c, 4, (1_000_003, true, 20), (10, 1, true));
+        assert!(c.is_tier2(), "most miss");
+        tracked_windows(&mut c, 4, (1000, true, 0), (10, 1, true));
+        assert!(!c.is_tier2(), "few flows");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{INV, NEW};
 use crate::conntrack::{
-    Commit, Conntrack, CtError, CtPacket, Judged, Narrow, NarrowRewrite, NatRewrite, Tuple,
+    Commit, Conntrack, CtError, CtPacket, Guess, Judged, Narrow, NarrowRewrite, NatRewrite, Tuple,
 };
 use crate::counters::{Counters, Stat};
 use crate::limits::TRAVERSAL_CONNS_MAX;
@@ -111,6 +111,12 @@ impl Asked {
         Some(&self.first)
     }
 
+    /// Where to look first for the connection of the next packet like the one that was asked of.
+    #[inline(always)]
+    pub fn guess(&self) -> Guess {
+        if self.zone.is_some() { self.first.guess() } else { Guess::NONE }
+    }
+
     /// The translation in its general form.
     pub fn turn_any(&mut self, conntrack: &Conntrack) {
         self.translations.clear();
@@ -149,10 +155,7 @@ fn ask_narrow(
     let is_good = slot.checksums_good || l4sum::narrow_ok(header, segment, narrow.is_udp());
     match CtPacket::narrow_segment(narrow, segment) {
         Some(seg) if is_good => {
-            let known = match slot.ct {
-                Some(ct) if ct.zone == zone => (zone, ct.hash, ct.guess),
-                _ => (zone, conntrack.hash_of_narrow(narrow, zone), None),
-            };
+            let known = (zone, slot.ct.hash_in(zone), slot.ct.guess);
             conntrack.judge_narrow((narrow, &seg), known, now, judged);
         }
         _ => judged.set_invalid(),
@@ -163,8 +166,7 @@ fn ask_narrow(
 #[inline(never)]
 fn ask_other(conntrack: &Conntrack, slot: &Slot, zone: u16, now: Now) -> Option<Judged> {
     let packet = packet_of(slot, zone)?;
-    let hash = slot.ct.filter(|ct| ct.zone == zone).map(|ct| ct.hash);
-    let hash = hash.unwrap_or_else(|| conntrack.hash_of(&packet));
+    let hash = slot.ct.hash_in(zone).unwrap_or_else(|| conntrack.hash_of(&packet));
     Some(conntrack.judge(&packet, hash, now))
 }
 

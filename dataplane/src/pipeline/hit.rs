@@ -3,7 +3,7 @@
 //! The common steps run straight off the traversal's first record, on the frame where it lies.
 //! The first step of another kind hands the packet over to `execute`, with what is left to do.
 
-use super::delta::Dirty;
+use super::delta::{Dirty, Recent};
 use super::execute::{Hand, Sent};
 use super::guards::Ground;
 use super::home::tell_due;
@@ -14,7 +14,8 @@ use crate::action::edit;
 use crate::action::step::Step;
 use crate::action::translate::translate_narrow;
 use crate::cache::Entry;
-use crate::cache::traversal::{Item, Traversal};
+use crate::cache::entry::{Masked, Tick};
+use crate::cache::traversal::{Head, Item, Traversal};
 use crate::clock::Now;
 use crate::conntrack::NarrowRewrite;
 use crate::counters::Drop;
@@ -23,8 +24,9 @@ use crate::packet::key::PortIx;
 use crate::packet::parse::Layers;
 use crate::xsk::pool::FramePool;
 
-/// A slot's byte count is credited before it passes this.
+/// A slot's counts are credited before they pass these.
 const BYTES_OWED_MAX: u32 = 1 << 31;
+const PACKETS_OWED_MAX: u16 = 1 << 15;
 
 /// What became of a packet that hit.
 pub(super) enum Hit {
@@ -51,8 +53,8 @@ fn count(
             entry.set_long();
         }
         owing.push(at);
-    } else if entry.bytes >= BYTES_OWED_MAX {
-        return Some((std::mem::take(&mut entry.packets), std::mem::take(&mut entry.bytes)));
+    } else if entry.bytes >= BYTES_OWED_MAX || entry.packets >= PACKETS_OWED_MAX {
+        return Some(entry.take_counts());
     }
     None
 }
@@ -86,6 +88,22 @@ fn run_common(
     Ok((done, None))
 }
 
+/// Whether no change of rules since can concern the entry.
+#[inline(always)]
+fn is_current<const TIER2: bool>(
+    recent: &Recent,
+    entry: &Entry,
+    mask: &Masked,
+    head: &Head,
+) -> bool {
+    let (tables, dirty) = (head.tables, Dirty(head.dirty));
+    if TIER2 {
+        recent.holds_under(entry.epoch, (&entry.key, mask), tables, dirty)
+    } else {
+        recent.holds(entry.epoch, &entry.key, tables, dirty)
+    }
+}
+
 impl Lane {
     /// Serves a packet from its entry of tier 1, or of tier 2, if all guards hold.
     #[inline(always)]
@@ -107,13 +125,7 @@ impl Lane {
         let Some(t) = self.traversals.get(entry.traversal) else { return Hit::None };
         let (traversal, head) = (entry.traversal, &t.head);
         let len = slot.frame.as_ref().map_or(0, Frame::len);
-        let (tables, dirty) = (head.tables, Dirty(head.dirty));
-        let is_current = if TIER2 {
-            self.recent.holds_under(entry.epoch, (&entry.key, mask), tables, dirty)
-        } else {
-            self.recent.holds(entry.epoch, &entry.key, tables, dirty)
-        };
-        if !head.fits(len) || !is_current {
+        if !head.fits(len) || !is_current::<TIER2>(&self.recent, entry, mask, head) {
             return Hit::Stale;
         }
         if head.guards > 0 {
@@ -132,8 +144,11 @@ impl Lane {
                 Some(false) => {}
                 Some(true) => tell_due(&mut self.conntrack, egress),
             }
+            if !TIER2 {
+                entry.conn = self.asked.guess();
+            }
         }
-        entry.used = (now.ns >> 20) as u32;
+        entry.used = Tick::of(now);
         entry.epoch = self.recent.epoch();
         let owing = if TIER2 { &mut self.mega_owing } else { &mut self.owing };
         if let Some(due) = count(entry, t, len as u32, owing, slot.hit) {

@@ -7,9 +7,9 @@ use super::delta::Dirty;
 use super::execute::Sent;
 use super::hit::Hit;
 use super::keymask;
-use super::run::{Egress, Lane};
+use super::run::{Egress, Lane, Tracking};
 use super::upkeep::{credit, vacate};
-use crate::cache::entry::{Kept, NONE};
+use crate::cache::entry::{Kept, NONE, Tick};
 use crate::cache::megaflow::Asked;
 use crate::cache::traversal::{Item, Question};
 use crate::clock::Now;
@@ -39,7 +39,7 @@ impl Lane {
         let (found, tried) = self.mega.find(&slot.key);
         self.adapt.tier2_lookup(tried, found.is_some());
         let Some(at) = found else { return false };
-        (slot.hit, slot.ct) = (at, None);
+        (slot.hit, slot.ct) = (at, Tracking::default());
         if !self.serve_from_mega(i, now, sent, pool, egress) {
             return false;
         }
@@ -97,9 +97,8 @@ impl Lane {
             _ => return None,
         };
         let judged = self.asked.first(&self.conntrack, slot, zone, now)?;
-        let kind = judged.state | self.conntrack.nat_bits_of(judged);
-        let (mark, label) = self.conntrack.mark_of(judged);
-        let (found, tried) = self.mega.find_answer(&slot.key, (kind, mark, label));
+        let told = self.conntrack.told(judged);
+        let (found, tried) = self.mega.find_answer(&slot.key, told);
         self.first.looked_up(tried, found.is_some());
         found
     }
@@ -149,12 +148,12 @@ impl Lane {
     fn put_micro(&mut self, i: usize, traversal: u32, now: Now) {
         let Some(slot) = self.batch.get(i) else { return };
         let own = self.cache.find(slot.home, &slot.key, &slot.masked);
-        let replaces = own.is_some();
-        let at = own.unwrap_or_else(|| self.cache.victim(slot.home, &slot.key));
+        let (replaces, used) = (own.is_some(), Tick::of(now));
+        let at = own.unwrap_or_else(|| self.cache.victim(slot.home, &slot.key, used));
         if vacate(&mut self.cache, &mut self.traversals, &self.program, at, now) && !replaces {
             self.counters.add(Stat::Tier1Evictions, 1);
         }
-        let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
+        let epoch = self.recent.epoch();
         self.cache.fill(at, &slot.key, &slot.masked, Kept { traversal, used, epoch });
         self.counters.add(Stat::Tier1Inserts, 1);
     }
@@ -188,14 +187,14 @@ impl Lane {
         now: Now,
     ) -> Option<u32> {
         let slot = self.batch.get(i)?;
-        let mask = keymask::in_packet(seen, false);
-        let Some(place) = self.mega.place(&slot.key, &mask, asked) else {
+        let (mask, used) = (keymask::in_packet(seen, false), Tick::of(now));
+        let Some(place) = self.mega.place(&slot.key, &mask, asked, used) else {
             self.counters.add(Stat::Tier2MasksFull, 1);
             self.traversals.release(traversal);
             return None;
         };
         self.vacate_mega(place.at, now);
-        let (used, epoch) = ((now.ns >> 20) as u32, self.recent.epoch());
+        let epoch = self.recent.epoch();
         self.mega.fill(&place, Kept { traversal, used, epoch });
         self.counters.add(Stat::Tier2Inserts, 1);
         Some(place.at)
@@ -220,8 +219,7 @@ impl Lane {
     /// Credits what a megaflow owes.
     fn credit_mega(&mut self, at: u32, now: Now) {
         let Some(entry) = self.mega.slot_mut(at) else { return };
-        let counts = (entry.packets, entry.bytes);
-        (entry.packets, entry.bytes) = (0, 0);
+        let counts = entry.take_counts();
         let traversal = entry.traversal;
         if counts.0 > 0 {
             credit(&self.traversals, &self.program, traversal, counts, now);

@@ -33,7 +33,7 @@ use crate::cache::entry::{Masked, NONE};
 use crate::cache::traversal::{Recording, Traversals};
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, CtConfig, CtStats, Notice, Seat};
+use crate::conntrack::{Conntrack, CtConfig, CtStats, Guess, Notice, Seat};
 use crate::counters::{Counters, Drop, Stat};
 use crate::limits::BATCH_MAX;
 use crate::packet::frame::Frame;
@@ -99,18 +99,28 @@ pub(super) struct Slot {
     pub(super) hit: u32,
     pub(super) in_port: PortIx,
     pub(super) checksums_good: bool,
-    pub(super) ct: Option<Tracking>,
+    pub(super) ct: Tracking,
     /// Of a packet that came out of a tunnel.
     pub(super) outer: Outer,
 }
 
 /// What connection tracking will most likely be asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tracking {
-    pub zone: u16,
-    pub hash: u64,
-    /// The connection that it most likely is, and the direction.
-    pub guess: Option<(u32, usize)>,
+    /// Hash of the packet's tuple in a zone, once it was made.
+    pub hash: Option<(u16, u64)>,
+    /// The connection that it most likely is.
+    pub guess: Guess,
+}
+
+impl Tracking {
+    #[inline(always)]
+    pub fn hash_in(&self, zone: u16) -> Option<u64> {
+        match self.hash {
+            Some((z, hash)) if z == zone => Some(hash),
+            _ => None,
+        }
+    }
 }
 
 /// All that a worker needs to judge packets: hot first, cold after.
@@ -217,7 +227,7 @@ impl Lane {
             hit: NONE,
             in_port: PortIx::NONE,
             checksums_good: false,
-            ct: None,
+            ct: Tracking::default(),
             outer: Outer::default(),
         };
         let mega = Megaflows::new(config.megaflows, config.seed.rotate_left(17));
@@ -409,9 +419,9 @@ impl Lane {
     #[inline(always)]
     fn run_batch<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
         self.find(n);
-        self.judge(n, now, pool, egress);
+        let missed = self.judge(n, now, pool, egress);
         if self.first.samples() {
-            self.sample(n);
+            self.sample(n, missed);
         }
         if self.cache.is_crowded() {
             self.grow();
@@ -519,14 +529,21 @@ impl Lane {
         n
     }
 
-    fn judge<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+    /// Judges the batch. Says how many packets the tier that is asked first did not have.
+    fn judge<E: Egress>(
+        &mut self,
+        n: usize,
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> usize {
         if self.check.is_due(n) {
             self.self_check(n, now);
         }
         if self.first.is_tier2() {
-            self.judge_as::<E, true>(n, now, pool, egress);
+            self.judge_as::<E, true>(n, now, pool, egress)
         } else {
-            self.judge_as::<E, false>(n, now, pool, egress);
+            self.judge_as::<E, false>(n, now, pool, egress)
         }
     }
 
@@ -538,7 +555,7 @@ impl Lane {
         now: Now,
         pool: &mut FramePool,
         egress: &mut E,
-    ) {
+    ) -> usize {
         let (mut stale, mut missed, mut walks, mut hits2) = (0, 0, 0, 0);
         let mut sent = Sent::default();
         for i in 0..n {
@@ -574,6 +591,7 @@ impl Lane {
         self.counters.add(Stat::Tier2Hits, hits2);
         self.counters.add(Stat::Tier3Walks, walks);
         self.adapt.tier1_hits(hits as u32);
+        missed as usize
     }
 
     /// Serves a packet that the tier asked first does not have: from tier 2, or by a walk. True: it

@@ -47,8 +47,7 @@ impl Lane {
             self.cache.slot(soon).into_iter().for_each(prefetch);
             let Some(entry) = self.cache.slot_mut(at) else { continue };
             entry.set_owes(false);
-            let (p, b) = (entry.packets, entry.bytes);
-            (entry.packets, entry.bytes) = (0, 0);
+            let (p, b) = entry.take_counts();
             if p > 0 && entry.traversal != NONE {
                 let traversal = entry.traversal;
                 credit(&self.traversals, &self.program, traversal, (p, b), now);
@@ -158,7 +157,7 @@ pub(super) fn vacate(
 ) -> bool {
     let Some(held) = cache.take(at) else { return false };
     if held.packets > 0 {
-        credit(traversals, program, held.traversal, (held.packets, held.bytes), now);
+        credit(traversals, program, held.traversal, (u32::from(held.packets), held.bytes), now);
     }
     traversals.release(held.traversal);
     true

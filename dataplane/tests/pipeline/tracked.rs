@@ -168,3 +168,29 @@ fn a_copy_that_is_translated_leaves_the_packet_as_it_was() {
     }
     s.see();
 }
+
+#[test]
+fn an_entry_that_knew_a_connection_asks_for_it_by_its_tuple() {
+    let list = [
+        ip().does([ct(1).table(1).go()]),
+        is_new(1).does([ct(1).commit().go(), out(2)]),
+        flow(1, 5).masked(Field::CtState, 0x22, 0x22).does([set(Field::IpTtl, 77), out(2)]),
+    ];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let wanted = |n: u8| vec![n; usize::from(CLIENTS)];
+    assert_eq!(ttls(&converse(&mut s, FAR)[5]), wanted(77));
+    let now = s.now;
+    s.sides().iter_mut().for_each(|s| {
+        assert_eq!(s.lane.conntrack().flush(now, |_| true), usize::from(CLIENTS));
+    });
+    // Each place is another connection's now, and half of them are established.
+    let mut again: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+    again.rotate_left(7);
+    let new = s.batch(1, &again);
+    assert_eq!(ttls(&new), wanted(64), "new again");
+    let answers: Vec<Vec<u8>> = new.iter().step_by(2).map(|(_, p)| answer(p)).collect();
+    s.batch(2, &answers);
+    let states = (0..CLIENTS).map(|n| if n % 2 == 0 { 77 } else { 64 });
+    assert_eq!(ttls(&s.batch(1, &again)), states.collect::<Vec<u8>>());
+    s.see();
+}

@@ -24,7 +24,9 @@
 //! growth costs each insertion about the same, and a look at all entries costs what is in use.
 
 use super::Microflows;
-use crate::cache::entry::{ELSEWHERE, ELSEWHERE_SHIFT, EMPTY, Entry, Masked, NONE, OF_THE_PLACE};
+use crate::cache::entry::{
+    ELSEWHERE, ELSEWHERE_SHIFT, EMPTY, Entry, Masked, NONE, OF_THE_PLACE, Tick,
+};
 use crate::packet::key::{PacketKey, shape};
 use crate::prefetch::prefetch;
 
@@ -230,22 +232,22 @@ impl Microflows {
     /// The slot a new entry with this home should take: an empty one while there may be more
     /// entries, else the one longest unused of its groups.
     /// The caller must give back what the slot holds before it calls [`Microflows::fill`].
-    pub fn victim(&self, home: u32, key: &PacketKey) -> u32 {
+    pub fn victim(&self, home: u32, key: &PacketKey, now: Tick) -> u32 {
         let again = self.again(key);
         if self.live as usize >= self.capacity()
-            && let Some(at) = self.oldest(home, again)
+            && let Some(at) = self.oldest(home, again, now)
         {
             return at;
         }
         let empty = self.empty(home).or_else(|| self.empty(again));
-        empty.or_else(|| self.oldest(home, again)).unwrap_or(home)
+        empty.or_else(|| self.oldest(home, again, now)).unwrap_or(home)
     }
 
     /// Of the entries in two groups, the one longest unused.
-    fn oldest(&self, home: u32, again: u32) -> Option<u32> {
+    fn oldest(&self, home: u32, again: u32, now: Tick) -> Option<u32> {
         let slot = |at: &u32| &self.slots[*at as usize];
         let both = group(home).chain(group(again)).filter(|at| slot(at).traversal != NONE);
-        both.min_by_key(|at| slot(at).used)
+        both.min_by_key(|at| std::cmp::Reverse(slot(at).used.age(now)))
     }
 
     /// An entry with this hash came to this slot: its home has to know.

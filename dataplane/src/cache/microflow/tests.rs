@@ -1,6 +1,6 @@
 use super::place::WAYS;
 use super::*;
-use crate::cache::entry::ELSEWHERE;
+use crate::cache::entry::{ELSEWHERE, Tick};
 use crate::packet::key::shape;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn key(n: u8) -> PacketKey {
 }
 
 fn kept(traversal: u32, used: u32) -> Kept {
-    Kept { traversal, used, epoch: 1 }
+    Kept { traversal, used: Tick(used as u16), epoch: 1 }
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn found_after_fill_and_not_before() {
     let (k, mut m) = (key(1), Masked::default());
     let b = t.hash(&k, &mut m);
     assert_eq!(t.find(b, &k, &m), None);
-    let at = t.victim(b, &key(9));
+    let at = t.victim(b, &key(9), Tick(99));
     t.fill(at, &k, &m, kept(7, 1));
     assert_eq!(t.find(b, &k, &m), Some(at));
     let (k2, mut m2) = (key(2), Masked::default());
@@ -50,7 +50,7 @@ fn the_second_line_counts_when_the_shape_says_so() {
     b.l3.ipv6_dst[15] = 1;
     let (mut ma, mut mb) = (Masked::default(), Masked::default());
     let ba = t.hash(&a, &mut ma);
-    let at = t.victim(ba, &a);
+    let at = t.victim(ba, &a, Tick(99));
     t.fill(at, &a, &ma, kept(3, 1));
     let bb = t.hash(&b, &mut mb);
     assert_eq!(t.find(ba, &b, &mb), None);
@@ -63,14 +63,14 @@ fn the_oldest_of_a_group_is_the_victim() {
     let mut m = Masked::default();
     for n in 1..=4 {
         let b = t.hash(&key(n), &mut m);
-        let at = t.victim(b, &key(9));
+        let at = t.victim(b, &key(9), Tick(99));
         t.fill(at, &key(n), &m, kept(n as u32, 10 - n as u32));
     }
     let b = t.hash(&key(5), &mut m);
-    let at = t.victim(b, &key(9));
+    let at = t.victim(b, &key(9), Tick(99));
     assert_eq!(t.slot(at).map(|s| s.traversal), Some(4), "used at tick 6, the others later");
     assert!(t.take(at).is_some() && t.take(at).is_none());
-    assert_eq!(t.victim(b, &key(9)), at);
+    assert_eq!(t.victim(b, &key(9), Tick(99)), at);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn growth_keeps_every_entry_and_its_lines_and_says_who_owes() {
     let (mut m, mut kept_at, mut owing) = (Masked::default(), Vec::new(), Vec::new());
     for n in 0..3000 {
         let home = t.hash(&key(n), &mut m);
-        let at = t.victim(home, &key(n));
+        let at = t.victim(home, &key(n), Tick(99));
         if t.take(at).is_none() {
             kept_at.push(n);
         } else {
@@ -136,7 +136,7 @@ fn a_full_table_gives_up_an_entry_for_each_new_one() {
     let mut m = Masked::default();
     for n in 0..10_000 {
         let home = t.hash(&key(n), &mut m);
-        let at = t.victim(home, &key(n));
+        let at = t.victim(home, &key(n), Tick(99));
         t.take(at);
         t.fill(at, &key(n), &m, kept(n, n));
         while t.is_crowded() {
@@ -186,7 +186,7 @@ impl Life {
             Some(_) => {}
             None => {
                 self.nowhere += u32::from(!t.ask_elsewhere(home));
-                let at = t.victim(home, &k);
+                let at = t.victim(home, &k, Tick(99));
                 t.take(at);
                 t.fill(at, &k, &m, kept(n, tick));
             }

@@ -131,6 +131,9 @@ pub const fn frames_wanted(queues: u32, rx_entries: u32, tx_entries: u32) -> u32
 /// configuration may say up to 16 times as many.
 pub const CONNS_MAX: usize = 1 << 20;
 
+/// Redirects that a worker keeps for others, and asks of others, are as many as its connections may
+/// be: 128 bytes each here (a line at a load of one half), 64 there, reserved and touched by use.
+///
 /// Redirects that one packet's commits may ask other workers for; more are refused.
 pub const REDIRECTS_DUE_MAX: usize = 64;
 

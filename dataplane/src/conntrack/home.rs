@@ -129,7 +129,7 @@ pub struct Homes {
 
 impl Homes {
     /// `max`: redirects of others here, and of ours elsewhere.
-    pub(super) fn new(seat: Seat, seed: u64, max: usize) -> Self {
+    pub(crate) fn new(seat: Seat, seed: u64, max: usize) -> Self {
         let workers = seat.workers.clamp(1, WORKERS_MAX as u8);
         let seat = Seat { worker: seat.worker.min(workers - 1), workers };
         let max = if seat.is_shared() { max } else { 0 };

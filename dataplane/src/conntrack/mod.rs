@@ -203,8 +203,9 @@ pub struct Conntrack {
     algs: Algs,
     homes: Homes,
     stats: CtStats,
-    /// Connections created up to the last `age`.
+    /// Connections created up to the last `age`, and when that was.
     aged: u64,
+    aged_at: u64,
 }
 
 /// Steps of one `age`, at some 100 cycles each: for what is there, and for what is new.
@@ -230,6 +231,7 @@ impl Conntrack {
             homes: Homes::new(Seat::default(), 0, 0),
             stats: CtStats::default(),
             aged: 0,
+            aged_at: 0,
         }
     }
 
@@ -249,7 +251,11 @@ impl Conntrack {
     /// Takes in what another worker has told.
     pub fn hear(&mut self, notice: &Notice) {
         let is_taken = match notice {
-            Notice::Redirect { tuple, zone, .. } => self.table.taken(tuple, *zone),
+            Notice::Redirect { tuple, zone, .. } => {
+                let found = self.table.find(self.table.hash(tuple, *zone), tuple, *zone);
+                // What has died since the last collection is taken for living.
+                found.is_some_and(|(ix, _)| !is_due(self.table.hot(ix).deadline, self.aged_at))
+            }
             Notice::Withdraw { .. } => false,
         };
         match self.homes.hear(notice, is_taken) {
@@ -469,7 +475,7 @@ impl Conntrack {
     pub fn age(&mut self, now: Now) -> bool {
         let tick = ticks(now);
         let fresh = self.stats.created.wrapping_sub(self.aged);
-        self.aged = self.stats.created;
+        (self.aged, self.aged_at) = (self.stats.created, tick);
         let budget = AGE_STEPS_MIN + fresh.saturating_mul(2).min(AGE_STEPS_MAX) as usize;
         self.collect(tick, budget, usize::MAX);
         self.wheels.is_behind(tick)

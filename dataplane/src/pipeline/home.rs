@@ -18,12 +18,12 @@ use super::miss::Subject;
 use super::pieces::{Part, Whither};
 use super::run::{Egress, Lane, Slot};
 use crate::clock::Now;
-use crate::conntrack::{Conntrack, Homes, Narrow, Tuple, tuple_of_packet};
+use crate::conntrack::{Conntrack, Homes, Narrow, Seat, Tuple, tuple_of_packet};
 use crate::counters::{Drop, Stat};
 use crate::limits::BATCH_MAX;
 use crate::packet::frame::Frame;
-use crate::packet::key::{FRAG_ANY, PortIx};
-use crate::packet::parse::Layers;
+use crate::packet::key::{FRAG_ANY, PacketKey, PortIx};
+use crate::packet::parse::{self, Layers};
 use crate::tunnel::Popped;
 use crate::wire::ecn;
 use crate::xsk::pool::FramePool;
@@ -267,8 +267,9 @@ impl Lane {
     /// Says how many notices there is room for.
     #[inline(never)]
     pub(super) fn see_rooms<E: Egress>(&mut self, egress: &mut E) {
+        let me = self.seat.worker;
         let homes = self.conntrack.homes_mut();
-        for worker in 0..homes.seat().workers {
+        for worker in (0..homes.seat().workers).filter(|w| *w != me) {
             homes.set_room(worker, egress.notice_room(worker));
         }
     }
@@ -281,6 +282,16 @@ impl Lane {
             self.conntrack.homes_mut().tell(|worker, notice| egress.notify(worker, notice));
         }
     }
+}
+
+/// The worker where a packet has its home, by the secret and the number that all lanes are made
+/// with: who sends a packet by it finds the packet's connection, unless that is redirected.
+pub fn home_of(seed: u64, workers: u8, bytes: &[u8]) -> u8 {
+    let homes = Homes::new(Seat { worker: 0, workers }, seed, 0);
+    let (mut key, mut layers) = (PacketKey::default(), Layers::default());
+    let parsed = parse::parse(bytes, PortIx::NONE, &mut key, &mut layers).ok();
+    let tuple = parsed.and_then(|()| tuple_of_packet(&key, bytes, &layers));
+    tuple.map_or(0, |t| homes.of(&t))
 }
 
 /// Tells others what they have to know before the present packet leaves.

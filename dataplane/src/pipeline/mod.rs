@@ -58,6 +58,7 @@ pub use crate::counters::RuleStats;
 pub use actions::{Actions, Outline};
 pub use first::First;
 pub use freeze::{Continuation, METADATA, Punts};
+pub use home::home_of;
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
 pub use resume::Resume;

@@ -2,13 +2,14 @@
 
 use crate::fragments::{cut, join, of_whole};
 use crate::kit::*;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, SEED};
 use crate::packets::*;
 use sluice_dataplane::action::Nat;
-use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
+use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec, Tuple};
 use sluice_dataplane::counters::{Drop, Stat};
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
+use sluice_dataplane::pipeline::{PacketOut, home_of};
 use std::collections::HashSet;
 
 const OUTSIDE: [u8; 4] = [203, 0, 113, 9];
@@ -272,6 +273,68 @@ fn errors_go_by_what_they_quote() {
         }
         s.end();
     }
+}
+
+/// The tuple of a client's query.
+fn query_tuple(n: u16) -> Tuple {
+    let [src, dst] = [client(n), FAR].map(|a| u128::from(u32::from_be_bytes(a)));
+    Tuple { src, dst, sport: 1000 + n, dport: 53, proto: 17, v6: false }
+}
+
+#[test]
+fn what_a_controller_begins_is_where_it_was_sent() {
+    let mut s = Lanes::new(&snat(None), 3);
+    for n in 0..20 {
+        let actions = flow(0, 0).does([ct(1).commit().go(), out(2)]);
+        let bytes = query(n, FAR).into();
+        let out = PacketOut { bytes, in_port: 1, port: None, rule: rule(0, &actions) };
+        let home = home_of(SEED, 3, &query(n, FAR));
+        assert_eq!(usize::from(home), s.home(&query_tuple(n)));
+        // That worker is seldom its home.
+        assert_eq!(s.packet_out(0, &out), [(2, query(n, FAR))]);
+        for at in 0..3 {
+            assert_eq!(s.send(at, 2, &answer(&query(n, FAR))).len(), 1, "{n}");
+            assert_eq!(s.send(at, 1, &query(n, FAR)), [(2, query(n, FAR))], "{n}");
+        }
+    }
+    assert_eq!(s.conns_of(0).len(), 20);
+    assert!(redirects(&s) > 10);
+    s.check();
+    s.end();
+}
+
+#[test]
+fn source_nat_of_ipv6_comes_home() {
+    let outside = 0xfd00_0000_0000_0000_0000_0000_0000_9999_u128;
+    let mut commit = ct(1).commit();
+    commit.0.nat = Some(Nat::New(NatSpec {
+        kind: NatKind::Src,
+        v6: true,
+        addr_min: outside,
+        addr_max: outside,
+        ports: None,
+        mode: NatMode::Random,
+    }));
+    let mut net = guarded(commit);
+    for f in &mut net.flows[0] {
+        if f.table == 0 {
+            *f = f.clone().is(Field::EthType, 0x86dd);
+        }
+    }
+    let mut s = Lanes::new(&net, 3);
+    for n in 0..30 {
+        let sent = s.send(0, 1, &v6().udp(1000 + n, 53).payload(b"query").build());
+        let port = port_at(&sent[0].1, 54);
+        let back = eth().ipv6(V6_B, outside.to_be_bytes()).udp(53, port).build();
+        for at in 0..3 {
+            let got = s.send(at, 2, &back);
+            let (port, p) = &got[0];
+            assert_eq!((*port, &p[38..54], port_at(p, 56)), (1, &V6_A[..], 1000 + n));
+        }
+    }
+    assert_eq!((s.conns().len(), redirects(&s)), (30, 0));
+    s.check();
+    s.end();
 }
 
 #[test]

@@ -10,13 +10,17 @@ use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::limits::FRAGMENT_LEAST;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
-use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Notice, Program, Seat};
+use sluice_dataplane::pipeline::{
+    Egress, First, Lane, LaneConfig, Notice, PacketOut, Program, Seat,
+};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 const FRAMES: u32 = 512;
+/// Of all lanes.
+pub const SEED: u64 = 7;
 /// Notices that a ring holds.
 pub const RING: usize = 256;
 
@@ -87,7 +91,7 @@ impl Worker {
             conntrack,
             self_check: 3,
             first: First::Measured,
-            seed: 7,
+            seed: SEED,
             seat,
         };
         Self {
@@ -206,6 +210,17 @@ impl Lanes {
     pub fn send(&mut self, at: usize, port: u16, packet: &[u8]) -> Vec<(u16, Vec<u8>)> {
         self.sent.clear();
         self.receive(at, port, &[packet.to_vec()]);
+        self.quiet();
+        self.sent.clone()
+    }
+
+    /// A controller sends a packet by way of some worker.
+    pub fn packet_out(&mut self, at: usize, out: &PacketOut) -> Vec<(u16, Vec<u8>)> {
+        self.sent.clear();
+        self.with(at, |w, now, to| {
+            w.hear();
+            w.lane.packet_out(out, now, &mut w.pool, to).expect("it can be sent");
+        });
         self.quiet();
         self.sent.clone()
     }

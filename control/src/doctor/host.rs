@@ -166,7 +166,13 @@ impl Host {
         let not: Vec<String> =
             wish.cpus.iter().filter(|c| !allowed.contains(c)).map(usize::to_string).collect();
         if not.is_empty() {
-            return report.ok("cpus", format!("allowed: {list}"));
+            if wish.workers > allowed.len() {
+                let (workers, cpus) = (wish.workers, allowed.len());
+                let why = format!("{workers} workers take turns on {cpus} CPUs ({list})");
+                let fix = format!("workers = {cpus}, or less: the rest of the host needs some");
+                return report.add(Level::Warn, "cpus", why, fix);
+            }
+            return report.ok("cpus", format!("{} workers; allowed: {list}", wish.workers));
         }
         let why = format!("cpus = [{}] are outside of the cpuset {list}", not.join(", "));
         let fix = format!("name CPUs of {list}, or leave cpus out of the configuration");

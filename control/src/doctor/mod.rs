@@ -67,6 +67,7 @@ pub struct Wish {
     pub umem_bytes: u64,
     pub frame_size_bytes: u32,
     pub hugepages: bool,
+    pub workers: usize,
     pub cpus: Vec<usize>,
     pub taps: bool,
     pub netns: Vec<PathBuf>,
@@ -99,6 +100,7 @@ impl Wish {
             umem_bytes: u64::from(umem.frames) * u64::from(umem.frame_size_bytes),
             frame_size_bytes: umem.frame_size_bytes,
             hugepages: umem.hugepages,
+            workers: 1,
             cpus: Vec::new(),
             taps: true,
             netns: Vec::new(),
@@ -112,6 +114,7 @@ impl Wish {
         wish.frame_size_bytes = config.umem.frame_size_bytes;
         wish.umem_bytes = u64::from(config.umem.frames) * u64::from(wish.frame_size_bytes);
         wish.hugepages = config.umem.hugepages;
+        wish.workers = config.daemon.workers;
         wish.cpus.clone_from(&config.daemon.cpus);
         wish.taps = false;
         for port in config.bridges.iter().flat_map(|bridge| &bridge.ports) {

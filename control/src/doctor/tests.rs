@@ -114,6 +114,9 @@ fn processors_pages_tun_and_btf() {
     assert_eq!(cpus(vec![1, 4]).level, Level::Ok);
     let outside = cpus(vec![1, 2, 5]);
     assert!(outside.level == Level::Fail && outside.why.contains("[2, 5]"), "{outside:?}");
+    let many = Wish { workers: 4, ..wish() };
+    let many = fake.finding(|host, report| host.cpus(&many, report));
+    assert!(many.level == Level::Warn && many.why.contains("4 workers take turns on 3 CPUs"));
     let huge = Wish { hugepages: true, ..wish() };
     let finding = fake.finding(|host, report| host.hugepages(&huge, report));
     assert!(finding.level == Level::Warn && finding.fix.ends_with("=16"), "{finding:?}");

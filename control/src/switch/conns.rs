@@ -23,11 +23,16 @@ fn filter_of(text: &str) -> ApiResult<ConnFilter> {
 }
 
 impl LiveSwitch {
-    /// A page that holds what up to `SLICES` slices of one worker have; it may be empty and not
-    /// the last.
-    fn page(&self, filter: &ConnFilter, from: u64) -> ApiResult<(Vec<ConnInfo>, Option<u64>)> {
+    /// Up to `max` connections that up to `SLICES` slices of one worker have; it may be none, and
+    /// not the last.
+    fn page(
+        &self,
+        filter: &ConnFilter,
+        from: u64,
+        max: usize,
+    ) -> ApiResult<(Vec<ConnInfo>, Option<u64>)> {
         let mut core = self.core();
-        let mut list = Vec::with_capacity(PAGE);
+        let mut list = Vec::with_capacity(max);
         let mut next = Some(from);
         for _ in 0..SLICES {
             let is_mine = |next: &u64| split(*next).0 == split(from).0;
@@ -40,18 +45,19 @@ impl LiveSwitch {
 
     pub(super) fn conn_page(&self, query: &ConnQuery) -> ApiResult<ConnPage> {
         let filter = filter_of(&query.filter)?;
-        let mut from = query.from;
-        loop {
-            let (list, next) = self.page(&filter, from)?;
-            match next {
-                Some(next) if list.is_empty() => from = next,
-                _ => {
-                    let worker = split(from).0;
-                    let list = list.iter().map(|c| conn(c, worker)).collect();
-                    return Ok(ConnPage { list, next });
-                }
+        let (mut all, mut next) = (Vec::new(), Some(query.from));
+        while let Some(from) = next {
+            let list;
+            (list, next) = self.page(&filter, from, PAGE - all.len())?;
+            let worker = split(from).0;
+            all.extend(list.iter().map(|c| conn(c, worker)));
+            // A page ends where it is full, or somewhere in the connections of one worker.
+            let goes_over = next.is_some_and(|n| split(n).0 != worker) && all.len() < PAGE;
+            if !all.is_empty() && !goes_over {
+                break;
             }
         }
+        Ok(ConnPage { list: all, next })
     }
 
     /// Removes what the filter means. What comes meanwhile may stay.
@@ -75,7 +81,7 @@ impl LiveSwitch {
         let (mut next, mut tally) = (Some(0), Tally::default());
         while let Some(from) = next {
             let list;
-            (list, next) = self.page(&filter, from)?;
+            (list, next) = self.page(&filter, from, PAGE)?;
             list.iter().for_each(|c| tally.count(c));
         }
         let mut core = self.core();

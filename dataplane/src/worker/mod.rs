@@ -143,6 +143,7 @@ impl Worker {
         let commands = self.take_commands();
         let now = self.now();
         let received = self.serve(now) + self.serve_peers(now);
+        self.lane.tell(&mut self.ports);
         self.ports.flush(&mut self.pool);
         let gives = self.balance();
         self.mail.exchange(self.lane.packet_ins());

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts")]
 
-#[allow(dead_code, reason = "shared with the pipeline's tests, which use all of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the pipeline's tests, which use all")]
 #[path = "pipeline/kit.rs"]
 mod kit;
 #[allow(dead_code, reason = "shared with the pipeline's tests, which use all of it")]

@@ -8,10 +8,10 @@
 //! ```toml
 //! [daemon]                      # all keys have defaults
 //! control_socket = "/run/sluice/sluice.sock"
-//! workers = 1                   # threads that move packets
+//! workers = 1                   # threads that move packets, up to 64; they share out queues
 //! self_check = 0                # compare 1 of N cached walks with the tables; 0: none
 //! vlan_limit = 1                # tags of a packet that flows can know; 0: as many as possible (2)
-//! cpus = [1]                    # one per worker; chosen from the cpuset if absent
+//! cpus = [1]                    # one per worker; if absent, the scheduler chooses
 //! log = "info"                  # level, or module=level,...
 //! log_json = false
 //! [umem]                        # packet memory, shared by all ports
@@ -19,7 +19,7 @@
 //! frames = 16384
 //! hugepages = false
 //! [conntrack]
-//! conns_max = 262144
+//! conns_max = 262144            # of all workers, with an equal share each
 //! zone_limit = 0                # connections of a zone that has no limit of its own; 0: none
 //! tcp_seq_check = true          # a TCP segment out of its window is invalid
 //! fragments_max = 1000          # that wait at ct() for the others of their datagram

@@ -17,7 +17,7 @@ use sluice_dataplane::limits::{PORTS_MAX, WORKERS_MAX};
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::PacketIn;
-use sluice_dataplane::pipeline::{LaneConfig, PacketOut, Program, Resume};
+use sluice_dataplane::pipeline::{LaneConfig, PacketOut, Program, Resume, home_of};
 use sluice_dataplane::port::AnyPort;
 use sluice_dataplane::sys::wait::{Waker, cpus_allowed};
 use sluice_dataplane::worker::{Command, FramesReport, Peers, PortReport, Reply};
@@ -37,6 +37,8 @@ pub struct Part {
 /// All running workers.
 pub struct Workers {
     list: Vec<WorkerHandle>,
+    /// Of the lanes: where packets have their home.
+    seed: u64,
 }
 
 /// Ports and frames as the workers see them.
@@ -85,7 +87,7 @@ impl Workers {
             let place = Place { number, cpu: cpu_of(config, number), pool, waker, peers };
             list.push(WorkerHandle::start(&settings, place, start)?);
         }
-        Ok(Self { list })
+        Ok(Self { list, seed: settings.seed })
     }
 
     pub fn len(&self) -> usize {
@@ -275,9 +277,10 @@ impl Workers {
         Ok(all)
     }
 
-    /// Returns when the packet is on its way.
+    /// Sends a packet where its connection is. Returns when it is on its way.
     pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
-        self.list.first_mut().map_or(Ok(()), |w| w.packet_out(out))
+        let home = home_of(self.seed, self.list.len() as u8, &out.bytes);
+        self.list.get_mut(usize::from(home)).map_or(Ok(()), |w| w.packet_out(out))
     }
 
     /// Lets a packet go on where it was paused. Returns when it is on its way.

@@ -17,7 +17,7 @@ use kit::*;
 use packets::*;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::conntrack::{CtConfig, NatKind, ZoneCounts};
-use sluice_dataplane::counters::{Counters, Stat};
+use sluice_dataplane::counters::{Counters, Drop, Stat};
 use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
@@ -177,6 +177,11 @@ fn two_workers_neither_allocate_nor_free() {
         assert!(stat(s).iter().all(|n| *n > 100), "{}: {:?}", s.name(), stat(s));
     }
     assert!(stat(Stat::FramesGiven).iter().sum::<u64>() > 0, "pools stay even by themselves");
+    // To one that takes nothing, what its ring does not hold is dropped by name.
+    let lost = |rigs: &[Rig]| rigs[0].counters.dropped(Drop::HandOverFull);
+    assert_eq!(lost(&rigs), 0);
+    (0..100).for_each(|_| rigs[0].worker.round());
+    assert!(lost(&rigs) > 1000, "{}", lost(&rigs));
     // Ports gone, nothing comes any more, and all frames are there.
     for rig in &mut rigs {
         for number in 1..=4 {

@@ -5,6 +5,11 @@
 //! (`dataplane::conntrack::home`), so each gets its share of `conns_max`, and a place in the list
 //! of all is a worker and a place in its list.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "replies travel by value: the worker that makes them does not allocate"
+)]
+
 use super::worker::{Place, WorkerHandle};
 use crate::api::ApiResult;
 use crate::config::Config;

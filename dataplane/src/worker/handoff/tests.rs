@@ -173,11 +173,11 @@ fn threads_lose_no_frame_and_sleep_through_no_parcel() {
                     let mut round = 0;
                     while round < ROUNDS {
                         round += 1;
-                        for from in 0..WORKERS {
+                        for (from, seen) in seen.iter_mut().enumerate() {
                             while let Some(parcel) = peers.take(from) {
                                 if let Parcel::Judge { frame, .. } = &parcel {
-                                    assert_eq!(tag(frame), seen[from]);
-                                    seen[from] += 1;
+                                    assert_eq!(tag(frame), *seen);
+                                    *seen += 1;
                                 }
                                 pool.free(parcel.into_frame());
                             }

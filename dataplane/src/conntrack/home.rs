@@ -19,7 +19,9 @@
 //!
 //! **Not seen** is what only one table of all connections could see: two workers that redirect the
 //! same tuple to themselves, because a client's connections to two addresses are led to one end
-//! from one port. The first has it, and the second is counted.
+//! from one port. The first has it, and the second is counted. Homes and redirects know no zones:
+//! where the two are connections of different zones, the later one has the packets, and nobody
+//! counts.
 
 use super::icmp_error;
 use super::key::{HashKey, Narrow, Tuple};

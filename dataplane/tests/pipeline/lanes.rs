@@ -15,7 +15,7 @@ use sluice_dataplane::pipeline::{
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 const FRAMES: u32 = 512;
@@ -269,6 +269,15 @@ impl Lanes {
 
     pub fn home(&self, t: &Tuple) -> usize {
         self.workers[0].lane.conntrack_ref().homes().of(t).into()
+    }
+
+    /// Connections of two workers have the same tuple, be it in two zones.
+    pub fn is_contested(&self) -> bool {
+        let mut owners = HashMap::new();
+        (0..self.workers.len()).any(|at| {
+            let tuples = self.conns_of(at).into_iter().flat_map(|c| [c.orig, c.reply]);
+            tuples.into_iter().any(|t| *owners.entry(t).or_insert(at) != at)
+        })
     }
 
     /// What holds whenever nothing is on its way: a connection's tuples are its own alone, and lead

@@ -121,9 +121,11 @@ impl Megaflows {
     /// Finds a megaflow that the packet matches, and that is no answer; says how many masks it
     /// tried.
     pub fn find(&mut self, key: &PacketKey) -> (Option<u32>, usize) {
+        if is_one_line(key) {
+            return self.find_words(super::mask::base_ref(&key.base));
+        }
         let (base, lines) = words(key);
-        let lines = if is_one_line(key) { None } else { Some(&lines) };
-        self.probe::<false>(&base, lines, (0, 0, 0))
+        self.probe::<false>(&base, Some(&lines), (0, 0, 0))
     }
 
     /// The same for a packet whose key is one line, of these words.

@@ -68,6 +68,24 @@ impl Conntrack {
         }
     }
 
+    /// The same where the judgement is that there is no connection, and may be: opens it, and makes
+    /// the judgement one of its first packet.
+    pub fn open(
+        &mut self,
+        p: &CtPacket,
+        j: &mut Judged,
+        c: &Commit,
+        now: Now,
+    ) -> Result<(), CtError> {
+        let hash = j.stranger().unwrap_or_else(|| self.hash_of(p));
+        let ix = self.create(p, c, hash, ticks(now))?;
+        if c.mark.is_some() || c.label.is_some() {
+            self.set_mark_label(ix, c);
+        }
+        j.opened(ix);
+        Ok(())
+    }
+
     fn commit_found(
         &mut self,
         p: &CtPacket,

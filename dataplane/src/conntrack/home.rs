@@ -159,7 +159,7 @@ impl Homes {
 
     #[inline]
     fn share(&self, hash: u64) -> u8 {
-        ((hash >> 32) * u64::from(self.seat.workers) >> 32) as u8
+        (((hash >> 32) * u64::from(self.seat.workers)) >> 32) as u8
     }
 
     /// The worker where a tuple, and its reverse, have their home.

@@ -109,6 +109,16 @@ impl Judged {
         self.hash = hash;
     }
 
+    /// There is no connection, nor was one, and the packet may open one.
+    pub fn is_stranger(&self) -> bool {
+        self.stranger().is_some()
+    }
+
+    /// The packet has opened this connection.
+    pub(super) fn opened(&mut self, ix: u32) {
+        (self.turn, self.ix) = (Turn::Keep, ix);
+    }
+
     /// The hash of a packet that has no connection; `None` if there is one, or was.
     pub(super) fn stranger(&self) -> Option<u64> {
         (self.turn == Turn::Nothing && self.state & NEW != 0).then_some(self.hash)

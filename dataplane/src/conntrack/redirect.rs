@@ -164,8 +164,8 @@ impl Redirects {
     /// A worker no longer asks for it, once. False: it did not.
     pub fn leave(&mut self, t: &Tuple, worker: u8) -> bool {
         let words = words(t);
-        let mut n = self.hash(t) as usize & self.slots.wrapping_sub(1);
-        for _ in 0..self.slots {
+        let home = self.hash(t) as usize & self.slots.wrapping_sub(1);
+        for n in home..home + self.slots {
             let mut e = *self.at(n);
             if e[4] & USED == 0 {
                 return false;
@@ -179,7 +179,6 @@ impl Redirects {
                 }
                 return true;
             }
-            n += 1;
         }
         false
     }

@@ -42,6 +42,15 @@ fn ask_known(cache: &Microflows, conntrack: &Conntrack, slot: &mut Slot) -> bool
     !entry.conn.is_none() && entry.is_one_line()
 }
 
+/// The zone in which a traversal asks connection tracking first.
+#[inline(always)]
+fn first_zone(traversals: &Traversals, traversal: u32) -> Option<u16> {
+    match traversals.get(traversal).and_then(Traversal::first_item) {
+        Some(Item::Ct(t)) => Some(t.zone),
+        _ => None,
+    }
+}
+
 impl Lane {
     /// Finds each packet's entry in the tier that is asked first, and asks for its traversal, then
     /// for its connections.
@@ -123,15 +132,15 @@ impl Lane {
                 slot.hit = NONE;
                 away |= u64::from(self.cache.ask_elsewhere(slot.home)) << i;
                 if TRACKS {
-                    slot.ct = Tracking::default();
+                    strange |= 1 << i;
                 }
             }
         }
         if away != 0 {
             self.find_away(away);
         }
-        if TRACKS && away | strange != 0 {
-            self.find_connections(away | strange);
+        if TRACKS && strange != 0 {
+            self.find_connections(strange);
         }
     }
 
@@ -169,20 +178,22 @@ impl Lane {
             let Some(slot) = self.batch.get_mut(i) else { break };
             slot.ct = Tracking::default();
             let entry = if tier2 { self.mega.get(slot.hit) } else { self.cache.slot(slot.hit) };
-            let Some(entry) = entry else { continue };
-            let first = self.traversals.get(entry.traversal).and_then(Traversal::first_item);
-            if let Some(Item::Ct(t)) = first {
-                let hash = match Narrow::of(&slot.key.base) {
-                    Some(narrow) => self.conntrack.hash_of_narrow(&narrow, t.zone),
-                    None => match CtPacket::tuple_of(&slot.key) {
-                        Some(tuple) => self.conntrack.hash_of_tuple(&tuple, t.zone),
-                        None => continue,
-                    },
-                };
-                self.conntrack.prefetch_index(hash);
-                slot.ct.hash = Some((t.zone, hash));
-                any |= 1 << i;
-            }
+            let zone = match entry {
+                Some(entry) => first_zone(&self.traversals, entry.traversal),
+                // Tier 2 has a question for it, as likely as not the one that it had last.
+                None => self.zone_asked,
+            };
+            let Some(zone) = zone else { continue };
+            let hash = match Narrow::of(&slot.key.base) {
+                Some(narrow) => self.conntrack.hash_of_narrow(&narrow, zone),
+                None => match CtPacket::tuple_of(&slot.key) {
+                    Some(tuple) => self.conntrack.hash_of_tuple(&tuple, zone),
+                    None => continue,
+                },
+            };
+            self.conntrack.prefetch_index(hash);
+            slot.ct.hash = Some((zone, hash));
+            any |= 1 << i;
         }
         for i in ones(any) {
             let Some(slot) = self.batch.get_mut(i) else { break };

@@ -11,6 +11,7 @@
 //! translations so far have made of it ([`Course`]).
 
 use super::commits::Commits;
+use super::opening::{Opening, is_opening};
 use super::program::Program;
 use super::run::Slot;
 use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
@@ -117,6 +118,36 @@ impl Asked {
         if self.zone.is_some() { self.first.guess() } else { Guess::NONE }
     }
 
+    /// Where the first question was asked, once it was.
+    pub fn zone(&self) -> Option<u16> {
+        self.zone
+    }
+
+    /// The state that it was answered with.
+    pub fn state(&self) -> u8 {
+        self.first.state
+    }
+
+    /// It was answered that there is no connection, and that there may be one.
+    pub fn is_strange(&self) -> bool {
+        self.first.is_stranger()
+    }
+
+    /// Opens the connection, and finds what becomes of its packet.
+    #[inline(always)]
+    pub fn open(
+        &mut self,
+        conntrack: &mut Conntrack,
+        packet: &CtPacket,
+        commit: &Commit,
+        now: Now,
+    ) -> Result<(), CtError> {
+        self.narrow = None;
+        conntrack.open(packet, &mut self.first, commit, now)?;
+        self.narrow = conntrack.narrow_translation_of(&self.first);
+        Ok(())
+    }
+
     /// The translation in its general form.
     pub fn turn_any(&mut self, conntrack: &Conntrack) {
         self.translations.clear();
@@ -194,6 +225,16 @@ impl Ground<'_> {
         match (rest.next(), rest.next()) {
             (Some(Item::Ct(t)), None) if t.is_plain() => {
                 self.hold_plain(&t, slot, given).then_some(false)
+            }
+            (Some(Item::Ct(a)), Some(Item::Ct(b)))
+                if is_opening(&a, &b) && rest.next().is_none() =>
+            {
+                match self.open((&a, &b), slot, given) {
+                    Opening::Done => Some(true),
+                    Opening::Fails => None,
+                    // What was asked will be asked again.
+                    Opening::Unusual => self.hold_all(guards, slot, given).then_some(true),
+                }
             }
             _ => self.hold_all(guards, slot, given).then_some(true),
         }

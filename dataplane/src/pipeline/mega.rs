@@ -7,7 +7,7 @@ use super::delta::Dirty;
 use super::execute::Sent;
 use super::hit::Hit;
 use super::keymask;
-use super::run::{Egress, Lane, Tracking};
+use super::run::{Egress, Lane};
 use super::upkeep::{credit, vacate};
 use crate::cache::entry::{Kept, NONE, Tick};
 use crate::cache::megaflow::Asked;
@@ -39,7 +39,7 @@ impl Lane {
         let (found, tried) = self.mega.find(&slot.key);
         self.adapt.tier2_lookup(tried, found.is_some());
         let Some(at) = found else { return false };
-        (slot.hit, slot.ct) = (at, Tracking::default());
+        slot.hit = at;
         if !self.serve_from_mega(i, now, sent, pool, egress) {
             return false;
         }
@@ -96,6 +96,7 @@ impl Lane {
             Item::Ct(t) => t.zone,
             _ => return None,
         };
+        self.zone_asked = Some(zone);
         let judged = self.asked.first(&self.conntrack, slot, zone, now)?;
         let told = self.conntrack.told(judged);
         let (found, tried) = self.mega.find_answer(&slot.key, told);

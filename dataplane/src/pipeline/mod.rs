@@ -37,6 +37,7 @@ mod leave;
 mod mega;
 pub mod miss;
 mod normal;
+mod opening;
 mod owing;
 pub mod packet_out;
 mod pieces;

@@ -145,6 +145,8 @@ pub struct Lane {
     pub(super) counters: Arc<Counters>,
     pub(super) conntrack: Conntrack,
     pub(super) asked: Asked,
+    /// The zone of the last question of tier 2.
+    pub(super) zone_asked: Option<u16>,
     pub(super) commits: Commits,
     pub(super) templates: Templates,
     /// Slots of the cache that owe counts to rules.
@@ -257,6 +259,7 @@ impl Lane {
             counters,
             conntrack,
             asked: Asked::new(),
+            zone_asked: None,
             commits: Commits::new(),
             templates: Templates::new(TEMPLATES_MAX),
             recording: Recording::new(),

@@ -178,7 +178,7 @@ fn a_redirect_is_there_before_the_reply() {
         s.receive(at, 1, &[query(n, VIP)]);
         (0..2).for_each(|at| _ = s.take_over(at));
         let reply = answer(&s.sent[0].1);
-        s.receive(0, 2, &[reply.clone()]);
+        s.receive(0, 2, std::slice::from_ref(&reply));
         s.receive(1, 2, &[reply]);
         s.quiet();
         assert_eq!(s.sent.len(), 3, "client {n}");

@@ -209,6 +209,12 @@ proptest! {
     }
 }
 
+/// ICMP's code, changed before `ct` and not yet in the bytes.
+#[test]
+fn a_life_that_found_a_flaw() {
+    life(9_852_398_358_015_173_310);
+}
+
 #[test]
 fn random_programs_do_pause() {
     let (pausing, pauses) =

@@ -1,0 +1,83 @@
+//! A connection's first packet on a cached walk, where that is of the common kind: one `ct` that
+//! finds nothing, one that commits, TCP or UDP over IPv4.
+//!
+//! The general way (`guards`) asks each question in turn, keeps the answers, and then settles them.
+//! Here the second question is known to be answered like the first, and what is to be settled is
+//! the commit alone. A flood of new connections goes this way, so it is worth its lines.
+
+use super::guards::{Ground, refusal};
+use super::run::Slot;
+use crate::cache::traversal::{NO_COMMIT, Track};
+use crate::conntrack::{CtPacket, Narrow};
+use crate::packet::key::PacketKey;
+
+/// What the guards came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// They hold, and the connection is there, or was refused where the walk goes on all the same.
+    Done,
+    /// They do not hold.
+    Fails,
+    /// The packet is of another kind: `guards` knows.
+    Unusual,
+}
+
+/// Whether two guards are what this is for.
+#[inline(always)]
+pub(super) fn is_opening(look: &Track, commit: &Track) -> bool {
+    look.is_plain()
+        && !look.turns
+        && commit.again
+        && commit.commit != NO_COMMIT
+        && commit.mark_mask == 0
+}
+
+/// The packet as conntrack sees it; its checksums are known to be right.
+fn packet_of(key: &PacketKey, slot: &Slot, zone: u16) -> Option<CtPacket> {
+    let narrow = Narrow::of(&key.base).filter(|_| slot.layers.flags == 0)?;
+    let (l4, end) = (usize::from(slot.layers.l4), usize::from(slot.layers.end));
+    let segment = slot.frame.as_ref()?.bytes().get(l4..end)?;
+    CtPacket::of_narrow(&narrow, segment, zone)
+}
+
+impl Ground<'_> {
+    /// Whether both guards hold; then the connection is opened. `given`: the question has been
+    /// asked.
+    #[inline(never)]
+    pub(super) fn open(
+        &mut self,
+        (look, commit): (&Track, &Track),
+        slot: &Slot,
+        given: bool,
+    ) -> Opening {
+        if !given && self.asked.first(self.conntrack, slot, look.zone, self.now).is_none() {
+            return Opening::Fails;
+        }
+        let Some(what) = self.commits.get(commit.commit) else { return Opening::Unusual };
+        if !self.asked.is_strange() {
+            return Opening::Unusual;
+        }
+        let state = self.asked.state();
+        let own = match what.nat.as_ref().filter(|n| commit.nat && n.is_for(false)) {
+            Some(spec) => spec.kind.state_bit(),
+            None => 0,
+        };
+        let holds = self.asked.zone() == Some(look.zone)
+            && state == look.state
+            && state | own == commit.state
+            && (own != 0) == commit.turns;
+        if !holds {
+            return Opening::Fails;
+        }
+        let Some(packet) = packet_of(&slot.key, slot, look.zone) else { return Opening::Unusual };
+        match self.asked.open(self.conntrack, &packet, what, self.now) {
+            Ok(()) => Opening::Done,
+            // The walk, which comes next, counts it.
+            Err(_) if commit.nat || commit.is_read => Opening::Fails,
+            Err(e) => {
+                self.counters.add(refusal(e), 1);
+                Opening::Done
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@
 //! vSwitch `tnl_find`). One that no port claims is dropped with a reason.
 
 use super::home::Outer;
+use super::lane::Slot;
 use super::program::{Program, TunnelIn};
-use super::run::Slot;
 use crate::counters::Drop;
 use crate::packet::frame::Frame;
 use crate::packet::key::{FRAG_ANY, PacketKey, PortIx, shape};

@@ -11,9 +11,9 @@
 use super::delta::Dirty;
 use super::freeze::Punts;
 use super::guards::Ground;
+use super::lane::Lane;
 use super::miss::{Subject, World, walk};
 use super::punt::Punt;
-use super::run::Lane;
 use super::trace::Observer;
 use super::upkeep::vacate;
 use crate::action::group::{Bucket, Group};

@@ -6,10 +6,10 @@
 
 use super::freeze::Punts;
 use super::help;
+use super::lane::Egress;
 use super::miss::Templates;
 use super::program::Program;
 use super::punt::PacketIns;
-use super::run::Egress;
 use crate::action::edit;
 use crate::action::step::{NO_TEMPLATE, Step};
 use crate::action::translate::translate;

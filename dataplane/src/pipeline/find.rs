@@ -3,7 +3,7 @@
 //! Homes were asked for when the keys were hashed. What is not at home is asked for in stages as
 //! well: all of the batch's, before the first is looked at.
 
-use super::run::{Lane, Slot, Tracking, UNHASHED};
+use super::lane::{Lane, Slot, Tracking, UNHASHED};
 use crate::cache::Microflows;
 use crate::cache::entry::NONE;
 use crate::cache::traversal::{Item, Traversal, Traversals};

@@ -11,9 +11,9 @@
 //! translations so far have made of it ([`Course`]).
 
 use super::commits::Commits;
+use super::lane::Slot;
 use super::opening::{Opening, is_opening};
 use super::program::Program;
-use super::run::Slot;
 use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{INV, NEW};

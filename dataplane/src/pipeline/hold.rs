@@ -25,10 +25,10 @@
 
 use super::execute::Hand;
 use super::freeze::{Continuation, Punts};
+use super::lane::{Egress, Lane};
 use super::miss::{Flow, Stop, Walk};
 use super::packet_out::Job;
 use super::resume::Paused;
-use super::run::{Egress, Lane};
 use crate::action::step::Step;
 use crate::action::{Ct, PacketInReason};
 use crate::clock::Now;

@@ -7,7 +7,7 @@ use super::delta::Dirty;
 use super::execute::Sent;
 use super::hit::Hit;
 use super::keymask;
-use super::run::{Egress, Lane};
+use super::lane::{Egress, Lane};
 use super::upkeep::{credit, vacate};
 use crate::cache::entry::{Kept, NONE, Tick};
 use crate::cache::megaflow::Asked;

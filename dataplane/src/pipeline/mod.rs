@@ -4,8 +4,9 @@
 //! tables for one packet and translates the flows' actions into steps (`verbs`, `headers`,
 //! `commit`, `connect`, `tracked`, `normal`, `leave`, `group`, `set`, `stack`, `choose`, `learn`,
 //! `punt`, `freeze`).
-//! `run` is the stage list of a batch: it serves packets from the cache, sends the rest to the
-//! walk, and executes the steps. `trace` is the walk with an observer that tells what it saw.
+//! `lane` is all that a worker judges by, `run` the stage list of a batch: it serves packets from
+//! the cache, sends the rest to the walk, and executes the steps. `trace` is the walk with an
+//! observer that tells what it saw.
 //!
 //! This room is pure: it knows no port, no socket, no clock. Frames leave through the `Egress`
 //! that the worker hands in.
@@ -32,6 +33,7 @@ mod hit;
 mod hold;
 mod home;
 pub mod keymask;
+pub mod lane;
 mod learn;
 mod leave;
 mod mega;
@@ -43,9 +45,10 @@ pub mod packet_out;
 mod pieces;
 pub mod program;
 pub mod punt;
+mod receive;
 mod resume;
 pub mod rule;
-pub mod run;
+mod run;
 mod set;
 mod stack;
 pub mod trace;
@@ -60,9 +63,9 @@ pub use actions::{Actions, Outline};
 pub use first::First;
 pub use freeze::{Continuation, METADATA, Punts};
 pub use home::home_of;
+pub use lane::{Egress, Lane, LaneConfig};
 pub use packet_out::{PacketOut, PacketOutError};
 pub use program::{Bridge, Port, PortRole, Program, RuleChange};
 pub use resume::Resume;
 pub use rule::{FlowStats, Rule, RuleIds};
-pub use run::{Egress, Lane, LaneConfig};
 pub use underlay::{NextHop, Underlay};

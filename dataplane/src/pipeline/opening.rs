@@ -6,7 +6,7 @@
 //! the commit alone. A flood of new connections goes this way, so it is worth its lines.
 
 use super::guards::{Ground, refusal};
-use super::run::Slot;
+use super::lane::Slot;
 use crate::cache::traversal::{NO_COMMIT, Track};
 use crate::conntrack::{CtPacket, Narrow};
 use crate::packet::key::PacketKey;

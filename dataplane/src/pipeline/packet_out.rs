@@ -7,10 +7,10 @@
 use super::execute::{Hand, Sent};
 use super::hold::Datagram;
 use super::home::tell_due;
+use super::lane::{Egress, Lane};
 use super::miss::{Subject, World, walk_actions};
 use super::resume::{Paused, Resume, walk_on};
 use super::rule::Rule;
-use super::run::{Egress, Lane};
 use super::upkeep::credit_item;
 use crate::clock::Now;
 use crate::counters::{Drop, Stat};

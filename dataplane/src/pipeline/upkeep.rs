@@ -5,9 +5,9 @@
 //! and by `settle`.
 
 use super::delta::Dirty;
+use super::lane::Lane;
 use super::miss::{Subject, World, walk};
 use super::program::Program;
-use super::run::Lane;
 use super::trace::Observer;
 use crate::action::step::Step;
 use crate::cache::Microflows;

@@ -3,8 +3,7 @@
 //! Hits, misses that insert and evict, commits with NAT, tunnels out and in, floods, learning,
 //! expiry, ICMP errors, damaged packets: from the first packet on, not one call.
 
-#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts")]
-
+mod counting;
 #[allow(dead_code, reason = "shared with the pipeline's tests, which use all of it")]
 #[path = "pipeline/kit.rs"]
 mod kit;
@@ -12,6 +11,7 @@ mod kit;
 #[path = "pipeline/packets.rs"]
 mod packets;
 
+use counting::CALLS;
 use kit::*;
 use packets::*;
 use sluice_dataplane::action::group::GroupKind;
@@ -31,31 +31,8 @@ use sluice_dataplane::pipeline::{Egress, First, Lane, LaneConfig, Notice, Seat};
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-struct Counting;
-
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: passes every call on to the system's allocator, unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promise is the system allocator's condition.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        CALLS.fetch_add(1, Relaxed);
-        // SAFETY: `at` came from `alloc` above, that is from the system's allocator.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Lets all go.
 struct Void;

@@ -4,8 +4,7 @@
 //! worker; half have their connection with the other one, half leave by one of its ports, and
 //! frames wander and are given back.
 
-#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts")]
-
+mod counting;
 #[allow(dead_code, unused_imports, reason = "shared with the pipeline's tests, which use all")]
 #[path = "pipeline/kit.rs"]
 mod kit;
@@ -13,6 +12,7 @@ mod kit;
 #[path = "pipeline/packets.rs"]
 mod packets;
 
+use counting::CALLS;
 use kit::*;
 use packets::*;
 use sluice_dataplane::action::Action;
@@ -29,32 +29,9 @@ use sluice_dataplane::sys::wait::Waker;
 use sluice_dataplane::worker::{Command, Mailbox, Peers, Reply, Worker, mailbox};
 use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
-
-struct Counting;
-
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: passes every call on to the system's allocator, unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promise is the system allocator's condition.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        CALLS.fetch_add(1, Relaxed);
-        // SAFETY: `at` came from `alloc` above, that is from the system's allocator.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Frames of both workers together.
 const FRAMES: u32 = 4096;

@@ -24,7 +24,7 @@
 //! counts.
 
 use super::icmp_error;
-use super::key::{HashKey, Narrow, Tuple};
+use super::key::{HashKey, Narrow, Tuple, addresses};
 use super::redirect::{Entered, Redirects};
 use crate::limits::{REDIRECTS_DUE_MAX, WITHDRAWALS_AT_ONCE, WORKERS_MAX};
 use crate::packet::key::{PacketKey, shape};
@@ -78,12 +78,7 @@ pub fn tuple_of_packet(key: &PacketKey, bytes: &[u8], layers: &Layers) -> Option
     if good & shape::L3_VALID == 0 || !v6 && eth_type != ether::TYPE_IPV4 {
         return None;
     }
-    let (src, dst) = if v6 {
-        (u128::from_be_bytes(key.l3.ipv6_src), u128::from_be_bytes(key.l3.ipv6_dst))
-    } else {
-        let address = |a| u128::from(u32::from_be_bytes(a));
-        (address(base.ip_src), address(base.ip_dst))
-    };
+    let (src, dst) = addresses(key, v6);
     let mut tuple = Tuple { src, dst, sport: 0, dport: 0, proto: base.ip_proto, v6 };
     if good & shape::L4_VALID == 0 || !tuple.has_ports() {
         return Some(tuple);

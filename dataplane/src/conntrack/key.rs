@@ -226,6 +226,16 @@ const _: () = assert!(std::mem::offset_of!(KeyBase, ip_dst) == 28);
 const _: () = assert!(std::mem::offset_of!(KeyBase, tp_src) == 32);
 const _: () = assert!(std::mem::offset_of!(KeyBase, tp_dst) == 34);
 
+/// Source and destination of a packet that no action has changed.
+#[inline(always)]
+pub(super) fn addresses(key: &PacketKey, v6: bool) -> (IpKey, IpKey) {
+    if v6 {
+        return (u128::from_be_bytes(key.l3.ipv6_src), u128::from_be_bytes(key.l3.ipv6_dst));
+    }
+    let address = |a| u128::from(u32::from_be_bytes(a));
+    (address(key.base.ip_src), address(key.base.ip_dst))
+}
+
 /// What the packet is to conntrack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -289,12 +299,7 @@ impl CtPacket {
         if !is_known || !v6 && base.eth_type != 0x0800_u16.to_be_bytes() {
             return None;
         }
-        let (src, dst) = if v6 {
-            (u128::from_be_bytes(key.l3.ipv6_src), u128::from_be_bytes(key.l3.ipv6_dst))
-        } else {
-            let address = |a| u128::from(u32::from_be_bytes(a));
-            (address(base.ip_src), address(base.ip_dst))
-        };
+        let (src, dst) = addresses(key, v6);
         let (mut sport, mut dport) =
             (u16::from_be_bytes(base.tp_src), u16::from_be_bytes(base.tp_dst));
         if !matches!(base.ip_proto, TCP | UDP | SCTP) {

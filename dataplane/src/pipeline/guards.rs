@@ -143,6 +143,7 @@ impl Asked {
         now: Now,
     ) -> Result<(), CtError> {
         self.narrow = None;
+        self.translations.clear();
         conntrack.open(packet, &mut self.first, commit, now)?;
         self.narrow = conntrack.narrow_translation_of(&self.first);
         Ok(())

@@ -24,11 +24,6 @@ const PACKETS: u32 = 150;
 const PORTS: [u16; 3] = [80, 1000, 2000];
 const OUTSIDE: [u8; 4] = [203, 0, 113, 1];
 
-/// Lives in one run; `SLUICE_LIVES` asks for more.
-fn lives() -> u64 {
-    std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(150)
-}
-
 /// Whether workers may be told apart by it: it makes other tuples than packets have, or goes by
 /// what each worker has of its own.
 fn is_plain(a: &Action) -> bool {
@@ -284,18 +279,15 @@ fn live(seed: u64) -> (u64, u64) {
 /// another connection, and no comparison leaves that out.
 #[test]
 fn workers_are_invisible() {
-    for seed in 0..lives() {
+    for seed in 0..lives(150).into() {
         println!("life {seed}");
         live(seed);
     }
 }
 
-/// `SLUICE_LIFE=SEED` lives one life again.
 #[test]
 fn one_life_again() {
-    if let Some(seed) = std::env::var("SLUICE_LIFE").ok().and_then(|v| v.parse().ok()) {
-        live(seed);
-    }
+    again(live);
 }
 
 #[test]

@@ -102,16 +102,32 @@ const OF_THE_CACHE: [Stat; 12] = [
     Stat::Tier3Uncacheable,
 ];
 
+/// Few may be held, and two of the least size fit a frame.
+pub fn few_fragments() -> FragConfig {
+    FragConfig {
+        held_max: FRAGMENTS_HELD,
+        ipv4_min: FRAGMENT_LEAST,
+        ipv6_min: FRAGMENT_LEAST,
+        ..FragConfig::default()
+    }
+}
+
+/// Random lives in one run; `SLUICE_LIVES` asks for more.
+pub fn lives(usual: u32) -> u32 {
+    std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(usual)
+}
+
+/// `SLUICE_LIFE=SEED` lives one life again.
+pub fn again<T>(live: impl FnOnce(u64) -> T) {
+    if let Some(seed) = std::env::var("SLUICE_LIFE").ok().and_then(|v| v.parse().ok()) {
+        live(seed);
+    }
+}
+
 impl Side {
     /// `tiers`: entries of tier 1 and tier 2.
     fn new((microflows, megaflows): (usize, usize), first: First, frames: u32) -> Self {
-        // Two of the least size fit a frame.
-        let fragments = FragConfig {
-            held_max: FRAGMENTS_HELD,
-            ipv4_min: FRAGMENT_LEAST,
-            ipv6_min: FRAGMENT_LEAST,
-            ..FragConfig::default()
-        };
+        let fragments = few_fragments();
         let counters = Arc::new(Counters::default());
         let conntrack = CtConfig { conns_max: 64, seed: 5, fragments, ..CtConfig::default() };
         let seat = Seat::default();

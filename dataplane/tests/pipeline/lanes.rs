@@ -3,11 +3,9 @@
 
 use crate::kit::*;
 use sluice_dataplane::clock::Now;
-use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::conntrack::{ConnFilter, ConnInfo, CtConfig, Tuple};
 use sluice_dataplane::counters::{Counters, Stat};
 use sluice_dataplane::fdb::Fdb;
-use sluice_dataplane::limits::FRAGMENT_LEAST;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::{
@@ -77,12 +75,7 @@ pub struct Worker {
 
 impl Worker {
     fn new(seat: Seat, tiers: (usize, usize)) -> Self {
-        let fragments = FragConfig {
-            held_max: FRAGMENTS_HELD,
-            ipv4_min: FRAGMENT_LEAST,
-            ipv6_min: FRAGMENT_LEAST,
-            ..FragConfig::default()
-        };
+        let fragments = few_fragments();
         let counters = Arc::new(Counters::default());
         let conntrack = CtConfig { conns_max: 512, seed: 5, fragments, ..CtConfig::default() };
         let config = LaneConfig {

@@ -194,19 +194,22 @@ fn life(seed: u64) -> (usize, usize) {
     (pausing, pauses)
 }
 
-/// Lives in one run; `SLUICE_LIVES` asks for more.
-fn lives() -> u32 {
-    std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(200)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, cases: lives(), max_shrink_iters: 0, ..ProptestConfig::default()
+        failure_persistence: None,
+        cases: lives(200),
+        max_shrink_iters: 0,
+        ..ProptestConfig::default()
     })]
     #[test]
     fn pauses_are_invisible(seed: u64) {
         life(seed);
     }
+}
+
+#[test]
+fn one_life_again() {
+    again(life);
 }
 
 /// ICMP's code, changed before `ct` and not yet in the bytes.

@@ -11,11 +11,6 @@ use proptest::prelude::*;
 
 const BATCHES: u32 = 60;
 
-/// Lives in one run; `SLUICE_LIVES` asks for more.
-fn lives() -> u32 {
-    std::env::var("SLUICE_LIVES").ok().and_then(|v| v.parse().ok()).unwrap_or(200)
-}
-
 fn live(seed: u64) -> (u64, u64) {
     let mut c = Chance(seed);
     let first = net(&mut c);
@@ -68,7 +63,10 @@ fn live(seed: u64) -> (u64, u64) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, cases: lives(), max_shrink_iters: 0, ..ProptestConfig::default()
+        failure_persistence: None,
+        cases: lives(200),
+        max_shrink_iters: 0,
+        ..ProptestConfig::default()
     })]
     #[test]
     fn caches_are_invisible(seed: u64) {
@@ -77,12 +75,9 @@ proptest! {
     }
 }
 
-/// `SLUICE_LIFE=SEED` lives one life again.
 #[test]
 fn one_life_again() {
-    if let Some(seed) = std::env::var("SLUICE_LIFE").ok().and_then(|v| v.parse().ok()) {
-        live(seed);
-    }
+    again(live);
 }
 
 /// Lives that found flaws: a walk that ended in an error forgot what it had looked at of its

@@ -194,3 +194,50 @@ fn an_entry_that_knew_a_connection_asks_for_it_by_its_tuple() {
     assert_eq!(ttls(&s.batch(1, &again)), states.collect::<Vec<u8>>());
     s.see();
 }
+
+/// First packets of connections, and what is said of them to those that are established.
+fn opened_by(commit: impl Fn() -> Action, established: Vec<Action>) -> Switch {
+    let list = [
+        ip().does([ct(1).table(1).go()]),
+        is_new(1).does([commit(), out(2)]),
+        flow(1, 5).masked(Field::CtState, 0x22, 0x22).does(established),
+    ];
+    Switch::sized(&Net::of(list), 64, 512)
+}
+
+#[test]
+fn a_connection_that_a_cached_walk_opens_has_its_mark_and_its_label() {
+    let say = [set(Field::CtMark, 0x17), set(Field::CtLabel, 5 << 80)];
+    let mut s = opened_by(|| ct(1).commit().exec(say.clone()).go(), vec![out(2)]);
+    converse(&mut s, FAR);
+    let conns = s.see().conns;
+    assert_eq!(conns.len(), usize::from(CLIENTS));
+    assert!(conns.iter().all(|c| (c.mark, c.label) == (0x17, 5 << 80)), "{conns:?}");
+    assert!(s.mega_hits() > 100, "{}", s.mega_hits());
+}
+
+#[test]
+fn what_a_full_zone_refuses_a_cached_walk_is_counted_and_goes_on() {
+    let mut s = opened_by(|| ct(1).commit().go(), vec![out(2)]);
+    s.sides().iter_mut().for_each(|s| s.lane.conntrack().zones_mut().set_limit(1, Some(10)));
+    let all: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+    assert_eq!(ports(&s.batch(1, &all)), vec![2; all.len()]);
+    let seen = s.see();
+    let refused = seen.stats.iter().find(|(name, _)| *name == "ct_zone_full");
+    assert_eq!((seen.conns.len(), refused), (10, Some(&("ct_zone_full", 30))));
+}
+
+#[test]
+fn a_walk_of_established_packets_that_commits_is_not_for_new_ones() {
+    let again = vec![ct(1).commit().go(), set(Field::IpTtl, 77), out(2)];
+    let mut s = opened_by(|| ct(1).commit().go(), again);
+    let wanted = |n: u8| vec![n; usize::from(CLIENTS)];
+    assert_eq!(ttls(&converse(&mut s, FAR)[5]), wanted(77));
+    let now = s.now;
+    s.sides().iter_mut().for_each(|s| {
+        s.lane.conntrack().flush(now, |_| true);
+    });
+    let all: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+    assert_eq!(ttls(&s.batch(1, &all)), wanted(64), "new again");
+    s.see();
+}

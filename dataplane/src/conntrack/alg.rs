@@ -17,6 +17,7 @@
 //! **Bounds.** Helped connections, expectations of all and of each, and their time: `limits.rs`.
 //! What a helped connection expects goes when it goes; what has come stays.
 
+mod audit;
 pub mod ftp;
 #[cfg(test)]
 mod tests;

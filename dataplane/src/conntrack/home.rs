@@ -23,6 +23,7 @@
 //! where the two are connections of different zones, the later one has the packets, and nobody
 //! counts.
 
+use super::audit::{Findings, Redirected, redirect_to};
 use super::icmp_error;
 use super::key::{HashKey, Narrow, Tuple, addresses};
 use super::redirect::{Entered, Redirects};
@@ -330,6 +331,21 @@ impl Homes {
     /// Redirects that others have of us, those included that are to be withdrawn.
     pub fn given(&self) -> usize {
         self.given
+    }
+
+    /// Redirects that others have of us and are to be withdrawn.
+    pub(super) fn owed(&self) -> impl Iterator<Item = (u8, Tuple)> {
+        self.owed.iter().copied()
+    }
+
+    /// Redirects that a worker is still to be told of.
+    pub(super) fn untold(&self, worker: u8) -> impl Iterator<Item = Tuple> {
+        self.due.iter().filter_map(move |due| redirect_to(worker, due))
+    }
+
+    /// Redirects to others that we have.
+    pub(super) fn audit_redirects(&self, f: &mut Findings) -> Redirected {
+        self.redirects.audit(f)
     }
 
     /// Tells what is due. `tell` says whether there was room; what finds none stays due.

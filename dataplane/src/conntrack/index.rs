@@ -15,6 +15,8 @@
 //! tombstones: a table under churn stays as fast as a fresh one. Homes are known from the tags, so
 //! connections are not looked at.
 
+mod audit;
+
 use super::lanes::places;
 use super::table::Lines;
 use crate::prefetch::prefetch;

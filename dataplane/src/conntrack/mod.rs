@@ -23,6 +23,7 @@
 //! start; what is full refuses by name.
 
 pub mod alg;
+mod audit;
 mod check;
 mod commit;
 mod conn;
@@ -47,6 +48,7 @@ mod wheel;
 mod zone;
 
 pub use alg::{Alg, AlgEdit};
+pub use audit::{Audit, Findings};
 pub use check::l4_checksum_ok;
 pub use conn::{ConnInfo, TCP_STATES};
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};

@@ -13,6 +13,8 @@
 //!
 //! Pools are bounded. An address without a pool is still translated, by trying ports in turn.
 
+mod audit;
+
 use super::key::{IpKey, Tuple};
 use crate::limits::NAT_POOLS_MAX;
 

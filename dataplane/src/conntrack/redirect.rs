@@ -7,6 +7,8 @@
 //! zones may have the same tuple). Removal moves back what had to go further (Knuth, vol. 3, 6.4,
 //! algorithm R): no tombstones, and entries of one tuple stay in the order in which they came.
 
+mod audit;
+
 use super::key::{HashKey, Tuple};
 use super::table::Lines;
 use crate::prefetch::prefetch;

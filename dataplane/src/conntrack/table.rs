@@ -5,6 +5,8 @@
 //!
 //! A look-up can be spread over a batch: `hash`, `prefetch_index`, `guess` + `prefetch`, `find`.
 
+mod audit;
+
 use super::conn::{Cold, Hot, WideAddresses, flag, wide_of};
 use super::index::Index;
 use super::key::{HashKey, Narrow, Tuple};

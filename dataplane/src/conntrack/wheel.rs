@@ -19,6 +19,8 @@
 //! first goes first. What a list shows next is asked for when its last went, eight steps ahead of
 //! its use, and its places in the index four steps ahead.
 
+mod audit;
+
 use super::conn::flag;
 use super::expire::{Class, is_due, left};
 use super::table::Table;

@@ -1,0 +1,39 @@
+//! The pools, port by port.
+
+use super::{PORTS, PortPools, WORDS};
+use crate::conntrack::audit::{Findings, Ports};
+
+impl PortPools {
+    /// Each port has the users that it is counted to have, and its bit says whether any. `held`:
+    /// what live connections hold. Gives the users.
+    pub fn audit(&self, held: &Ports, f: &mut Findings) -> usize {
+        let mut all = 0;
+        for (n, pool) in self.pools.iter().enumerate() {
+            let own = held.get(&pool.key.words());
+            let (mut users, mut ports) = (0, 0);
+            for port in 0..PORTS {
+                let kept = self.users[n * PORTS + port];
+                let counted = own.and_then(|o| o.get(&(port as u16))).copied().unwrap_or(0);
+                if kept != counted {
+                    let key = pool.key;
+                    f.wrong(|| format!("port {port} of {key:?}: {kept} users, {counted} counted"));
+                }
+                if (self.used[n * WORDS + port / 64] >> (port % 64) & 1 != 0) != (counted > 0) {
+                    let key = pool.key;
+                    f.wrong(|| format!("port {port} of {key:?}: {counted} users, wrong bit"));
+                }
+                users += usize::from(counted);
+                ports += usize::from(counted > 0);
+            }
+            f.same(&format!("users of {:?}", pool.key), pool.users as usize, users);
+            f.same(&format!("ports of {:?}", pool.key), pool.ports as usize, ports);
+            if self.find(&pool.key).is_none_or(|found| found.0 != n) {
+                f.wrong(|| format!("{:?} cannot be found", pool.key));
+            }
+            all += users;
+        }
+        let wanted: usize = held.values().flat_map(|p| p.values()).map(|n| usize::from(*n)).sum();
+        f.same("connections that hold a port", all, wanted);
+        all
+    }
+}

@@ -143,7 +143,7 @@ impl Conntrack {
         let expected = self.expectation(p, tick);
         let (choice, flags) = match &expected {
             Some((e, _)) => self.translate_expected(p, c, e)?,
-            None => self.translate(p, c, tick)?,
+            None => self.translate(p, c, hash, tick)?,
         };
         let told = match self.homes.claim(&p.tuple, &choice.reply, p.zone) {
             Ok(told) => told,
@@ -198,11 +198,11 @@ impl Conntrack {
         &mut self,
         p: &CtPacket,
         c: &Commit,
+        hash: u64,
         tick: u64,
     ) -> Result<(nat::Choice, u8), CtError> {
         let Some(spec) = c.nat.as_ref().filter(|s| s.is_for(p.tuple.v6)) else {
             let reply = p.tuple.reversed();
-            let hash = self.table.hash(&reply, p.zone);
             let is_taken = self.find_live(hash, &reply, p.zone, tick).is_some();
             let is_others = !is_taken && self.homes.is_taken(&reply);
             self.stats.redirects_late += u64::from(is_others);

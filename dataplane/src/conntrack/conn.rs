@@ -4,7 +4,7 @@
 //!   TCP state of both sides, the deadline. A hit reads a line of the index, and reads and writes
 //!   this one.
 //! - `Cold`, half a line: mark, label, the links of a timer wheel.
-//! - two index slots of 8 bytes at a load of at most one half: 32 bytes (`index.rs`).
+//! - four index slots of 8 bytes, of which it uses one, or two if it is translated (`index.rs`).
 //! - IPv6 addresses lie in a second line that an IPv4 connection never touches.
 //!
 //! All zero is a free, never used connection: untouched pages cost nothing.
@@ -32,6 +32,9 @@ pub mod flag {
     pub const POOL: u8 = 0x20;
     /// Mark or label are not zero: worth a look into `Cold`.
     pub const MARKED: u8 = 0x40;
+    /// The reply tuple is not the reverse of the original one, and has an entry of its own in the
+    /// index.
+    pub const TURNED: u8 = 0x80;
 }
 
 /// One side of a TCP connection.
@@ -157,6 +160,15 @@ impl Hot {
         same && (t.v6
             || (u128::from(self.addresses[i]) == t.src
                 && u128::from(self.addresses[i + 1]) == t.dst))
+    }
+
+    /// The direction that a narrow tuple is of.
+    #[inline(always)]
+    pub fn side_of_narrow(&self, n: &Narrow, zone: u16) -> Option<usize> {
+        if self.is_narrow(n, zone, 0) {
+            return Some(0);
+        }
+        if self.is_narrow(n, zone, 1) { Some(1) } else { None }
     }
 
     /// The same for a narrow tuple, and nothing remains.

@@ -161,12 +161,12 @@ impl Homes {
     /// The worker where a tuple, and its reverse, have their home.
     #[inline]
     pub fn of(&self, t: &Tuple) -> u8 {
-        self.share(self.key.of_both(t))
+        self.share(self.key.of(t, 0))
     }
 
     #[inline(always)]
     pub fn of_narrow(&self, n: &Narrow) -> u8 {
-        self.share(self.key.of_both_narrow(n))
+        self.share(self.key.of_narrow(n, 0))
     }
 
     /// Whether others are redirected to from here.

@@ -5,9 +5,10 @@
 //! eight at a time, without a branch that depends on data: a walk from slot to slot mispredicts
 //! once or twice a call, which costs more than the memory that is in cache. The home of an entry
 //! is its hash bits as a fraction of the table (`bits * buckets >> 32`), which needs no power of
-//! two: four slots a connection, at any number of connections. Half of them are in use at most, so
-//! a bucket holds four on average and overflows in 2 % of cases; then the entry goes to the next
-//! one that has room.
+//! two: four slots a connection, at any number of connections. Tuples hash like their reverse, so
+//! only a translated connection has two entries. Half of the slots are in use at most, so a bucket
+//! holds four on average and overflows in 2 % of cases; then the entry goes to the next one that
+//! has room.
 //!
 //! What a look-up relies on: between an entry's home and the bucket it is in, all are full, so the
 //! first bucket with an empty place ends the search. Removal from a full bucket therefore moves one
@@ -36,7 +37,8 @@ const WIDTH: usize = 8;
 #[repr(C)]
 struct Bucket {
     tags: [u32; WIDTH],
-    /// Connection plus one, shifted left; lowest bit: direction. Zero: empty.
+    /// Connection plus one, shifted left; lowest bit: set for the reply tuple of a translated one.
+    /// Zero: empty.
     owners: [u32; WIDTH],
 }
 
@@ -105,9 +107,14 @@ impl Index {
         prefetch(self.bucket(self.home(tag)));
     }
 
-    /// The first connection (and direction) of this tag that `wanted` takes.
+    /// The first connection of this tag that `side` takes, and the direction that it says; `side`
+    /// is told the entry's.
     #[inline(always)]
-    pub fn find(&self, tag: u32, wanted: impl Fn(u32, usize) -> bool) -> Option<(u32, usize)> {
+    pub fn find(
+        &self,
+        tag: u32,
+        side: impl Fn(u32, usize) -> Option<usize>,
+    ) -> Option<(u32, usize)> {
         let mut at = self.home(tag);
         // Ends: at most half of the places are in use.
         loop {
@@ -117,7 +124,7 @@ impl Index {
             while same != 0 {
                 let owner = bucket.owners[same.trailing_zeros() as usize % WIDTH];
                 let (ix, dir) = ((owner >> 1).wrapping_sub(1), (owner & 1) as usize);
-                if wanted(ix, dir) {
+                if let Some(dir) = side(ix, dir) {
                     return Some((ix, dir));
                 }
                 same &= same - 1;
@@ -246,10 +253,10 @@ mod tests {
                 prop_assert!(index.is_sound());
                 prop_assert_eq!(index.used(), model.len());
                 for (at, tag) in &model {
-                    let found = index.find(*tag, |ix, dir| (ix, dir) == *at);
+                    let found = index.find(*tag, |ix, dir| ((ix, dir) == *at).then_some(dir));
                     prop_assert_eq!(found, Some(*at));
                 }
-                prop_assert_eq!(index.find(7 << 20, |_, _| true), None);
+                prop_assert_eq!(index.find(7 << 20, |_, dir| Some(dir)), None);
             }
         }
     }

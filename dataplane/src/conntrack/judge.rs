@@ -202,6 +202,10 @@ impl Conntrack {
         // Not with combinators: they are not always inlined.
         let found = match guess.place() {
             Some((ix, dir)) if self.table.hot(ix).is_narrow(n, zone, dir) => Some((ix, dir)),
+            // Guessed from the index, which has one entry for both.
+            Some((ix, dir)) if self.table.hot(ix).is_narrow(n, zone, dir ^ 1) => {
+                Some((ix, dir ^ 1))
+            }
             _ => {
                 used = match hash {
                     Some(hash) => hash,

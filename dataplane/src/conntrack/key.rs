@@ -6,7 +6,9 @@
 //! request from B is therefore never mistaken for the reply to a request from A.
 //!
 //! The hash is keyed by secrets of this start: who cannot guess them cannot choose packets that
-//! meet in one place of the table. Two folded 64 x 64 bit multiplications, as in wyhash.
+//! meet in one place of the table. It is symmetric, so that a connection that is not translated is
+//! found from both sides by one entry: each end is hashed by itself, and what they add up to once
+//! more, by folded 64 x 64 bit multiplications, as in wyhash.
 
 use super::icmp_error;
 use super::tcp::{self, Segment};
@@ -112,37 +114,10 @@ impl HashKey {
         }))
     }
 
-    /// Hash of a tuple in a zone.
+    /// Hash of a tuple in a zone, and of its reverse: what both ends add up to.
     #[inline]
     pub fn of(&self, t: &Tuple, zone: u16) -> u64 {
-        let [a, b, c, d] = self.0;
-        let low = u64::from(t.sport) << 48
-            | u64::from(t.dport) << 32
-            | u64::from(zone) << 16
-            | u64::from(t.proto) << 8
-            | u64::from(t.v6);
-        let addresses = if t.v6 {
-            let src = fold(t.src as u64 ^ b, (t.src >> 64) as u64 ^ c);
-            let dst = fold(t.dst as u64 ^ c, (t.dst >> 64) as u64 ^ d);
-            src.rotate_left(32) ^ dst
-        } else {
-            (t.src as u64) << 32 | (t.dst as u32 as u64)
-        };
-        fold(fold(addresses ^ a, low ^ b) ^ c, d)
-    }
-
-    /// The same of a narrow one.
-    #[inline(always)]
-    pub fn of_narrow(&self, n: &Narrow, zone: u16) -> u64 {
-        let [a, b, c, d] = self.0;
-        let low = u64::from(n.ports) << 32 | u64::from(zone) << 16 | u64::from(n.proto) << 8;
-        fold(fold(n.addresses ^ a, low ^ b) ^ c, d)
-    }
-
-    /// The same for a tuple and its reverse: what both ends add up to.
-    #[inline]
-    pub(super) fn of_both(&self, t: &Tuple) -> u64 {
-        let [a, b, c, _] = self.0;
+        let [a, _, c, _] = self.0;
         // Both ends of ICMP have its identifier.
         let dport = if t.is_icmp() { t.sport } else { t.dport };
         let end = |address: u128, port: u16| match t.v6 {
@@ -152,16 +127,21 @@ impl HashKey {
             }
             false => self.of_end(u64::from(port) << 32 | address as u64),
         };
-        fold(end(t.src, t.sport).wrapping_add(end(t.dst, dport)) ^ u64::from(t.proto) ^ b, c)
+        self.of_ends(end(t.src, t.sport), end(t.dst, dport), (zone, t.proto))
     }
 
     /// The same of a narrow one.
     #[inline(always)]
-    pub(super) fn of_both_narrow(&self, n: &Narrow) -> u64 {
-        let [_, b, c, _] = self.0;
+    pub fn of_narrow(&self, n: &Narrow, zone: u16) -> u64 {
         let src = self.of_end(n.addresses >> 32 | u64::from(n.ports >> 16) << 32);
         let dst = self.of_end(n.addresses & 0xffff_ffff | u64::from(n.ports & 0xffff) << 32);
-        fold(src.wrapping_add(dst) ^ u64::from(n.proto) ^ b, c)
+        self.of_ends(src, dst, (zone, n.proto))
+    }
+
+    #[inline(always)]
+    fn of_ends(&self, one: u64, other: u64, (zone, proto): (u16, u8)) -> u64 {
+        let [_, b, c, _] = self.0;
+        fold(one.wrapping_add(other) ^ u64::from(zone) << 16 ^ u64::from(proto) ^ b, c)
     }
 
     #[inline(always)]
@@ -430,6 +410,41 @@ mod tests {
             let t = Tuple { src: 1, dst: 2, sport: 7, dport, proto, v6 };
             assert_eq!(t.reversed().reversed(), t);
             assert_ne!(t.reversed(), t);
+        }
+    }
+
+    #[test]
+    fn a_tuple_hashes_like_its_reverse_and_like_nothing_else() {
+        let key = HashKey::new(7);
+        let mut seen = std::collections::HashMap::new();
+        for n in 0..20_000u64 {
+            let pick = |shift: u32, of: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift & of;
+            let (v6, proto) = (n % 3 == 0, [TCP, UDP, ICMP, 47][n as usize % 4]);
+            let dport = if proto == ICMP { 8 << 8 } else { pick(32, 0xff) as u16 };
+            let wide = u128::from(v6) << 100;
+            let (src, dst) = (wide + u128::from(pick(8, 0xf)), wide + u128::from(pick(4, 0xf)));
+            let t = Tuple { src, dst, sport: pick(40, 0xff) as u16, dport, proto, v6 };
+            for zone in [0, 1, 0xffff] {
+                let hash = key.of(&t, zone);
+                assert_eq!(hash, key.of(&t.reversed(), zone), "{t:?}");
+                // Requests of both sides with one identifier are told apart by their tuples.
+                let far = if t.is_icmp() { t.sport } else { t.dport };
+                let mut ends = [(t.src, t.sport), (t.dst, far)];
+                ends.sort_unstable();
+                let what = (ends, proto, v6, zone);
+                let before = seen.insert(hash, what);
+                assert!(before.is_none_or(|b| b == what), "{t:?} and {before:?}");
+            }
+        }
+        assert!(seen.len() > 40_000, "{}", seen.len());
+    }
+
+    #[test]
+    fn a_narrow_tuple_hashes_like_the_tuple() {
+        for (n, zone) in [(1, 0), (77, 9), (u64::MAX, 65535)] {
+            let key = HashKey::new(n);
+            let narrow = Narrow { addresses: n << 32 | 5, ports: 0x1234_0050, proto: UDP };
+            assert_eq!(key.of_narrow(&narrow, zone), key.of(&narrow.tuple(), zone));
         }
     }
 

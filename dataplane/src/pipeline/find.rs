@@ -197,15 +197,8 @@ impl Lane {
         }
         for i in ones(any) {
             let Some(slot) = self.batch.get_mut(i) else { break };
-            let Some((zone, hash)) = slot.ct.hash else { continue };
+            let Some((_, hash)) = slot.ct.hash else { continue };
             slot.ct.guess = self.conntrack.prefetch_guess(hash);
-            if slot.ct.guess.is_none()
-                && let Some(tuple) = CtPacket::tuple_of(&slot.key)
-            {
-                // It may open a connection, which its replies are to find.
-                let reply = self.conntrack.hash_of_tuple(&tuple.reversed(), zone);
-                self.conntrack.prefetch_index(reply);
-            }
         }
     }
 }

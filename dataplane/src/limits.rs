@@ -191,8 +191,8 @@ pub const HELPED_CHILDREN_MAX: usize = 1 << 14;
 /// Packets of helped connections that one walk may rewrite.
 pub const RECORDED_ALG_EDITS_MAX: usize = 4;
 
-/// NAT pools of one worker (one per zone, protocol and address): 2 bytes a port and a bit,
-/// 136 KiB each when fully used, 34 MiB reserved.
+/// NAT pools of one worker (one per zone, protocol and address): two bits a port, 16 KiB each, and
+/// 2 bytes more for ports that several connections share, 128 KiB each; 36 MiB reserved.
 pub const NAT_POOLS_MAX: usize = 256;
 
 /// Bytes of one packet's stack, a byte of length with each value (Open vSwitch). Copies that forks

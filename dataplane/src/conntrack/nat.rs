@@ -130,6 +130,11 @@ fn span((lo, hi): (u16, u16)) -> u64 {
     u64::from(hi.saturating_sub(lo)) + 1
 }
 
+/// What is less than twice the count, within it: of 128 bits a division is a call.
+fn wrapped(n: u128, count: u128) -> u128 {
+    if n >= count { n - count } else { n }
+}
+
 impl Chooser<'_> {
     /// The reply tuple for a new connection; `None` if none is free.
     pub fn choose(&mut self, orig: &Tuple, spec: &NatSpec) -> Option<Choice> {
@@ -142,13 +147,12 @@ impl Chooser<'_> {
             NatMode::Persistent => HashKey::new(PERSISTENT).of_words(orig.src, 0),
             _ => seed,
         };
-        // Of 128 bits a division is a call.
         let first = match u64::try_from(count) {
             Ok(count) => u128::from(address_seed % count),
             Err(_) => u128::from(address_seed),
         };
         let addresses = (0..count.min(ADDRESSES_TRIED))
-            .map(|i| spec.addr_min.saturating_add((first + i) % count));
+            .map(|i| spec.addr_min.saturating_add(wrapped(first.saturating_add(i), count)));
         let seed = seed.rotate_left(32);
         if !self.homes.is_shared() {
             return addresses.clone().find_map(|a| self.at(a, orig, spec, seed));

@@ -1,7 +1,7 @@
 //! Which ports (and ICMP identifiers) of an address NAT has given out.
 //!
 //! A translated tuple only has to be unique as a whole, so one port can serve many connections to
-//! different remote ends. Per zone, protocol and address a *pool* counts the users of each port; a
+//! different remote ends. Per zone, protocol and address a *pool* knows the users of each port; a
 //! bitmap says which ports have any. A port without users is unique whatever the remote end, and
 //! the bitmap finds the next one in a few words however full the range is: no lottery. Only when
 //! every port of the range has users are ports tried one by one for a tuple that is free. When
@@ -10,6 +10,10 @@
 //! user, which the bitmap shows. When one ends, its port is the one to take. So neither a flood
 //! nor coming and going at a full pool pays for the search again (but once in `SEARCH_AGAIN` ports
 //! given back: connections of the address itself, which no pool knows of, may have ended).
+//!
+//! Nearly all ports have one user, which two bits of a port say; only those with more are counted.
+//! Taking and giving back a port therefore touches one line, and the lines of many pools stay in
+//! cache, where counts of all ports would not.
 //!
 //! Pools are bounded. An address without a pool is still translated, by trying ports in turn.
 
@@ -115,14 +119,27 @@ pub struct PoolIx(usize);
 /// All pools of a worker.
 pub struct PortPools {
     pools: Vec<Pool>,
-    /// Users per port; pool after pool.
-    users: Vec<u16>,
-    /// One bit per port that has users.
-    used: Vec<u64>,
+    /// Pool after pool.
+    used: Vec<Used>,
+    /// Users per port but for the first one, of ports that are shared; pool after pool.
+    more: Vec<u16>,
     /// Open-addressed directory of `pools`, by hash of the key: index plus one.
     directory: Vec<u16>,
     failures: Vec<Option<Failure>>,
+    /// There is a failure to be told what is given back.
+    has_failures: bool,
 }
+
+/// A bit for each of 64 ports.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    /// Has users.
+    any: u64,
+    /// Has more than one.
+    shared: u64,
+}
+
+const SLOTS: usize = NAT_POOLS_MAX * 2;
 
 fn mix(key: &Key) -> usize {
     let words = key.address as u64
@@ -136,19 +153,19 @@ impl PortPools {
     pub fn new() -> Self {
         Self {
             pools: Vec::with_capacity(NAT_POOLS_MAX),
-            users: vec![0; NAT_POOLS_MAX * PORTS],
-            used: vec![0; NAT_POOLS_MAX * WORDS],
-            directory: vec![0; NAT_POOLS_MAX * 2],
+            used: vec![Used::default(); NAT_POOLS_MAX * WORDS],
+            more: vec![0; NAT_POOLS_MAX * PORTS],
+            directory: vec![0; SLOTS],
             failures: vec![None; FAILURES],
+            has_failures: false,
         }
     }
 
     fn find(&self, key: &Key) -> Option<PoolIx> {
-        let slots = self.directory.len();
         let mut at = mix(key);
         // Ends: the directory is at most half full.
         loop {
-            let entry = usize::from(self.directory.get(at % slots).copied()?);
+            let entry = usize::from(self.directory.get(at % SLOTS).copied()?);
             if entry == 0 {
                 return None;
             }
@@ -160,13 +177,12 @@ impl PortPools {
     }
 
     fn enter(&mut self, ix: usize) {
-        let slots = self.directory.len();
         let Some(pool) = self.pools.get(ix) else { return };
         let mut at = mix(&pool.key);
-        while self.directory[at % slots] != 0 {
+        while self.directory[at % SLOTS] != 0 {
             at += 1;
         }
-        self.directory[at % slots] = ix as u16 + 1;
+        self.directory[at % SLOTS] = ix as u16 + 1;
     }
 
     /// The pool of an address, made or taken over from one that nobody uses; `None` when all
@@ -192,16 +208,26 @@ impl PortPools {
 
     /// One more user of a port. False if the port has as many as can be counted.
     pub fn acquire(&mut self, PoolIx(pool): PoolIx, port: u16) -> bool {
-        let Some(users) = self.users.get_mut(pool * PORTS + usize::from(port)) else {
+        let bit = 1 << (port % 64);
+        let (Some(used), Some(of)) =
+            (self.used.get_mut(pool * WORDS + usize::from(port) / 64), self.pools.get_mut(pool))
+        else {
             return false;
         };
-        if *users == u16::MAX {
-            return false;
+        if used.any & bit == 0 {
+            used.any |= bit;
+            of.ports += 1;
+        } else {
+            let Some(more) = self.more.get_mut(pool * PORTS + usize::from(port)) else {
+                return false;
+            };
+            if *more == u16::MAX {
+                return false;
+            }
+            *more += 1;
+            used.shared |= bit;
         }
-        *users += 1;
-        self.pools[pool].ports += u32::from(*users == 1);
-        self.used[pool * WORDS + usize::from(port) / 64] |= 1 << (port % 64);
-        self.pools[pool].users += 1;
+        of.users += 1;
         true
     }
 
@@ -211,17 +237,34 @@ impl PortPools {
             debug_assert!(false, "a port of no pool was given back");
             return;
         };
-        let users = &mut self.users[pool * PORTS + usize::from(port)];
-        debug_assert!(*users > 0);
-        *users = users.saturating_sub(1);
-        if *users == 0 {
-            self.used[pool * WORDS + usize::from(port) / 64] &= !(1 << (port % 64));
-            self.pools[pool].ports = self.pools[pool].ports.saturating_sub(1);
+        let bit = 1 << (port % 64);
+        let (Some(used), Some(of)) =
+            (self.used.get_mut(pool * WORDS + usize::from(port) / 64), self.pools.get_mut(pool))
+        else {
+            return;
+        };
+        debug_assert!(used.any & bit != 0, "a port was given back that nobody has");
+        if used.shared & bit == 0 {
+            of.ports -= u32::from(used.any & bit != 0);
+            used.any &= !bit;
+        } else if let Some(more) = self.more.get_mut(pool * PORTS + usize::from(port)) {
+            *more = more.saturating_sub(1);
+            if *more == 0 {
+                used.shared &= !bit;
+            }
         }
-        self.pools[pool].users = self.pools[pool].users.saturating_sub(1);
-        self.pools[pool].releases += 1;
+        of.users = of.users.saturating_sub(1);
+        of.releases += 1;
+        if self.has_failures {
+            self.tell_failure(at, port, remote);
+        }
+    }
+
+    /// A search that failed may now find this.
+    #[inline(never)]
+    fn tell_failure(&mut self, at: PoolIx, port: u16, remote: Remote) {
         let slot = &mut self.failures[Self::failure_slot(at, remote)];
-        if let Some(f) = slot.as_mut().filter(|f| f.pool == pool && f.remote == remote)
+        if let Some(f) = slot.as_mut().filter(|f| f.pool == at.0 && f.remote == remote)
             && (f.range.0..=f.range.1).contains(&port)
         {
             f.freed += 1;
@@ -241,7 +284,7 @@ impl PortPools {
         let (first, last) = (usize::from(lo) / 64, usize::from(hi) / 64);
         let words = self.used.get(pool * WORDS + first..=pool * WORDS + last)?;
         for (w, used) in (first..).zip(words) {
-            let mut free = !used;
+            let mut free = !used.any;
             if w == first {
                 free &= u64::MAX << (lo % 64);
             }
@@ -278,6 +321,7 @@ impl PortPools {
         let releases = self.pools[at.0].releases;
         let failure = Failure { pool: at.0, remote, range, releases, freed: 0, port: 0 };
         self.failures[Self::failure_slot(at, remote)] = Some(failure);
+        self.has_failures = true;
     }
 
     /// The freed port of a failed search was taken. Which others were freed is not known.
@@ -363,6 +407,47 @@ mod tests {
         p.release(&key(1), 5, (0, 0));
         assert_eq!(p.next_unused(pool, 5, 5, 5), None);
         p.release(&key(1), 5, (0, 0));
+        assert_eq!(p.next_unused(pool, 5, 5, 5), Some(5));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None, ..proptest::prelude::ProptestConfig::with_cases(100)
+        })]
+        /// Ports of two neighbouring words taken and given back at random, against counts of all.
+        #[test]
+        fn users_are_those_that_took_and_did_not_give_back(
+            ops in proptest::collection::vec((60u16..68, 0u8..5), 1..400),
+        ) {
+            let mut p = PortPools::new();
+            let pool = p.pool(key(1)).unwrap();
+            let mut users = std::collections::BTreeMap::<u16, u32>::new();
+            for (port, op) in ops {
+                let count = users.entry(port).or_default();
+                if op > 1 {
+                    *count += 1;
+                    assert!(p.acquire(pool, port));
+                } else if *count > 0 {
+                    *count -= 1;
+                    p.release(&key(1), port, (0, 0));
+                }
+                let unused = (60..68).find(|p| users.get(p).copied().unwrap_or(0) == 0);
+                assert_eq!(p.next_unused(pool, 60, 67, 60), unused);
+                assert_eq!(p.users(), users.values().copied().map(u64::from).sum::<u64>());
+                assert_eq!(p.ports_used(&key(1)), users.values().filter(|n| **n > 0).count());
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_has_so_many_users_and_no_more() {
+        let mut p = PortPools::new();
+        let pool = p.pool(key(1)).unwrap();
+        let most = 1 << 16;
+        assert!((0..most).all(|_| p.acquire(pool, 5)));
+        assert!(!p.acquire(pool, 5));
+        (0..most).for_each(|_| p.release(&key(1), 5, (0, 0)));
+        assert_eq!((p.users(), p.ports_used(&key(1))), (0, 0));
         assert_eq!(p.next_unused(pool, 5, 5, 5), Some(5));
     }
 

@@ -82,7 +82,8 @@ fn what_is_whole_is_found_whole_and_in_the_end_bare() {
     let a = audit(&workers);
     assert_eq!(a.findings, Findings::default());
     assert!(a.live > 20 && a.freed > 3 && a.nat_ports > 10 && a.helped > 5 && a.redirects > 5);
-    assert_eq!((a.index_entries, a.queued), (2 * a.live, a.live));
+    // NAT holds a port of each that it translates, and only these have two entries.
+    assert_eq!((a.index_entries, a.queued), (a.live + a.nat_ports, a.live));
     assert!(!a.is_bare());
     let gone: usize = workers.iter_mut().map(|ct| ct.flush(NOW, |_| true)).sum();
     assert!(gone > 20);

@@ -4,23 +4,26 @@ use super::{PORTS, PortPools, WORDS};
 use crate::conntrack::audit::{Findings, Ports};
 
 impl PortPools {
-    /// Each port has the users that it is counted to have, and its bit says whether any. `held`:
-    /// what live connections hold. Gives the users.
+    /// Each port has the users that it is counted to have, and its bits say whether any and whether more than
+    /// one. `held`: what live connections hold. Gives the users.
     pub fn audit(&self, held: &Ports, f: &mut Findings) -> usize {
         let mut all = 0;
         for (n, pool) in self.pools.iter().enumerate() {
             let own = held.get(&pool.key.words());
             let (mut users, mut ports) = (0, 0);
             for port in 0..PORTS {
-                let kept = self.users[n * PORTS + port];
+                let (at, bit) = (self.used[n * WORDS + port / 64], 1 << (port % 64));
+                let (any, shared) = (at.any & bit != 0, at.shared & bit != 0);
+                let more = self.more[n * PORTS + port];
+                let kept = u16::from(any) + more;
                 let counted = own.and_then(|o| o.get(&(port as u16))).copied().unwrap_or(0);
                 if kept != counted {
                     let key = pool.key;
                     f.wrong(|| format!("port {port} of {key:?}: {kept} users, {counted} counted"));
                 }
-                if (self.used[n * WORDS + port / 64] >> (port % 64) & 1 != 0) != (counted > 0) {
+                if any != (counted > 0) || shared != (more > 0) {
                     let key = pool.key;
-                    f.wrong(|| format!("port {port} of {key:?}: {counted} users, wrong bit"));
+                    f.wrong(|| format!("port {port} of {key:?}: {counted} users, wrong bits"));
                 }
                 users += usize::from(counted);
                 ports += usize::from(counted > 0);

@@ -28,8 +28,8 @@ impl Table {
         freed
     }
 
-    /// Each direction of each live connection has one entry, which can be found, and nothing else
-    /// has one. Gives the entries.
+    /// Each live connection has one entry, and one of its reply tuple if that is not the reverse of
+    /// the original; they can be found, and nothing else has one. Gives the entries.
     pub fn audit_index(&self, f: &mut Findings) -> usize {
         let mut seen = vec![0u8; self.fresh as usize];
         let mut entries = 0;
@@ -41,8 +41,8 @@ impl Table {
             let (bit, hot) = (1 << dir, self.hot(ix));
             let twice = *seen & bit != 0;
             *seen |= bit;
-            let (orig, own) = (self.tuple(ix, 0), self.tuple(ix, dir));
-            if !hot.has(flag::LIVE) || twice || dir == 1 && own == orig {
+            let own = self.tuple(ix, dir);
+            if !hot.has(flag::LIVE) || twice {
                 return Some(format!("the index names place {ix}, direction {dir}, for nothing"));
             }
             let wanted = (self.hash(&own, hot.zone) >> 32) as u32;
@@ -52,9 +52,10 @@ impl Table {
         for (ix, seen) in seen.iter().enumerate() {
             let ix = ix as u32;
             if self.hot(ix).has(flag::LIVE) {
-                let both: u8 = if self.tuple(ix, 0) == self.tuple(ix, 1) { 1 } else { 3 };
+                let is_turned = self.tuple(ix, 0).reversed() != self.tuple(ix, 1);
+                let both: u8 = if is_turned { 3 } else { 1 };
                 wanted += both.count_ones() as usize;
-                if *seen != both {
+                if *seen != both || self.hot(ix).has(flag::TURNED) != is_turned {
                     f.wrong(|| format!("the index does not name place {ix} as it should"));
                 }
             }

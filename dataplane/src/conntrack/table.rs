@@ -206,9 +206,9 @@ impl Table {
     /// The direction of a connection that a tuple is of.
     fn side_of(&self, ix: u32, t: &Tuple, zone: u16) -> Option<usize> {
         let hot = self.hot(ix);
-        [0, 1].into_iter().find(|dir| {
-            hot.matches_narrow(t, zone, *dir) && (!t.v6 || self.tuple(ix, *dir) == *t)
-        })
+        [0, 1]
+            .into_iter()
+            .find(|dir| hot.matches_narrow(t, zone, *dir) && (!t.v6 || self.tuple(ix, *dir) == *t))
     }
 
     /// The same of a narrow one.
@@ -311,7 +311,7 @@ mod tests {
     }
 
     fn is_plain(t: &Tuple) -> bool {
-        t.sport % 2 == 0
+        t.sport.is_multiple_of(2)
     }
 
     fn reply_of(t: &Tuple) -> Tuple {

@@ -4,8 +4,8 @@ use super::{PORTS, PortPools, WORDS};
 use crate::conntrack::audit::{Findings, Ports};
 
 impl PortPools {
-    /// Each port has the users that it is counted to have, and its bits say whether any and whether more than
-    /// one. `held`: what live connections hold. Gives the users.
+    /// Each port has the users that it is counted to have, and its bits say whether any and whether
+    /// more than one. `held`: what live connections hold. Gives the users.
     pub fn audit(&self, held: &Ports, f: &mut Findings) -> usize {
         let mut all = 0;
         for (n, pool) in self.pools.iter().enumerate() {

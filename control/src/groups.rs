@@ -6,7 +6,9 @@
 
 use crate::compile::lower_group;
 use crate::flow::{self, Bucket, BucketPlace, GroupCommand, GroupMod, GroupStats};
+use crate::store::Backends;
 use sluice_dataplane::action::group::Group;
+use sluice_dataplane::conntrack::Backend;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,7 @@ impl StoredGroup {
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
     by_id: BTreeMap<u32, StoredGroup>,
+    backends: Backends,
 }
 
 impl Groups {
@@ -88,6 +91,21 @@ impl Groups {
 
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+
+    /// From now on NAT's destinations are counted; before there are groups.
+    pub fn watch_backends(&mut self) {
+        self.backends.watch();
+    }
+
+    /// NAT's destinations.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Those that were named, and are no more, since the last time.
+    pub fn take_unnamed_backends(&mut self) -> BTreeSet<Backend> {
+        self.backends.take_unnamed()
     }
 
     /// What the program holds.
@@ -109,12 +127,18 @@ impl Groups {
     fn one(&mut self, m: &GroupMod, now_ns: u64) -> Result<(), GroupError> {
         let Some(id) = m.id else {
             // Only a deletion may name all groups.
-            self.by_id.clear();
+            while let Some((_, gone)) = self.by_id.pop_first() {
+                self.forget(&gone);
+            }
             return Ok(());
         };
         let have = self.by_id.get(&id);
         match m.command {
-            GroupCommand::Delete => _ = self.by_id.remove(&id),
+            GroupCommand::Delete => {
+                if let Some(gone) = self.by_id.remove(&id) {
+                    self.forget(&gone);
+                }
+            }
             GroupCommand::Add if have.is_some() => return Err(GroupError::Exists(id)),
             GroupCommand::Add if self.by_id.len() >= GROUPS_MAX => return Err(GroupError::Full),
             GroupCommand::AddOrModify if have.is_none() && self.by_id.len() >= GROUPS_MAX => {
@@ -144,8 +168,17 @@ impl Groups {
         let old = self.by_id.get(&group.id);
         let lowered = lower_group::group(&group, old.map(|g| &*g.lowered));
         let created_ns = old.map_or(now_ns, |g| g.created_ns);
-        self.by_id.insert(group.id, StoredGroup { lowered: Arc::new(lowered), group, created_ns });
+        group.buckets.iter().for_each(|b| self.backends.add(&b.actions));
+        let new = StoredGroup { lowered: Arc::new(lowered), group, created_ns };
+        if let Some(gone) = self.by_id.insert(new.group.id, new) {
+            self.forget(&gone);
+        }
         Ok(())
+    }
+
+    /// A group is there no more.
+    fn forget(&mut self, gone: &StoredGroup) {
+        gone.group.buckets.iter().for_each(|b| self.backends.remove(&b.actions));
     }
 }
 

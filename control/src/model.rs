@@ -3,6 +3,7 @@
 //! `Model::program` compiles it; whoever owns the model (the daemon, `replay`) hands the result
 //! to the workers. A port keeps its `PortIx` as long as it exists.
 
+mod backends;
 mod load;
 
 use crate::compile::{Device, PortState, compile_port, compile_underlay};

@@ -2,6 +2,7 @@
 
 use super::check::Checker;
 use super::raw;
+use serde::Deserialize;
 use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::limits::{CT_POLICIES_MAX, FRAGMENT_LEAST, FRAGMENTS_MOST};
 
@@ -19,8 +20,26 @@ pub struct Conntrack {
     pub timeouts: Timeouts,
     /// Connections of a zone that has no limit of its own; 0: no limit.
     pub zone_limit: u32,
+    pub flush_removed_backends: FlushBackends,
     /// Zones with something of their own; numbers are distinct.
     pub zones: Vec<CtZone>,
+}
+
+/// Which connections are forgotten when no flow or group names the destination any more that
+/// `nat(dst=...)` led them to.
+///
+/// UDP's is what kube-proxy does: a client that goes on from the same port keeps its entry alive
+/// and never comes to another backend by itself. TCP's are left by default, so that a backend that
+/// is taken out of the flows can finish what it has begun ("draining"); a client of one that is
+/// dead notices and connects anew. OVN leaves all (`ct_flush` of a load balancer is off by default)
+/// or forgets all.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum FlushBackends {
+    None,
+    #[default]
+    Udp,
+    All,
 }
 
 /// `[[conntrack.zone]]`.
@@ -92,6 +111,7 @@ pub(super) fn check(c: &mut Checker<'_>, raw: &raw::Conntrack) -> Conntrack {
         fragments: fragments(c, raw),
         timeouts,
         zone_limit,
+        flush_removed_backends: raw.flush_removed_backends,
         zones,
     }
 }

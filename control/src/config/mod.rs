@@ -22,6 +22,7 @@
 //! conns_max = 262144            # of all workers, with an equal share each
 //! zone_limit = 0                # connections of a zone that has no limit of its own; 0: none
 //! tcp_seq_check = true          # a TCP segment out of its window is invalid
+//! flush_removed_backends = "udp"   # of ends that no nat(dst=) names any more; "none", "all"
 //! fragments_max = 1000          # that wait at ct() for the others of their datagram
 //! fragment_ipv4_min = 1200      # bytes of one that is not the last; a smaller one is invalid
 //! fragment_ipv6_min = 1280
@@ -70,7 +71,7 @@ use serde::{Deserialize, Serialize};
 use sluice_dataplane::tunnel::TlvMap;
 
 pub(crate) use check::mac_of_name;
-pub use conntrack::{Conntrack, CtZone, Timeouts};
+pub use conntrack::{Conntrack, CtZone, FlushBackends, Timeouts};
 pub use error::ConfigError;
 pub use net::{Cidr, CidrError, MacAddr, MacAddrError};
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Checksum, FailMode, OverflowPolicy, PortMode, XdpMode};
+use super::{Checksum, FailMode, FlushBackends, OverflowPolicy, PortMode, XdpMode};
 
 pub(super) type Text = Spanned<String>;
 pub(super) type Int = Spanned<i64>;
@@ -63,6 +63,8 @@ pub(super) struct Conntrack {
     pub fragment_ipv6_min: Option<Int>,
     pub tcp_seq_check: Option<bool>,
     pub zone_limit: Option<Int>,
+    #[serde(default)]
+    pub flush_removed_backends: FlushBackends,
     #[serde(default)]
     pub timeouts_s: TimeoutsRaw,
     #[serde(default, rename = "zone")]

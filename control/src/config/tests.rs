@@ -34,6 +34,7 @@ fn the_annotated_example_is_right() {
     assert_eq!((tunnel.key, tunnel.dst_port, tunnel.df), (TunnelKey::Vni(7), 6081, true));
     assert_eq!(config.conntrack.timeouts.udp_multiple_s, 180);
     assert_eq!(config.conntrack.timeouts.udp_first_s, 60);
+    assert_eq!(config.conntrack.flush_removed_backends, FlushBackends::Udp);
     assert_eq!(config.port("ns2").unwrap().1.device(), Some("veth-ns2"));
 }
 
@@ -124,6 +125,12 @@ fn wrong_tables() -> Vec<Wrong> {
         w("[conntrack]\nfragment_ipv4_min = 1\n", 2, "fragment_ipv4_min = 1", "use 400"),
         w("[conntrack]\nzone_limit = -1\n", 2, "zone_limit = -1", "use 0 to 4294967294"),
         w("[conntrack]\ntcp_seq_check = 1\n", 2, "invalid type: integer `1`", "a boolean"),
+        w(
+            "[conntrack]\nflush_removed_backends = \"tcp\"\n",
+            2,
+            "unknown variant `tcp`",
+            "`none`, `udp`, `all`",
+        ),
         w("[[conntrack.zone]]\nlimit = 1\n", 1, "missing field `id`", ""),
         w("[[conntrack.zone]]\nid = 65536\n", 2, "id = 65536", "use 0 to 65535"),
         w(

@@ -15,6 +15,7 @@
 //! starts its counters anew; modifying keeps counters and timeouts; a modification that matches
 //! nothing adds.
 
+mod backends;
 mod batch;
 mod draft;
 mod learn;
@@ -24,6 +25,7 @@ mod packed;
 mod tests;
 
 use crate::flow::{Flow, FlowFilter, FlowMod, PortNames, print_flow, uses_group, uses_meter};
+pub use backends::Backends;
 pub use batch::{Additions, Batch};
 use draft::Draft;
 pub(crate) use draft::Pending;
@@ -33,10 +35,11 @@ use numbered::Numbered;
 use packed::place_hash;
 pub use packed::{Manner, Packed, Pool, Step, flow_of, form_of, manner_of, match_of};
 use sluice_dataplane::classify::CompactMatch;
+use sluice_dataplane::conntrack::Backend;
 use sluice_dataplane::limits::RULES_PER_TABLE_MAX;
 use sluice_dataplane::pipeline::{Rule, RuleChange, RuleIds};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A flow: its rule, which has all that was written, and when it came.
@@ -181,6 +184,7 @@ pub struct Flows {
     learners: HashMap<(u8, u64), usize>,
     /// Flows with a `learn(limit=)`.
     limited: HashSet<u32>,
+    backends: Backends,
 }
 
 fn hash_of(rule: &Rule) -> u64 {
@@ -264,6 +268,21 @@ impl Flows {
         all.into_iter().map(|t| (t, self.count(t), self.limit(t))).collect()
     }
 
+    /// From now on NAT's destinations are counted; before there are flows.
+    pub fn watch_backends(&mut self) {
+        self.backends.watch();
+    }
+
+    /// NAT's destinations.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Those that were named, and are no more, since the last time.
+    pub fn take_unnamed_backends(&mut self) -> BTreeSet<Backend> {
+        self.backends.take_unnamed()
+    }
+
     /// Applies commands in order.
     pub fn apply(&mut self, mods: &[FlowMod], site: Site<'_>) -> Result<Outcome, StoreError> {
         Draft::run(self, site, |draft| mods.iter().try_for_each(|m| draft.apply(m)))
@@ -327,6 +346,7 @@ impl Flows {
         *self.counts.entry(rule.table).or_default() += 1;
         let manner = form_of(&rule.actions);
         self.timed += usize::from(manner.can_time_out());
+        self.backends.add(&manner.actions);
         let (learners, limited) = (&mut self.learners, &mut self.limited);
         learn::each_learn(&manner.actions, &mut |l| {
             if l.delete_learned {
@@ -364,6 +384,7 @@ impl Flows {
         let manner = form_of(&s.rule.actions);
         self.timed -= usize::from(manner.can_time_out());
         self.limited.remove(&number);
+        self.backends.remove(&manner.actions);
         let learners = &mut self.learners;
         learn::each_learn(&manner.actions, &mut |l| {
             let pair = (l.table, l.cookie);

@@ -192,6 +192,7 @@ impl Tally {
             ("created", s.created, "Connections committed."),
             ("expired", s.expired, "Timed out, closed, or taken over by a new one."),
             ("flushed", s.flushed, "Removed by a command."),
+            ("backend_gone", s.backend_gone, "Removed: no flow or group leads to their backend."),
             ("evicted", s.evicted, "Half-open or closed, given up for new ones in a full table."),
             ("invalid", s.invalid, "Packets judged invalid."),
             ("table_full", s.table_full, "Commits refused: all connections are established."),

@@ -7,6 +7,7 @@
 //! by it.
 
 mod answers;
+mod backends;
 mod calls;
 mod conns;
 mod devices;
@@ -57,6 +58,7 @@ pub struct Core {
     self_check_failures: u64,
     monitors: monitors::Monitors,
     paused: paused::Paused,
+    backend_flush: backends::BackendFlush,
 }
 
 /// The switch as the control socket sees it.
@@ -102,6 +104,8 @@ impl Core {
         let config = &ground.config;
         let seed = random_seed();
         let mut model = Model::new(config, seed)?;
+        let mode = config.conntrack.flush_removed_backends;
+        let backend_flush = backends::BackendFlush::new(mode, &mut model);
         let flows =
             std::mem::take(&mut *ground.flows.lock().unwrap_or_else(PoisonError::into_inner));
         model.take(flows, 0)?;
@@ -129,6 +133,7 @@ impl Core {
             self_check_failures: 0,
             monitors: monitors::Monitors::default(),
             paused: paused::Paused::new(random_seed() as u32),
+            backend_flush,
         };
         if let Err(error) = core.open_first() {
             core.shut_down();

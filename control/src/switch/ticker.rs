@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Between two rounds: how long a hint or an event may lie.
 const ROUND: Duration = Duration::from_millis(20);
+/// The same while connections are flushed.
+const BUSY_ROUND: Duration = Duration::from_millis(1);
 /// Between two looks at what changes slowly: timeouts, closed ports.
 const SLOW: Duration = Duration::from_millis(500);
 /// Between two confirmations of the tunnels' next hops: the kernel forgets what nobody uses, and
@@ -23,8 +25,9 @@ const CONFIRM: Duration = Duration::from_secs(20);
 pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("ticker".into()).spawn(move || {
         let (mut slow, mut confirm) = (Instant::now(), Instant::now());
+        let mut busy = false;
         while !stop.load(Relaxed) {
-            std::thread::sleep(ROUND);
+            std::thread::sleep(if busy { BUSY_ROUND } else { ROUND });
             let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
             let mut changed = core.news();
             changed |= core.follow_net();
@@ -39,6 +42,7 @@ pub(super) fn start(core: Arc<Mutex<Core>>, stop: Arc<AtomicBool>) -> io::Result
             if changed && let Err(error) = core.publish() {
                 tracing::error!("publishing a program: {error}");
             }
+            busy = core.flush_backends();
             core.tell_monitors();
         }
     })

@@ -7,7 +7,7 @@
 
 use crate::api::ApiResult;
 use crate::api::types::{ApiError, ErrorCode};
-use sluice_dataplane::conntrack::{ConnFilter, ConnInfo, PoolReport, ZoneReport};
+use sluice_dataplane::conntrack::{BackendFilter, ConnFilter, ConnInfo, PoolReport, ZoneReport};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
@@ -191,6 +191,19 @@ impl WorkerHandle {
         let filter = Box::new(*filter);
         self.ask(Command::FlushConnections { filter, from }, |r| match r {
             Reply::Flushed { filter: _, gone, next } => Ok((gone, next)),
+            other => Err(other),
+        })
+    }
+
+    /// Asks for a slice of a flush of those whose backend is gone.
+    pub fn post_backends(&mut self, filter: &Arc<BackendFilter>, from: u32) -> ApiResult<()> {
+        self.post(Command::FlushBackends { filter: filter.clone(), from })
+    }
+
+    /// How many went by what [`WorkerHandle::post_backends`] has asked for, and where to go on.
+    pub fn backends_flushed(&mut self) -> ApiResult<(usize, Option<u32>)> {
+        self.answer(|r| match r {
+            Reply::FlushedBackends { filter: _, gone, next } => Ok((gone, next)),
             other => Err(other),
         })
     }

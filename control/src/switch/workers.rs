@@ -15,7 +15,8 @@ use crate::api::ApiResult;
 use crate::config::Config;
 use crate::daemon::Failure;
 use sluice_dataplane::conntrack::{
-    ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, Seat, ZoneCounts, ZoneReport,
+    BackendFilter, ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, Seat, ZoneCounts,
+    ZoneReport,
 };
 use sluice_dataplane::counters::{Counters, Stat};
 use sluice_dataplane::limits::{PORTS_MAX, WORKERS_MAX};
@@ -239,6 +240,31 @@ impl Workers {
         let Some(handle) = self.list.get_mut(worker) else { return Ok((0, None)) };
         let (gone, next) = handle.flush_connections(filter, place)?;
         Ok((gone, go_on(worker, next, last)))
+    }
+
+    /// A slice of a flush in each worker that has a place to go on from, in all at once; moves the
+    /// places on. How many went.
+    pub fn flush_backends(
+        &mut self,
+        filter: &Arc<BackendFilter>,
+        places: &mut [Option<u32>],
+    ) -> ApiResult<u64> {
+        let mut asked = Vec::with_capacity(places.len());
+        for (worker, place) in self.list.iter_mut().zip(places) {
+            let Some(from) = *place else { continue };
+            asked.push((worker.post_backends(filter, from).map(|()| worker), place));
+        }
+        let mut all = Ok(0);
+        for (worker, place) in asked {
+            match worker.and_then(WorkerHandle::backends_flushed) {
+                Ok((gone, next)) => {
+                    *place = next;
+                    all = all.map(|n| n + gone as u64);
+                }
+                Err(error) => all = Err(error),
+            }
+        }
+        all
     }
 
     /// Changes settings of connection tracking, and says how each worker stands.

@@ -6,13 +6,14 @@
 //! that comes or goes meanwhile may be met or not.
 
 use super::Conntrack;
+use super::backends::BackendFilter;
 use super::conn::{Cold, ConnInfo, Hot, flag};
 use super::expire::{is_due, ticks};
 use super::filter::ConnFilter;
 use crate::clock::Now;
 
 /// Places that one slice looks at: some 15 microseconds.
-const LOOKS: u32 = 1024;
+pub(super) const LOOKS: u32 = 1024;
 /// Connections that one slice removes: some 50 microseconds when their lines are in memory.
 const REMOVALS: usize = 256;
 
@@ -57,13 +58,33 @@ impl Conntrack {
 
     /// Removes the connections that `filter` means. Says how many.
     pub fn flush(&mut self, now: Now, filter: impl Fn(&ConnInfo) -> bool) -> usize {
-        self.flush_places(now, filter, 0..self.table.places(), usize::MAX).0
+        let (gone, _) = self.flush_places(now, filter, 0..self.table.places(), usize::MAX);
+        self.stats.flushed += gone as u64;
+        gone
     }
 
     /// A slice of a flush, from place `from` on. Says how many went, and where to go on.
     pub fn flush_some(&mut self, now: Now, filter: &ConnFilter, from: u32) -> (usize, Option<u32>) {
         let end = from.saturating_add(LOOKS).min(self.table.places());
-        self.flush_places(now, |c| filter.matches(c), from..end, REMOVALS)
+        let slice = self.flush_places(now, |c| filter.matches(c), from..end, REMOVALS);
+        self.stats.flushed += slice.0 as u64;
+        slice
+    }
+
+    /// As [`Conntrack::flush_some`], of connections whose backend nothing names any more.
+    pub fn flush_backends(
+        &mut self,
+        now: Now,
+        filter: &BackendFilter,
+        from: u32,
+    ) -> (usize, Option<u32>) {
+        if self.is_empty() {
+            return (0, None);
+        }
+        let end = from.saturating_add(filter.looks()).min(self.table.places());
+        let slice = self.flush_places(now, |c| filter.matches(c), from..end, REMOVALS);
+        self.stats.backend_gone += slice.0 as u64;
+        slice
     }
 
     fn flush_places(
@@ -85,7 +106,6 @@ impl Conntrack {
                 gone += 1;
             }
         }
-        self.stats.flushed += gone as u64;
         (gone, next)
     }
 }

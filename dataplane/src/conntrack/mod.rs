@@ -24,6 +24,7 @@
 
 pub mod alg;
 mod audit;
+mod backends;
 mod check;
 mod commit;
 mod conn;
@@ -49,6 +50,7 @@ mod zone;
 
 pub use alg::{Alg, AlgEdit};
 pub use audit::{Audit, Findings};
+pub use backends::{Backend, BackendFilter};
 pub use check::l4_checksum_ok;
 pub use conn::{ConnInfo, TCP_STATES};
 pub use expire::{CLASSES, Class, DEFAULT_TIMEOUTS_S};
@@ -516,6 +518,8 @@ fn result_without(p: &CtPacket, state: u8) -> CtResult {
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_backends;
 #[cfg(test)]
 mod tests_dump;
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct CtStats {
     /// Timed out, closed or taken over by a new connection with the same tuple.
     pub expired: u64,
     pub flushed: u64,
+    /// Forgotten because nothing leads to their backend any more.
+    pub backend_gone: u64,
     pub invalid: u64,
     /// Given up, before their time, for new ones in a full table.
     pub evicted: u64,
@@ -84,6 +86,7 @@ impl CtStats {
             created: self.created + other.created,
             expired: self.expired + other.expired,
             flushed: self.flushed + other.flushed,
+            backend_gone: self.backend_gone + other.backend_gone,
             invalid: self.invalid + other.invalid,
             evicted: self.evicted + other.evicted,
             table_full: self.table_full + other.table_full,

@@ -10,7 +10,9 @@
 //! neither waits nor allocates. When control does not give buffers back, further packets are lost
 //! and counted (`packet_ins_lost`): nothing else of the switch notices.
 
-use crate::conntrack::{ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, ZoneReport};
+use crate::conntrack::{
+    BackendFilter, ConnFilter, ConnInfo, CtReport, CtSettings, PoolReport, ZoneReport,
+};
 use crate::limits::PACKET_INS_MAX;
 use crate::packet::key::PortIx;
 use crate::pipeline::Resume;
@@ -49,6 +51,11 @@ pub enum Command {
     },
     FlushConnections {
         filter: Box<ConnFilter>,
+        from: u32,
+    },
+    /// A slice of the connections to backends that are gone.
+    FlushBackends {
+        filter: Arc<BackendFilter>,
         from: u32,
     },
     /// Change settings of connection tracking, and say how it stands.
@@ -91,6 +98,11 @@ pub enum Reply {
     },
     Flushed {
         filter: Box<ConnFilter>,
+        gone: usize,
+        next: Option<u32>,
+    },
+    FlushedBackends {
+        filter: Arc<BackendFilter>,
         gone: usize,
         next: Option<u32>,
     },

@@ -302,6 +302,14 @@ impl Worker {
         n
     }
 
+    fn frames(&self) -> FramesReport {
+        FramesReport {
+            free: self.pool.available(),
+            waiting: self.ports.peers.waiting(),
+            total: self.pool.total(),
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         let now = self.now();
         match command {
@@ -331,11 +339,7 @@ impl Worker {
             Command::Settle => self.settling.ask(),
             Command::Ports(mut list) => {
                 self.ports.report(&mut list);
-                let frames = FramesReport {
-                    free: self.pool.available(),
-                    waiting: self.ports.peers.waiting(),
-                    total: self.pool.total(),
-                };
+                let frames = self.frames();
                 self.mail.tell(Reply::Ports { list, frames });
             }
             Command::Connections { mut list, filter, from } => {
@@ -345,6 +349,10 @@ impl Worker {
             Command::FlushConnections { filter, from } => {
                 let (gone, next) = self.lane.conntrack().flush_some(now, &filter, from);
                 self.mail.tell(Reply::Flushed { filter, gone, next });
+            }
+            Command::FlushBackends { filter, from } => {
+                let (gone, next) = self.lane.conntrack().flush_backends(now, &filter, from);
+                self.mail.tell(Reply::FlushedBackends { filter, gone, next });
             }
             Command::Conntrack(settings) => {
                 let report = self.lane.conntrack().set(&settings);

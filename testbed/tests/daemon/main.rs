@@ -3,6 +3,7 @@
 //! Each test has namespaces, a folder and daemons of its own, so that all may run at once. What a
 //! test makes goes with it, whether it passes or not.
 
+mod backends;
 mod containers;
 mod flows;
 mod fragments;

@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod capture;
+pub mod chance;
 pub mod cleanup;
 pub mod demo;
 pub mod differ;
@@ -14,6 +15,7 @@ pub mod netns;
 pub mod process;
 pub mod scratch;
 pub mod sluiced;
+pub mod soak;
 pub mod traffic;
 pub mod vector;
 pub mod veth;

@@ -31,6 +31,8 @@ enum Task {
     Bench(bench::Args),
     /// Random programs on sluice and on stock Open vSwitch, compared
     Differ(play::Args),
+    /// Connections come and go for twenty minutes, and everything is counted
+    Soak(play::Args),
     /// Build the XDP object that is checked in, or check that it fits its sources
     Bpf(bpf::Args),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Differ(args) => play::build_and_run("sluice-differ", &["sluice-testbed"], &args),
+        Task::Soak(args) => play::build_and_run("sluice-soak", &["sluice-testbed"], &args),
         Task::Bpf(args) => bpf::run(&args),
     };
     match done {

@@ -82,8 +82,8 @@ pub struct Audit {
     pub findings: Findings,
 }
 
-/// Users by pool (address, zone, protocol, IPv6) and port.
-pub(super) type Ports = HashMap<(IpKey, u16, u8, bool), BTreeMap<u16, u16>>;
+/// Users of each port, by pool (address, zone, protocol, IPv6).
+pub(super) type Ports = HashMap<(IpKey, u16, u8, bool), Vec<u16>>;
 
 /// Uses by tuple, and by who is redirected to.
 pub(super) type Redirected = HashMap<(Tuple, u8), u64>;
@@ -161,7 +161,8 @@ impl Conntrack {
             if hot.has(flag::POOL) {
                 let reply = self.table.tuple(ix, 1);
                 let pool = (reply.dst, hot.zone, reply.proto, reply.v6);
-                *ports.entry(pool).or_default().entry(reply.dest_port()).or_default() += 1;
+                let pool = ports.entry(pool).or_insert_with(|| vec![0; nat_ports::PORTS]);
+                pool[usize::from(reply.dest_port())] += 1;
             }
         }
         a.nat_ports += self.pools.audit(&ports, f);

@@ -22,7 +22,7 @@ mod audit;
 use super::key::{IpKey, Tuple};
 use crate::limits::NAT_POOLS_MAX;
 
-const PORTS: usize = 1 << 16;
+pub(super) const PORTS: usize = 1 << 16;
 const WORDS: usize = PORTS / 64;
 const FAILURES: usize = 256;
 

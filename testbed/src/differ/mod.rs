@@ -67,7 +67,6 @@
 //! program named.
 
 pub mod case;
-mod chance;
 mod compare;
 mod generate;
 mod normal;
@@ -76,6 +75,7 @@ mod ovs;
 mod reduce;
 mod unixctl;
 
+use crate::chance;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -99,9 +99,8 @@ fn first_live(ct: &Conntrack, with: u8) -> u32 {
     ct.live_places().find(|ix| ct.table.hot(*ix).has(with)).unwrap()
 }
 
-#[test]
-fn whatever_is_broken_is_found() {
-    let breaks: [Break; 11] = [
+fn breaks() -> [Break; 11] {
+    [
         (|w| w[0].zones.leave(2), "connections of zone 2"),
         (|w| assert!(w[1].zones.enter(9)), "connections of zone 9"),
         (
@@ -165,8 +164,12 @@ fn whatever_is_broken_is_found() {
             },
             "helped connections",
         ),
-    ];
-    for (break_it, word) in breaks {
+    ]
+}
+
+#[test]
+fn whatever_is_broken_is_found() {
+    for (break_it, word) in breaks() {
         let mut workers = busy();
         break_it(&mut workers);
         let a = audit(&workers);

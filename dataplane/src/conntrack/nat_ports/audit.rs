@@ -16,7 +16,7 @@ impl PortPools {
                 let (any, shared) = (at.any & bit != 0, at.shared & bit != 0);
                 let more = self.more[n * PORTS + port];
                 let kept = u16::from(any) + more;
-                let counted = own.and_then(|o| o.get(&(port as u16))).copied().unwrap_or(0);
+                let counted = own.and_then(|o| o.get(port)).copied().unwrap_or(0);
                 if kept != counted {
                     let key = pool.key;
                     f.wrong(|| format!("port {port} of {key:?}: {kept} users, {counted} counted"));
@@ -35,7 +35,7 @@ impl PortPools {
             }
             all += users;
         }
-        let wanted: usize = held.values().flat_map(|p| p.values()).map(|n| usize::from(*n)).sum();
+        let wanted: usize = held.values().flatten().map(|n| usize::from(*n)).sum();
         f.same("connections that hold a port", all, wanted);
         all
     }

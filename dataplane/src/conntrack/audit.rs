@@ -1,7 +1,7 @@
 //! Counting everything again, slowly, to see that nothing got lost.
 //!
-//! Whatever conntrack keeps, it keeps in several places: a connection has a place of the table, slots
-//! of the index, a link in a timer wheel, a place in its zone's count, perhaps a NAT port and
+//! Whatever conntrack keeps, it keeps in several places: a connection has a place of the table,
+//! slots of the index, a link in a timer wheel, a place in its zone's count, perhaps a NAT port and
 //! redirects at other workers. What goes wrong there shows late, as a table that is full of nobody.
 //! So everything that can be counted is counted anew from the places themselves, and held against
 //! the counts and links that the code keeps. Each structure looks at its own memory (`table`,

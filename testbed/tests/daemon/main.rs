@@ -5,6 +5,7 @@
 
 mod backends;
 mod containers;
+mod crowd;
 mod flows;
 mod fragments;
 mod ftp;
@@ -13,6 +14,7 @@ mod lifecycle;
 mod monitor;
 mod nat;
 mod overlay;
+mod pmtu;
 mod ports;
 mod refused;
 mod workers;

@@ -67,6 +67,7 @@ impl Switch for Fake {
             kind: port.kind.name().into(),
             device: port.device().map(str::to_owned),
             name: port.name,
+            workers: vec![0, 1],
             up: true,
             ..PortInfo::default()
         };

@@ -79,6 +79,9 @@ pub struct PortInfo {
     pub mac: Option<String>,
     pub mtu_bytes: Option<u32>,
     pub queues: u32,
+    /// Numbers of the workers that have queues of it; the others send through them.
+    #[serde(default)]
+    pub workers: Vec<usize>,
     pub up: bool,
     /// How the device is driven ("native copy need_wakeup"), or why it is down.
     pub status: String,

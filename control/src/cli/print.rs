@@ -40,7 +40,7 @@ pub(super) fn show(s: &SwitchInfo, out: &mut String) {
             let (n, flows, max, full) = (t.table, t.flows, t.flows_max, &t.overflow_policy);
             _ = writeln!(out, "  table {n}: {flows} of {max} flows, when full {full}");
         }
-        port_table(&b.ports, false, 2, out);
+        port_table(&b.ports, (false, s.workers.len() > 1), 2, out);
     }
 }
 
@@ -62,12 +62,18 @@ pub(super) fn bridges(list: &[BridgeInfo], out: &mut String) {
 }
 
 pub(super) fn ports(list: &[PortInfo], out: &mut String) {
-    port_table(list, true, 0, out);
+    // A list does not say how many workers there are.
+    let many = list.iter().any(|p| p.workers.iter().any(|worker| *worker > 0));
+    port_table(list, (true, many), 0, out);
 }
 
-fn port_table(list: &[PortInfo], bridge: bool, indent: usize, out: &mut String) {
+/// With a column of bridges, and one of workers.
+fn port_table(list: &[PortInfo], (bridge, workers): (bool, bool), indent: usize, out: &mut String) {
     let mut heading =
         vec!["no", "name", "type", "device", "state", "rx pkts", "tx pkts", "drops", "status"];
+    if workers {
+        heading.insert(5, "workers");
+    }
     if bridge {
         heading.insert(0, "bridge");
     }
@@ -92,6 +98,11 @@ fn port_table(list: &[PortInfo], bridge: bool, indent: usize, out: &mut String) 
         let (rx, tx) = (c.rx_packets, c.tx_packets);
         let mut cells: Vec<&dyn std::fmt::Display> =
             vec![&number, &p.name, &p.kind, &device, &state, &rx, &tx, &drops, &status];
+        let served: Vec<String> = p.workers.iter().map(usize::to_string).collect();
+        let served = served.join(",");
+        if workers {
+            cells.insert(5, &served);
+        }
         if bridge {
             cells.insert(0, &p.bridge);
         }

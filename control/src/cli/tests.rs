@@ -73,7 +73,7 @@ fn every_command_speaks_text_and_json() {
         (&["show"][..], "bridge br1: 02:00:00:00:00:01, secure, 2 flows"),
         (&["show"], "up 01:02:05"),
         (&["bridge"], "NAME  MAC"),
-        (&["port", "list"], "br1     1   veth1  afxdp  veth1   up"),
+        (&["port", "list"], "br1     1   veth1  afxdp  veth1   up     0,1 "),
         (&["port", "list", "br1"], "veth1"),
         (&["flow", "dump", "br1"], " cookie=0x0, duration=0.000s, table=0, n_packets=0, n_bytes=0"),
         (&["flow", "dump", "br1", "--no-stats"], "priority=1 actions=drop\n"),

@@ -40,6 +40,7 @@ pub fn port(core: &Core, bridge: &str, state: &PortState, seen: &PortsSeen) -> P
         mac: device.map(|d| MacAddr(d.mac).to_string()),
         mtu_bytes: device.map(|d| d.mtu),
         queues: opened.map_or(0, |o| o.queues),
+        workers: seen.workers_of(state.ix),
         up,
         status,
         options: options(&state.config.kind),

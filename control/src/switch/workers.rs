@@ -51,8 +51,17 @@ pub struct Workers {
 pub struct PortsSeen {
     /// Of each port the sum of its parts.
     pub list: Vec<PortReport>,
+    /// Who has a part of it.
+    pub parts: Vec<(PortIx, usize)>,
     /// By worker.
     pub frames: Vec<FramesReport>,
+}
+
+impl PortsSeen {
+    /// The workers that have a part of a port, in order.
+    pub fn workers_of(&self, port: PortIx) -> Vec<usize> {
+        self.parts.iter().filter(|(ix, _)| *ix == port).map(|(_, worker)| *worker).collect()
+    }
 }
 
 /// The `i`-th of `n` shares of a number.
@@ -201,10 +210,11 @@ impl Workers {
                 other => Err(other),
             },
         )?;
-        let mut seen = PortsSeen { list: Vec::new(), frames: Vec::new() };
-        for (list, frames) in answers {
+        let mut seen = PortsSeen { list: Vec::new(), parts: Vec::new(), frames: Vec::new() };
+        for (worker, (list, frames)) in answers.into_iter().enumerate() {
             seen.frames.push(frames);
             for part in list {
+                seen.parts.push((part.port, worker));
                 match seen.list.iter_mut().find(|p| p.port == part.port) {
                     Some(port) => add_part(port, &part),
                     None => seen.list.push(part),

@@ -127,6 +127,8 @@ fn two_workers_forward_between_all_kinds_of_ports() {
     }
     exchange(c1, c2, C2, 64);
     exchange(c3, c2, C2, 64);
+    let served = |port: &str| scene.daemon.port(port).unwrap().workers;
+    assert_eq!((served("p1"), served("p2"), served("p3").len()), (vec![0, 1], vec![0, 1], 1));
     let each = received(&scene.daemon);
     assert!(each.len() == 2 && each.iter().all(|n| *n > 100), "one worker has all: {each:?}");
     // Half of what goes to the TAP comes to the worker that does not have it.

@@ -12,7 +12,7 @@ use sluice_dataplane::counters::Counters;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::miss::Event;
 use sluice_dataplane::pipeline::punt::PacketIn;
-use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, Resume};
+use sluice_dataplane::pipeline::{Lane, LaneConfig, PacketOut, PacketOutError, Resume};
 use sluice_dataplane::port::AnyPort;
 use sluice_dataplane::sys::wait::Waker;
 use sluice_dataplane::worker::{Command, Mailbox, Peers, Reply, Worker, mailbox};
@@ -127,14 +127,18 @@ impl WorkerHandle {
         (std::mem::take(&mut self.events), std::mem::take(&mut self.ports_changed))
     }
 
-    /// Returns when the packet is on its way.
-    pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
-        let done = self.ask(Command::PacketOut(Box::new(out)), |r| match r {
-            Reply::PacketOut(_, done) => Ok(done),
+    /// Returns when the packet is on its way; or with the worker that it is to be given to.
+    pub fn packet_out(&mut self, out: Box<PacketOut>) -> ApiResult<Option<(u8, Box<PacketOut>)>> {
+        let (out, done) = self.ask(Command::PacketOut(out), |r| match r {
+            Reply::PacketOut(out, done) => Ok((out, done)),
             other => Err(other),
         })?;
         let hint = "the switch must have a frame for it that is long enough";
-        done.map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string(), hint))
+        match done {
+            Ok(()) => Ok(None),
+            Err(PacketOutError::Elsewhere(worker)) => Ok(Some((worker, out))),
+            Err(e) => Err(ApiError::new(ErrorCode::Invalid, e.to_string(), hint)),
+        }
     }
 
     /// Returns when the packet is on its way again.

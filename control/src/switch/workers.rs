@@ -320,8 +320,17 @@ impl Workers {
 
     /// Sends a packet where its connection is. Returns when it is on its way.
     pub fn packet_out(&mut self, out: PacketOut) -> ApiResult<()> {
-        let home = home_of(self.seed, self.list.len() as u8, &out.bytes);
-        self.list.get_mut(usize::from(home)).map_or(Ok(()), |w| w.packet_out(out))
+        let mut at = home_of(self.seed, self.list.len() as u8, &out.bytes);
+        let mut out = Box::new(out);
+        // Who is named by the home names nobody else.
+        for _ in 0..2 {
+            let Some(worker) = self.list.get_mut(usize::from(at)) else { return Ok(()) };
+            match worker.packet_out(out)? {
+                Some(elsewhere) => (at, out) = elsewhere,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Lets a packet go on where it was paused. Returns when it is on its way.

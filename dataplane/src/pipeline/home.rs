@@ -285,13 +285,30 @@ impl Lane {
 }
 
 /// The worker where a packet has its home, by the secret and the number that all lanes are made
-/// with: who sends a packet by it finds the packet's connection, unless that is redirected.
+/// with: who sends a packet by it finds the packet's connection, or is told where that is
+/// ([`super::PacketOutError::Elsewhere`]).
 pub fn home_of(seed: u64, workers: u8, bytes: &[u8]) -> u8 {
     let homes = Homes::new(Seat { worker: 0, workers }, seed, 0);
+    tuple_of(bytes).map_or(0, |t| homes.of(&t))
+}
+
+impl Lane {
+    /// The worker that packets like this one are redirected to from here.
+    pub(super) fn redirect_of(&self, bytes: &[u8]) -> Option<u8> {
+        let homes = self.conntrack.homes();
+        if !homes.redirects() {
+            return None;
+        }
+        let tuple = tuple_of(bytes)?;
+        homes.redirect_of(homes.ask_redirect(&tuple), &tuple)
+    }
+}
+
+/// The tuple that a packet's home goes by.
+fn tuple_of(bytes: &[u8]) -> Option<Tuple> {
     let (mut key, mut layers) = (PacketKey::default(), Layers::default());
-    let parsed = parse::parse(bytes, PortIx::NONE, &mut key, &mut layers).ok();
-    let tuple = parsed.and_then(|()| tuple_of_packet(&key, bytes, &layers));
-    tuple.map_or(0, |t| homes.of(&t))
+    parse::parse(bytes, PortIx::NONE, &mut key, &mut layers).ok()?;
+    tuple_of_packet(&key, bytes, &layers)
 }
 
 /// Tells others what they have to know before the present packet leaves.

@@ -43,6 +43,8 @@ pub enum PacketOutError {
     NoBridge,
     #[error("the bridge maps other tunnel options than when the packet was paused")]
     OtherOptions,
+    #[error("worker {0} has the packet's connection: give it to that one")]
+    Elsewhere(u8),
 }
 
 /// What is walked.
@@ -97,7 +99,8 @@ impl Job<'_> {
 }
 
 impl Lane {
-    /// Sends a packet. What its actions drop is counted as ever.
+    /// Sends a packet. What its actions drop is counted as ever. Where this worker is the home of
+    /// its tuple, and has been told that another one has the connection, it is to go there.
     pub fn packet_out<E: Egress>(
         &mut self,
         out: &PacketOut,
@@ -107,6 +110,9 @@ impl Lane {
     ) -> Result<(), PacketOutError> {
         if self.has_homes {
             self.see_rooms(egress);
+            if let Some(worker) = self.redirect_of(&out.bytes) {
+                return Err(PacketOutError::Elsewhere(worker));
+            }
         }
         self.walk_once(&mut Job::Send(out), now, pool, egress)?;
         self.release_fragments(now, pool, egress);

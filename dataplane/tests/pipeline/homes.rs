@@ -9,7 +9,7 @@ use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec, Tuple};
 use sluice_dataplane::counters::{Drop, Stat};
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
-use sluice_dataplane::pipeline::{PacketOut, home_of};
+use sluice_dataplane::pipeline::{PacketOut, PacketOutError, home_of};
 use std::collections::HashSet;
 
 const OUTSIDE: [u8; 4] = [203, 0, 113, 9];
@@ -300,6 +300,44 @@ fn what_a_controller_begins_is_where_it_was_sent() {
     assert_eq!(s.conns_of(0).len(), 20);
     assert!(redirects(&s) > 10);
     s.check();
+    s.end();
+}
+
+/// The home of its tuple says who has the connection, and there it is found.
+#[test]
+fn a_packet_out_comes_to_the_connection_that_is_redirected() {
+    let mut s = Lanes::new(&snat(None), 3);
+    let commit = flow(0, 0).does([ct(1).commit().go(), out(2)]);
+    let look = flow(0, 0).does([ct(1).table(9).go()]);
+    let sent = |actions: &Flow, bytes: Vec<u8>| PacketOut {
+        bytes: bytes.into(),
+        in_port: 1,
+        port: None,
+        rule: rule(0, actions),
+    };
+    let (mut redirected, mut there) = (0, 0);
+    for n in 0..20 {
+        s.packet_out(0, &sent(&commit, query(n, FAR)));
+        for bytes in [query(n, FAR), answer(&query(n, FAR))] {
+            let home = home_of(SEED, 3, &bytes);
+            let again = s.try_packet_out(home.into(), &sent(&look, bytes.clone()));
+            if home == 0 {
+                there += 1;
+                assert!(again.is_ok());
+            } else {
+                redirected += 1;
+                assert_eq!(again, Err(PacketOutError::Elsewhere(0)), "{n}");
+                s.packet_out(0, &sent(&look, bytes));
+            }
+        }
+    }
+    assert!(redirected > 10 && there > 3, "{redirected} {there}");
+    s.check();
+    s.flush();
+    // Of a connection that is gone nobody is told.
+    for n in 0..20 {
+        s.packet_out(home_of(SEED, 3, &query(n, FAR)).into(), &sent(&look, query(n, FAR)));
+    }
     s.end();
 }
 

@@ -9,7 +9,7 @@ use sluice_dataplane::fdb::Fdb;
 use sluice_dataplane::packet::frame::Frame;
 use sluice_dataplane::packet::key::PortIx;
 use sluice_dataplane::pipeline::{
-    Egress, First, Lane, LaneConfig, Notice, PacketOut, Program, Seat,
+    Egress, First, Lane, LaneConfig, Notice, PacketOut, PacketOutError, Program, Seat,
 };
 use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::xsk::pool::FramePool;
@@ -209,13 +209,22 @@ impl Lanes {
 
     /// A controller sends a packet by way of some worker.
     pub fn packet_out(&mut self, at: usize, out: &PacketOut) -> Vec<(u16, Vec<u8>)> {
+        self.try_packet_out(at, out).expect("it can be sent")
+    }
+
+    pub fn try_packet_out(
+        &mut self,
+        at: usize,
+        out: &PacketOut,
+    ) -> Result<Vec<(u16, Vec<u8>)>, PacketOutError> {
         self.sent.clear();
+        let mut done = Ok(());
         self.with(at, |w, now, to| {
             w.hear();
-            w.lane.packet_out(out, now, &mut w.pool, to).expect("it can be sent");
+            done = w.lane.packet_out(out, now, &mut w.pool, to);
         });
         self.quiet();
-        self.sent.clone()
+        done.map(|()| self.sent.clone())
     }
 
     /// A round without packets of each.

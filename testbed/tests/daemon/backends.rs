@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sluice_control::api::types::{FlowOp, RefChange, RefKind, RefOp, Reply, Request};
+use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_testbed::host::Host;
 use sluice_testbed::process::wait_until;
 use sluice_testbed::root_or_skip;
@@ -78,8 +79,13 @@ impl Drop for Service {
 impl Service {
     /// `conntrack`: lines of that section.
     fn start(conntrack: &str) -> Self {
+        Self::start_with("", conntrack)
+    }
+
+    /// `daemon`: lines of `[daemon]`.
+    fn start_with(daemon: &str, conntrack: &str) -> Self {
         let [node, client, one, two] = ["node", "client", "one", "two"].map(host);
-        let mut config = format!("[conntrack]\n{conntrack}\n[[bridge]]\nname = \"br0\"\n");
+        let mut config = format!("{daemon}[conntrack]\n{conntrack}\n[[bridge]]\nname = \"br0\"\n");
         config += &format!(
             "flow_file = \"flows\"\n[[bridge.port]]\nname = \"client\"\ntype = \"internal\"\n\
              device = \"eth0\"\nmac = \"{MAC_CLIENT}\"\nnetns = \"{}\"\n\
@@ -316,4 +322,31 @@ fn a_bucket_that_goes_takes_its_connections_along() {
     assert_eq!(s.ask(&client, SERVICE_SIX), 2);
     s.group(RefOp::Delete, "group_id=5");
     s.gone_are(2);
+}
+
+/// Of several workers, what a backend answers is at home with one and belongs to another: a packet
+/// that control sends finds its connection there.
+#[test]
+fn a_packet_out_is_translated_as_its_connection_says() {
+    if !root_or_skip("daemon: packet-out into a connection") {
+        return;
+    }
+    let s = Service::start_with("workers = 2\n", "");
+    let clients: Vec<UdpSocket> = (0..16).map(|_| s.client(SERVICE)).collect();
+    for (n, client) in (0u8..).zip(&clients) {
+        assert_eq!(s.ask(client, SERVICE), 1);
+        let [from, to] = [C1, CLIENT].map(|a| a.parse::<std::net::Ipv4Addr>().unwrap());
+        let packet = PacketBuilder::eth([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9])
+            .ipv4(from, to)
+            .udp(PORT, client.local_addr().unwrap().port())
+            .payload(&[100 + n])
+            .build();
+        let hex: String = packet.iter().map(|b| format!("{b:02x}")).collect();
+        let text = format!("in_port=p1 packet={hex} actions=ct(table=1,zone=7,nat)");
+        s.daemon.call(Request::PacketOut { bridge: "br0".to_owned(), text }).unwrap();
+        let mut buffer = [0; 16];
+        let (_, seen) = client.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{n}: {e}"));
+        assert_eq!((seen.ip(), buffer[0]), (ip(SERVICE), 100 + n));
+    }
+    frames_are_whole(&s.daemon);
 }

@@ -128,6 +128,8 @@ pub struct PortPools {
     failures: Vec<Option<Failure>>,
     /// There is a failure to be told what is given back.
     has_failures: bool,
+    /// A commit that finds no free tuple does not count.
+    is_trial: bool,
 }
 
 /// A bit for each of 64 ports.
@@ -158,6 +160,7 @@ impl PortPools {
             directory: vec![0; SLOTS],
             failures: vec![None; FAILURES],
             has_failures: false,
+            is_trial: false,
         }
     }
 
@@ -336,8 +339,13 @@ impl PortPools {
     /// A commit found no free tuple.
     pub fn count_exhausted(&mut self, PoolIx(pool): PoolIx) {
         if let Some(p) = self.pools.get_mut(pool) {
-            p.exhausted += 1;
+            p.exhausted += u64::from(!self.is_trial);
         }
+    }
+
+    /// Whether the next commits count that find no free tuple.
+    pub fn count_refusals(&mut self, count: bool) {
+        self.is_trial = !count;
     }
 
     /// Appends what there is to show of each pool, as far as the list's capacity goes.

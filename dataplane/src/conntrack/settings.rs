@@ -4,7 +4,7 @@ use super::expire::{CLASSES, Timeouts};
 use super::nat_ports::PoolReport;
 use super::wheel::Rank;
 use super::zone::Zones;
-use super::{Conntrack, CtConfig};
+use super::{Conntrack, CtConfig, CtError};
 use crate::limits::CT_POLICIES_MAX;
 
 /// What a zone has of its own.
@@ -171,6 +171,26 @@ impl Conntrack {
             zone_limit: self.zones.default_limit(),
             tcp_seq_check: self.tcp_seq_check,
         }
+    }
+
+    /// Whether commits that are refused count, also with the address that had no port for them. Not
+    /// where a commit is tried that the walk which follows will try again.
+    #[inline]
+    pub fn count_refusals(&mut self, count: bool) {
+        self.pools.count_refusals(count);
+    }
+
+    /// What was refused while refusals did not count.
+    pub fn uncount(&mut self, refused: CtError) {
+        let s = &mut self.stats;
+        let count = match refused {
+            CtError::TableFull => &mut s.table_full,
+            CtError::ZoneFull => &mut s.zone_full,
+            CtError::NatExhausted => &mut s.nat_exhausted,
+            CtError::TupleTaken => &mut s.tuple_taken,
+            CtError::Untold => &mut s.untold,
+        };
+        *count = count.saturating_sub(1);
     }
 
     /// Appends the pools of NAT ports, as far as the list's capacity goes.

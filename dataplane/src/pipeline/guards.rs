@@ -400,7 +400,10 @@ impl Ground<'_> {
                 Some(&commit) => match self.commit(&t, &packet, &judged, &commit) {
                     Ok(rewrite) => rewrite,
                     // The walk, which comes next, counts it.
-                    Err(_) if t.nat || t.is_read => return false,
+                    Err(e) if is_built_on(&t) => {
+                        self.conntrack.uncount(e);
+                        return false;
+                    }
                     Err(e) => {
                         self.counters.add(refusal(e), 1);
                         None
@@ -427,9 +430,18 @@ impl Ground<'_> {
         if before.state & INV != 0 {
             return Ok(None);
         }
-        let after = self.conntrack.commit_judged(packet, (judged, &before), commit, self.now)?;
+        self.conntrack.count_refusals(!is_built_on(t));
+        let after = self.conntrack.commit_judged(packet, (judged, &before), commit, self.now);
+        self.conntrack.count_refusals(true);
+        let after = after?;
         Ok(if t.turns { self.conntrack.nat_rewrite(&after) } else { None })
     }
+}
+
+/// Whether a walk is another one if its commit is refused.
+#[inline]
+pub(super) fn is_built_on(t: &Track) -> bool {
+    t.nat || t.is_read
 }
 
 /// What a commit's refusal is counted as.

@@ -5,7 +5,7 @@
 //! Here the second question is known to be answered like the first, and what is to be settled is
 //! the commit alone. A flood of new connections goes this way, so it is worth its lines.
 
-use super::guards::{Ground, refusal};
+use super::guards::{Ground, is_built_on, refusal};
 use super::lane::Slot;
 use crate::cache::traversal::{NO_COMMIT, Track};
 use crate::conntrack::{CtPacket, Narrow};
@@ -70,10 +70,17 @@ impl Ground<'_> {
             return Opening::Fails;
         }
         let Some(packet) = packet_of(&slot.key, slot, look.zone) else { return Opening::Unusual };
-        match self.asked.open(self.conntrack, &packet, what, self.now) {
+        let builds_on = is_built_on(commit);
+        self.conntrack.count_refusals(!builds_on);
+        let opened = self.asked.open(self.conntrack, &packet, what, self.now);
+        self.conntrack.count_refusals(true);
+        match opened {
             Ok(()) => Opening::Done,
             // The walk, which comes next, counts it.
-            Err(_) if commit.nat || commit.is_read => Opening::Fails,
+            Err(e) if builds_on => {
+                self.conntrack.uncount(e);
+                Opening::Fails
+            }
             Err(e) => {
                 self.counters.add(refusal(e), 1);
                 Opening::Done

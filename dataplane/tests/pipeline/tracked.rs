@@ -241,3 +241,74 @@ fn a_walk_of_established_packets_that_commits_is_not_for_new_ones() {
     assert_eq!(ttls(&s.batch(1, &all)), wanted(64), "new again");
     s.see();
 }
+
+/// What conntrack itself has counted as refused, and the addresses that had no port; of all sides.
+fn refusals(s: &mut Switch) -> [u64; 5] {
+    let of = |s: &mut Side| {
+        let ct = s.lane.conntrack();
+        let mut pools = Vec::with_capacity(8);
+        ct.pools(&mut pools);
+        let c = ct.stats();
+        let exhausted = pools.iter().map(|p| p.exhausted).sum();
+        [c.nat_exhausted, exhausted, c.zone_full, c.table_full, c.tuple_taken]
+    };
+    let all = s.sides().map(of);
+    assert_eq!(all, [all[3]; 4], "each side but the last has a cache");
+    all[3]
+}
+
+/// A cached walk that is built on its commit is not for a packet whose commit is refused: that is
+/// walked, untranslated, and counted once.
+#[test]
+fn what_is_refused_where_a_walk_is_built_on_it_is_walked_and_counted_once() {
+    let nat = |ports| move || ct(1).commit().nat_to(NatKind::Src, [192, 0, 2, 1], Some(ports));
+    let all: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+    let is_own = |(_, p): &&(u16, Vec<u8>)| p[26] == 10;
+    // Of four ports; and where the walk goes on in another table by what came out.
+    let programs: [&dyn Fn() -> Vec<Flow>; 2] = [
+        &|| {
+            vec![
+                ip().does([ct(1).table(1).go()]),
+                is_new(1).does([nat((7000, 7003))().go(), out(2)]),
+            ]
+        },
+        &|| {
+            let then = flow(2, 1).does([out(2)]);
+            let commit = nat((7000, 7003))().table(2).go();
+            vec![ip().does([ct(1).table(1).go()]), is_new(1).does([commit]), then]
+        },
+    ];
+    for program in programs {
+        let mut s = Switch::sized(&Net::of(program()), 64, 512);
+        let sent = s.batch(1, &all);
+        assert_eq!((sent.len(), sent.iter().filter(is_own).count()), (40, 36));
+        assert_eq!(refusals(&mut s), [36, 36, 0, 0, 0]);
+        let refused = s.see().stats.iter().find(|(name, _)| *name == "ct_nat_exhausted").copied();
+        assert_eq!(refused, Some(("ct_nat_exhausted", 36)));
+        // Again, now that there is a walk for what is refused.
+        s.batch(1, &all);
+        s.see();
+        assert_eq!(refusals(&mut s), [72, 72, 0, 0, 0]);
+    }
+    // A zone, and the whole table.
+    let program = || {
+        let tell = flow(1, 1).masked(Field::CtState, 0x20, 0x20).does([out(2)]);
+        let first = ip().is(Field::InPort, 1).does([ct(1).table(1).go()]);
+        let back = ip().is(Field::InPort, 2).does([ct(1).nat().table(1).go()]);
+        let commit = nat((7000, 7999))().go();
+        let new = is_new(1).is(Field::InPort, 1).does([commit, out(2)]);
+        vec![first, back, new, tell]
+    };
+    let mut s = Switch::sized(&Net::of(program()), 64, 512);
+    s.sides().iter_mut().for_each(|s| s.lane.conntrack().zones_mut().set_limit(1, Some(10)));
+    s.batch(1, &all);
+    assert_eq!((s.see().conns.len(), refusals(&mut s)), (10, [0, 0, 30, 0, 0]));
+    s.sides().iter_mut().for_each(|s| s.lane.conntrack().zones_mut().set_limit(1, None));
+    let many: Vec<Vec<u8>> = (0..100).map(|n| to(n, FAR)).collect();
+    for part in many.chunks(16) {
+        let sent = s.batch(1, part);
+        let answers: Vec<Vec<u8>> = sent.iter().map(|(_, p)| answer(p)).collect();
+        s.batch(2, &answers);
+    }
+    assert_eq!((s.see().conns.len(), refusals(&mut s)), (64, [0, 0, 30, 36, 0]));
+}

@@ -37,7 +37,7 @@ type Lines = [[u64; 8]; 3];
 
 /// What a megaflow is about, beside the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum About {
     /// A walk without connection tracking, or the question of one with it.
     Nothing,
     /// What was answered, and the bits of it that count.
@@ -238,15 +238,15 @@ impl Megaflows {
         &mut self,
         key: &PacketKey,
         mask: &KeyMask,
-        asked: Asked,
+        asked: About,
         now: Tick,
     ) -> Option<Place> {
         if self.slots.is_empty() {
             return None;
         }
         let (told, kind) = match asked {
-            Asked::Nothing => (None, [0, 0]),
-            Asked::Told { state, mark, label, mark_mask, label_mask } => {
+            About::Nothing => (None, [0, 0]),
+            About::Told { state, mark, label, mark_mask, label_mask } => {
                 let bits = (mark_mask, label_mask);
                 (Some(bits), [state, gist((mark, label), bits)])
             }

@@ -10,7 +10,7 @@ use super::keymask;
 use super::lane::{Egress, Lane};
 use super::upkeep::{credit, vacate};
 use crate::cache::entry::{Kept, NONE, Tick};
-use crate::cache::megaflow::Asked;
+use crate::cache::megaflow::About;
 use crate::cache::traversal::{Item, Question};
 use crate::clock::Now;
 use crate::counters::Stat;
@@ -164,7 +164,7 @@ impl Lane {
         let rec = &self.recording;
         let (seen, asked) = (
             rec.seen,
-            rec.question.map_or(Asked::Nothing, |q| Asked::Told {
+            rec.question.map_or(About::Nothing, |q| About::Told {
                 state: q.kind,
                 mark: q.mark,
                 label: q.label,
@@ -183,7 +183,7 @@ impl Lane {
     fn put_as(
         &mut self,
         i: usize,
-        (seen, asked): (&Mask, Asked),
+        (seen, asked): (&Mask, About),
         traversal: u32,
         now: Now,
     ) -> Option<u32> {
@@ -204,7 +204,7 @@ impl Lane {
     /// Writes the question that packet `i`'s walk came to first.
     fn put_question(&mut self, i: usize, question: &Question, now: Now) {
         let Some(traversal) = self.traversals.store_question(question) else { return };
-        if let Some(at) = self.put_as(i, (&question.seen, Asked::Nothing), traversal, now) {
+        if let Some(at) = self.put_as(i, (&question.seen, About::Nothing), traversal, now) {
             self.mega.set_question(at);
         }
     }

@@ -15,7 +15,7 @@ fn mask(bits: u8) -> KeyMask {
 }
 
 fn put(m: &mut Megaflows, k: &PacketKey, bits: u8, traversal: u32) -> Option<u32> {
-    let place = m.place(k, &mask(bits), Asked::Nothing, Tick(1))?;
+    let place = m.place(k, &mask(bits), About::Nothing, Tick(1))?;
     m.vacate(place.at);
     m.fill(&place, Kept { traversal, used: Tick(1), epoch: 1 });
     Some(place.at)
@@ -71,8 +71,8 @@ proptest::proptest! {
         let mut m = Megaflows::new(64, 5);
         for (n, (port, net, state, mark)) in (0..).zip(puts) {
             let (state, mark_mask) = (states[state], if mark == 2 { 0 } else { 1 });
-            let told = Asked::Told { state, mark, label: 0, mark_mask, label_mask: 0 };
-            let asked = if state == 0 { Asked::Nothing } else { told };
+            let told = About::Told { state, mark, label: 0, mark_mask, label_mask: 0 };
+            let asked = if state == 0 { About::Nothing } else { told };
             let k = key(port, [10, net, 0, 1]);
             let Some(place) = m.place(&k, &mask(16 + 8 * (net & 1)), asked, Tick(1)) else {
                 continue;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use sluice_control::api::types::{PortInfo, SwitchInfo};
@@ -109,9 +110,12 @@ pub fn heals(from: &Namespace, to: &str) {
     wait_until(&format!("ping {} -> {to}", from.name()), LIMIT, once).unwrap();
 }
 
-/// A megabyte or so of known bytes; panics unless each arrives as it was sent.
+/// A megabyte or so of known bytes; panics unless each arrives as it was sent. The server's port is
+/// another each time, so that several may go on at once.
 pub fn tcp(from: &Namespace, to: &Namespace, at: &str, bytes: u64) -> SocketAddr {
-    tcp_transfer(from, to, SocketAddr::new(ip(at), 5001), bytes, LIMIT).unwrap().client_seen
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let port = 20_000 + NEXT.fetch_add(1, Relaxed) % 10_000;
+    tcp_transfer(from, to, SocketAddr::new(ip(at), port), bytes, LIMIT).unwrap().client_seen
 }
 
 /// Datagrams there and back.

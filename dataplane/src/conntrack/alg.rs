@@ -26,7 +26,7 @@ use super::expire::ticks;
 use super::home::Homes;
 use super::key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 use super::nat::Choice;
-use super::{Commit, Conntrack, CtError, CtResult, conn::flag, nat, tcp};
+use super::{Commit, Conntrack, CtError, CtResult, conn::flag, tcp};
 use crate::clock::Now;
 use crate::limits::{
     EXPECTATION_TIMEOUT_S, EXPECTATIONS_EACH, EXPECTATIONS_MAX, HELPED_CHILDREN_MAX, HELPED_MAX,
@@ -443,17 +443,7 @@ impl Conntrack {
             (false, _) => flag::DNAT,
             (true, false) => flag::SNAT,
         };
-        let mut chooser = nat::Chooser {
-            table: &self.table,
-            pools: &mut self.pools,
-            homes: &self.homes,
-            hash: &self.hash,
-            random: self.random,
-            zone: p.zone,
-            at_home: false,
-            met_home: false,
-        };
-        match chooser.near(reply, flags != 0) {
+        match self.chooser(p.zone).near(reply, flags != 0) {
             Some(choice) => Ok((choice, flags)),
             None if flags != 0 => {
                 self.stats.nat_exhausted += 1;

@@ -216,21 +216,11 @@ impl Conntrack {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let mut chooser = nat::Chooser {
-            table: &self.table,
-            pools: &mut self.pools,
-            homes: &self.homes,
-            hash: &self.hash,
-            random: self.random,
-            zone: p.zone,
-            at_home: false,
-            met_home: false,
-        };
         let flags = match spec.kind {
             NatKind::Src => flag::SNAT,
             NatKind::Dst => flag::DNAT,
         };
-        match chooser.choose(&p.tuple, spec) {
+        match self.chooser(p.zone).choose(&p.tuple, spec) {
             Some(choice) => Ok((choice, flags)),
             None => {
                 self.stats.nat_exhausted += 1;

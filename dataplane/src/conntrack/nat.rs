@@ -20,6 +20,7 @@
 //! destination NAT, which keeps the client's port; of a range of ends it prefers one at home.
 //! `persistent` keeps to its address.
 
+use super::Conntrack;
 use super::ct_state::{DNAT, SNAT};
 use super::home::Homes;
 use super::key::{HashKey, IpKey, Tuple};
@@ -108,6 +109,23 @@ pub(super) struct Chooser<'a> {
     pub at_home: bool,
     /// Something that was tried has.
     pub met_home: bool,
+}
+
+impl Conntrack {
+    /// Chooses for connections of a zone.
+    #[inline]
+    pub(super) fn chooser(&mut self, zone: u16) -> Chooser<'_> {
+        Chooser {
+            table: &self.table,
+            pools: &mut self.pools,
+            homes: &self.homes,
+            hash: &self.hash,
+            random: self.random,
+            zone,
+            at_home: false,
+            met_home: false,
+        }
+    }
 }
 
 /// The ports that may stand for `port`.

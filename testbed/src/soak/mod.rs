@@ -115,7 +115,7 @@ pub fn main(options: &Options) -> ExitCode {
 impl Summary {
     /// Connections that ended, of whatever.
     pub fn ended(&self) -> u64 {
-        self.stats.expired + self.stats.flushed + self.stats.evicted
+        self.stats.expired + self.stats.flushed + self.stats.backend_gone + self.stats.evicted
     }
 }
 

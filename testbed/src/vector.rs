@@ -9,6 +9,7 @@
 //! out.txt        what must leave, per port in order: `port=p2 eth(...)/...`
 //! counters.txt   every counter that must have moved: `3 drop no_match`
 //! replay-only.txt  optional: why this cannot be played on real devices
+//! one-worker.txt   optional: why several workers do something else
 //! ```
 //! Theory. A packet test that only looks at the packets misses half of what a switch does; so all
 //! counters are compared, and one that moved and is not in the file is as wrong as one that did not
@@ -54,6 +55,8 @@ pub struct Vector {
     pub input: Vec<InPacket>,
     /// Why it cannot be played on real devices, in real time.
     pub replay_only: Option<String>,
+    /// Why it cannot be played with several workers.
+    pub one_worker: Option<String>,
     expected: Outcome,
 }
 
@@ -77,6 +80,10 @@ pub trait Backend {
     fn run(&mut self, vector: &Vector) -> Result<Outcome, String>;
     /// Whether it plays on real devices in real time.
     fn is_live(&self) -> bool {
+        false
+    }
+    /// Whether several workers share the packets.
+    fn is_shared(&self) -> bool {
         false
     }
     /// Whether it counts; else the packets alone are compared.
@@ -132,7 +139,9 @@ pub fn run_one(folder: &Path, backend: &mut dyn Backend) -> Result<(), String> {
 
 fn run_folder(folder: &Path, backend: &mut dyn Backend, regenerate: bool) -> Result<(), String> {
     let vector = load(folder).map_err(|e| e.to_string())?;
-    if let (true, Some(why)) = (backend.is_live(), &vector.replay_only) {
+    let not_live = vector.replay_only.as_ref().filter(|_| backend.is_live());
+    let not_shared = vector.one_worker.as_ref().filter(|_| backend.is_shared());
+    if let Some(why) = not_live.or(not_shared) {
         println!("vector {} is left out on {}: {why}", vector.name, backend.name());
         return Ok(());
     }

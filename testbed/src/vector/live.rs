@@ -30,19 +30,27 @@ const SLOT_BYTES: usize = 4096;
 
 /// `sluiced` on veth pairs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Live;
+pub struct Live {
+    /// So many; else as the environment says, or one.
+    pub workers: Option<u8>,
+}
 
 impl Backend for Live {
     fn name(&self) -> &str {
-        "sluiced on veth"
+        if self.workers.is_some() { "sluiced with workers on veth" } else { "sluiced on veth" }
     }
 
     fn run(&mut self, vector: &Vector) -> Result<Outcome, String> {
-        play(vector).map_err(|error| error.to_string())
+        play(vector, self.workers).map_err(|error| error.to_string())
     }
 
     fn is_live(&self) -> bool {
         true
+    }
+
+    fn is_shared(&self) -> bool {
+        let asked = || std::env::var("SLUICE_TEST_WORKERS").ok()?.parse().ok();
+        self.workers.or_else(asked).is_some_and(|n| n > 1)
     }
 
     /// The namespaces are quiet: no packet is there that the vector did not send.
@@ -51,7 +59,7 @@ impl Backend for Live {
     }
 }
 
-fn play(vector: &Vector) -> Result<Outcome> {
+fn play(vector: &Vector, workers: Option<u8>) -> Result<Outcome> {
     let text = config_text(vector)?;
     let config = Config::parse("vector".as_ref(), &text)
         .map_err(|error| crate::Error::Unexpected(error.to_string()))?;
@@ -67,7 +75,8 @@ fn play(vector: &Vector) -> Result<Outcome> {
         join(ends.0, ends.1, VethOptions::default())?;
     }
     teach_kernel(&switch.ns, &config)?;
-    let daemon = Daemon::start(&switch.ns, &text, &vector.flows)?;
+    let workers = workers.map_or(String::new(), |n| format!("workers = {n}\n"));
+    let daemon = Daemon::start(&switch.ns, &(workers + &text), &vector.flows)?;
     let mut sockets = BTreeMap::new();
     for (name, dev, _) in &ports {
         daemon.wait_port(name, true)?;

@@ -63,9 +63,12 @@ pub fn load(dir: &Path) -> Result<Vector, InputError> {
     }
     expected.counters = counters(&dir.join("counters.txt"))?;
     // A missing file is the rule.
-    let replay_only = std::fs::read_to_string(dir.join("replay-only.txt")).ok();
-    let replay_only = replay_only.map(|text| text.trim().to_owned());
-    Ok(Vector { name, why, flows, switch, input, replay_only, expected })
+    let reason = |file: &str| {
+        let text = std::fs::read_to_string(dir.join(file)).ok();
+        text.map(|text| text.trim().to_owned())
+    };
+    let (replay_only, one_worker) = (reason("replay-only.txt"), reason("one-worker.txt"));
+    Ok(Vector { name, why, flows, switch, input, replay_only, one_worker, expected })
 }
 
 fn read(file: &Path) -> Result<String, InputError> {

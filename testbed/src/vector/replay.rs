@@ -27,6 +27,11 @@ pub(super) const ABOUT_SPEED: &[&str] = &[
     "batches",
     "polls",
     "events_lost",
+    // Who served it, of several workers.
+    "handed_over",
+    "taken_over",
+    "sent_over",
+    "frames_given",
 ];
 
 /// Replay with a setting of its caches.

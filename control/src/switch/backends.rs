@@ -100,3 +100,67 @@ impl Core {
         self.backend_flush.go_on(&mut self.model, &mut self.workers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::flow::{Command, NoNames, parse_flow_mod};
+    use std::path::Path;
+
+    fn model(mode: FlushBackends) -> (Model, BackendFlush) {
+        let config = Config::parse(Path::new("test"), "[[bridge]]\nname = \"a\"\n").unwrap();
+        let mut model = Model::new(&config, 1).unwrap();
+        let flush = BackendFlush::new(mode, &mut model);
+        (model, flush)
+    }
+
+    fn run(model: &mut Model, command: Command, n: u8) {
+        let actions = match command {
+            Command::Add => format!(" actions=ct(commit,zone=1,nat(dst=10.0.0.{n}))"),
+            _ => String::new(),
+        };
+        let text = format!("ip,nw_dst=1.0.0.{n}{actions}");
+        let m = parse_flow_mod(&text, Some(command), &NoNames).unwrap();
+        model.change_flows(0, 1, |f, site| f.apply(&[m], site)).unwrap();
+    }
+
+    /// The last bytes of the addresses that are gone, and the places.
+    fn seen(walk: Option<&Walk>) -> Option<(Vec<u8>, Vec<Option<u32>>)> {
+        let gone = |w: &Walk| w.gone.iter().map(|b| b.addresses.0 as u8).collect();
+        walk.map(|w| (gone(w), w.places.clone()))
+    }
+
+    #[test]
+    fn a_walk_is_for_all_that_is_gone_and_spares_what_comes_back() {
+        let (mut m, mut flush) = model(FlushBackends::Udp);
+        (1..=4).for_each(|n| run(&mut m, Command::Add, n));
+        assert_eq!(seen(flush.walk(&mut m, 2).as_ref()), None, "nothing has gone");
+        (1..=3).for_each(|n| run(&mut m, Command::Delete, n));
+        let mut walk = flush.walk(&mut m, 2).unwrap();
+        assert_eq!(seen(Some(&walk)), Some((vec![1, 2, 3], vec![Some(0); 2])));
+        // Some way on, one goes, which has to wait, and one comes back.
+        walk.places = vec![Some(1024), None];
+        let before = walk.filter.clone();
+        flush.walk = Some(walk);
+        run(&mut m, Command::Delete, 4);
+        let walk = flush.walk(&mut m, 2).unwrap();
+        assert!(Arc::ptr_eq(&walk.filter, &before), "who goes changes nothing of it");
+        flush.walk = Some(walk);
+        run(&mut m, Command::Add, 2);
+        let walk = flush.walk(&mut m, 2);
+        assert_eq!(seen(walk.as_ref()), Some((vec![1, 3], vec![Some(1024), None])));
+        assert!(!Arc::ptr_eq(&walk.unwrap().filter, &before));
+        // The next one.
+        assert_eq!(seen(flush.walk(&mut m, 1).as_ref()), Some((vec![4], vec![Some(0)])));
+        assert_eq!(seen(flush.walk(&mut m, 1).as_ref()), None);
+    }
+
+    #[test]
+    fn who_wants_none_flushed_counts_nothing() {
+        let (mut m, mut flush) = model(FlushBackends::None);
+        run(&mut m, Command::Add, 1);
+        run(&mut m, Command::Delete, 1);
+        assert!(flush.walk(&mut m, 1).is_none() && m.backend_arrivals() == 0);
+    }
+}

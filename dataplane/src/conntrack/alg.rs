@@ -443,7 +443,7 @@ impl Conntrack {
             (false, _) => flag::DNAT,
             (true, false) => flag::SNAT,
         };
-        match self.chooser(p.zone).near(reply, flags != 0) {
+        match self.chooser(p.zone, 0).near(reply, flags != 0) {
             Some(choice) => Ok((choice, flags)),
             None if flags != 0 => {
                 self.stats.nat_exhausted += 1;

@@ -117,6 +117,14 @@ impl Conntrack {
         Ok(self.found(p, ix, false, TRK | NEW))
     }
 
+    /// xorshift64: chance enough for spreading, and it never is zero.
+    #[inline(always)]
+    pub(super) fn draw(&mut self) {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+    }
+
     fn create(&mut self, p: &CtPacket, c: &Commit, hash: u64, tick: u64) -> Result<u32, CtError> {
         if !self.zones.enter(p.zone) {
             self.stats.zone_full += 1;
@@ -178,12 +186,12 @@ impl Conntrack {
     }
 
     /// Whether a full table has room, or something that may give way.
-    fn can_make_room(&mut self, tick: u64) -> bool {
+    pub(super) fn can_make_room(&mut self, tick: u64) -> bool {
         self.collect(tick, ROOM_STEPS, 1) > 0 || EVICTABLE.iter().any(|rank| self.wheels.any(*rank))
     }
 
     /// Gives up the connection that is worth least. An established one is not among them.
-    fn evict(&mut self, tick: u64) {
+    pub(super) fn evict(&mut self, tick: u64) {
         let Self { wheels, table, .. } = self;
         let mut nearest = EVICTABLE.iter().map(|r| wheels.nearest(table, *r, tick, EVICT_TRIES));
         if let Some(ix) = nearest.find_map(|found| found) {
@@ -212,15 +220,12 @@ impl Conntrack {
             }
             return Ok((nat::Choice { reply, pool: false }, 0));
         };
-        // xorshift64: chance enough for spreading, and it never is zero.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
+        self.draw();
         let flags = match spec.kind {
             NatKind::Src => flag::SNAT,
             NatKind::Dst => flag::DNAT,
         };
-        match self.chooser(p.zone).choose(&p.tuple, spec) {
+        match self.chooser(p.zone, hash).choose(&p.tuple, spec) {
             Some(choice) => Ok((choice, flags)),
             None => {
                 self.stats.nat_exhausted += 1;

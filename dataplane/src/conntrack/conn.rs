@@ -183,6 +183,31 @@ impl Hot {
             && self.flags & (flag::LIVE | flag::V6) == flag::LIVE
     }
 
+    /// The tuple of a direction, if the connection is of TCP or UDP over IPv4.
+    #[inline(always)]
+    pub fn narrow(&self, dir: usize) -> Option<Narrow> {
+        if self.has(flag::V6) || !matches!(self.proto, TCP | UDP) {
+            return None;
+        }
+        let i = (dir & 1) * 2;
+        Some(Narrow {
+            addresses: u64::from(self.addresses[i]) << 32 | u64::from(self.addresses[i + 1]),
+            ports: u32::from(self.ports[i]) << 16 | u32::from(self.ports[i + 1]),
+            proto: self.proto,
+        })
+    }
+
+    /// Writes both tuples, of TCP or UDP over IPv4.
+    #[inline(always)]
+    pub fn set_narrow(&mut self, orig: &Narrow, reply: &Narrow) {
+        let halves = |a: u64| [(a >> 32) as u32, a as u32];
+        let ([a, b], [c, d]) = (halves(orig.addresses), halves(reply.addresses));
+        self.addresses = [a, b, c, d];
+        let halves = |p: u32| [(p >> 16) as u16, p as u16];
+        let ([a, b], [c, d]) = (halves(orig.ports), halves(reply.ports));
+        self.ports = [a, b, c, d];
+    }
+
     /// What a translated connection of TCP or UDP over IPv4 makes of packets of one direction: what
     /// those of the other one are answers to.
     #[inline(always)]

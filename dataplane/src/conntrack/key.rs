@@ -189,6 +189,34 @@ impl Narrow {
         self.proto == UDP
     }
 
+    /// The tuple of packets that travel the other way.
+    #[inline(always)]
+    pub fn reversed(&self) -> Self {
+        Self {
+            addresses: self.addresses.rotate_left(32),
+            ports: self.ports.rotate_left(16),
+            proto: self.proto,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn with_src(&self, address: u32, port: u16) -> Self {
+        Self {
+            addresses: u64::from(address) << 32 | self.addresses & 0xffff_ffff,
+            ports: u32::from(port) << 16 | self.ports & 0xffff,
+            proto: self.proto,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn with_dst(&self, address: u32, port: u16) -> Self {
+        Self {
+            addresses: self.addresses >> 32 << 32 | u64::from(address),
+            ports: self.ports >> 16 << 16 | u32::from(port),
+            proto: self.proto,
+        }
+    }
+
     pub fn tuple(&self) -> Tuple {
         Tuple {
             src: u128::from((self.addresses >> 32) as u32),
@@ -298,10 +326,9 @@ impl CtPacket {
         Some(p)
     }
 
-    /// A narrow packet whose checksums are right; `None` if it is invalid.
-    pub fn of_narrow(n: &Narrow, l4: &[u8], zone: u16) -> Option<Self> {
-        let seg = Self::narrow_segment(n, l4)?;
-        Some(Self { tuple: n.tuple(), zone, kind: Kind::Normal, seg, checksum_ok: true })
+    /// A narrow packet that is valid.
+    pub fn of_narrow(n: &Narrow, seg: &Segment, zone: u16) -> Self {
+        Self { tuple: n.tuple(), zone, kind: Kind::Normal, seg: *seg, checksum_ok: true }
     }
 
     /// What the transport header of a narrow packet says; `None` if the packet is invalid.

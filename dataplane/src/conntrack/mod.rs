@@ -40,6 +40,7 @@ mod key;
 mod lanes;
 mod nat;
 mod nat_ports;
+mod open;
 mod other;
 mod redirect;
 mod settings;

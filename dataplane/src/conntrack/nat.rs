@@ -77,6 +77,27 @@ impl NatSpec {
         self.v6 == v6 || self.keeps_address()
     }
 
+    /// Where choosing begins for a connection from `src`: how many addresses there are, the first
+    /// to be tried of them, and what the port hangs on. `hash` is that of the original tuple.
+    #[inline]
+    pub(super) fn start(&self, src: IpKey, (hash, random): (u64, u64)) -> (u128, u128, u64) {
+        let seed = match self.mode {
+            NatMode::Hash | NatMode::Persistent => hash,
+            NatMode::Random => random,
+        };
+        let count = self.addr_max.saturating_sub(self.addr_min).saturating_add(1);
+        let address_seed = match self.mode {
+            NatMode::Persistent => HashKey::new(PERSISTENT).of_words(src, 0),
+            _ => seed,
+        };
+        // Of 128 bits a division is a call.
+        let first = match u64::try_from(count) {
+            Ok(count) => u128::from(address_seed % count),
+            Err(_) => u128::from(address_seed),
+        };
+        (count, first, seed.rotate_left(32))
+    }
+
     /// Only resolves clashes.
     pub fn keeps_address(&self) -> bool {
         self.addr_min == 0 && self.addr_max == 0
@@ -102,7 +123,8 @@ pub(super) struct Chooser<'a> {
     pub table: &'a Table,
     pub pools: &'a mut PortPools,
     pub homes: &'a Homes,
-    pub hash: &'a HashKey,
+    /// Of the original tuple.
+    pub hash: u64,
     pub random: u64,
     pub zone: u16,
     /// Only what has its home here will do.
@@ -112,14 +134,14 @@ pub(super) struct Chooser<'a> {
 }
 
 impl Conntrack {
-    /// Chooses for connections of a zone.
+    /// Chooses for a connection of a zone whose original tuple has this hash.
     #[inline]
-    pub(super) fn chooser(&mut self, zone: u16) -> Chooser<'_> {
+    pub(super) fn chooser(&mut self, zone: u16, hash: u64) -> Chooser<'_> {
         Chooser {
             table: &self.table,
             pools: &mut self.pools,
             homes: &self.homes,
-            hash: &self.hash,
+            hash,
             random: self.random,
             zone,
             at_home: false,
@@ -139,7 +161,7 @@ fn class_of(port: u16, icmp: bool) -> (u16, u16) {
 }
 
 /// The `i`th of the ports `lo..=hi`, going round.
-fn port_at((lo, hi): (u16, u16), i: u64) -> u16 {
+pub(super) fn port_at((lo, hi): (u16, u16), i: u64) -> u16 {
     let span = u64::from(hi.saturating_sub(lo)) + 1;
     lo.saturating_add((i % span) as u16)
 }
@@ -156,22 +178,9 @@ fn wrapped(n: u128, count: u128) -> u128 {
 impl Chooser<'_> {
     /// The reply tuple for a new connection; `None` if none is free.
     pub fn choose(&mut self, orig: &Tuple, spec: &NatSpec) -> Option<Choice> {
-        let seed = match spec.mode {
-            NatMode::Hash | NatMode::Persistent => self.hash.of(orig, self.zone),
-            NatMode::Random => self.random,
-        };
-        let count = spec.addr_max.saturating_sub(spec.addr_min).saturating_add(1);
-        let address_seed = match spec.mode {
-            NatMode::Persistent => HashKey::new(PERSISTENT).of_words(orig.src, 0),
-            _ => seed,
-        };
-        let first = match u64::try_from(count) {
-            Ok(count) => u128::from(address_seed % count),
-            Err(_) => u128::from(address_seed),
-        };
+        let (count, first, seed) = spec.start(orig.src, (self.hash, self.random));
         let addresses = (0..count.min(ADDRESSES_TRIED))
             .map(|i| spec.addr_min.saturating_add(wrapped(first.saturating_add(i), count)));
-        let seed = seed.rotate_left(32);
         if !self.homes.is_shared() {
             return addresses.clone().find_map(|a| self.at(a, orig, spec, seed));
         }

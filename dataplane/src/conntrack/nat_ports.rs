@@ -164,7 +164,8 @@ impl PortPools {
         }
     }
 
-    fn find(&self, key: &Key) -> Option<PoolIx> {
+    /// The pool of an address, if there is one.
+    pub fn find(&self, key: &Key) -> Option<PoolIx> {
         let mut at = mix(key);
         // Ends: the directory is at most half full.
         loop {

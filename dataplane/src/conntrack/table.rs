@@ -174,9 +174,9 @@ impl Table {
             prefetch(self.wide(ix));
             return;
         }
-        self.prefetch_index(self.hash(&self.tuple(ix, 0), hot.zone));
+        self.prefetch_index(self.hash_at(ix, 0));
         if hot.has(flag::TURNED) {
-            self.prefetch_index(self.hash(&self.tuple(ix, 1), hot.zone));
+            self.prefetch_index(self.hash_at(ix, 1));
         }
     }
 
@@ -238,6 +238,28 @@ impl Table {
         zone: u16,
         hash: u64,
     ) -> Option<u32> {
+        let ix = self.take()?;
+        let is_turned = *reply != orig.reversed();
+        let hot = self.hot_mut(ix)?;
+        hot.zone = zone;
+        hot.proto = orig.proto;
+        hot.flags = flag::LIVE
+            | if orig.v6 { flag::V6 } else { 0 }
+            | if is_turned { flag::TURNED } else { 0 };
+        hot.set_tuples(orig, reply);
+        if orig.v6 {
+            let wide = wide_of(orig, reply);
+            *self.wide.get_mut::<8>(ix as usize)? = zerocopy::transmute!(wide);
+        }
+        let reply_hash = if is_turned { Some(self.hash(reply, zone)) } else { None };
+        self.link(ix, hash, reply_hash);
+        Some(ix)
+    }
+
+    /// A free place, its cold half zeroed. The caller fills the other and links it, or the place is
+    /// lost.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<u32> {
         let ix = if self.free != 0 {
             let ix = self.free - 1;
             self.free = self.cold(ix).next;
@@ -252,32 +274,34 @@ impl Table {
             return None;
         };
         self.len += 1;
-        let hot = self.hot_mut(ix)?;
-        hot.zone = zone;
-        hot.proto = orig.proto;
-        let is_turned = *reply != orig.reversed();
-        hot.flags = flag::LIVE
-            | if orig.v6 { flag::V6 } else { 0 }
-            | if is_turned { flag::TURNED } else { 0 };
-        hot.set_tuples(orig, reply);
-        if orig.v6 {
-            let wide = wide_of(orig, reply);
-            *self.wide.get_mut::<8>(ix as usize)? = zerocopy::transmute!(wide);
-        }
         *self.cold_mut(ix)? = zerocopy::FromZeros::new_zeroed();
-        self.index.link((hash >> 32) as u32, ix, 0);
-        if is_turned {
-            self.index.link((self.hash(reply, zone) >> 32) as u32, ix, 1);
-        }
         Some(ix)
+    }
+
+    /// Makes a connection found by its tuples' hashes; `reply_hash` if it is `TURNED`.
+    #[inline(always)]
+    pub fn link(&mut self, ix: u32, hash: u64, reply_hash: Option<u64>) {
+        self.index.link((hash >> 32) as u32, ix, 0);
+        if let Some(hash) = reply_hash {
+            self.index.link((hash >> 32) as u32, ix, 1);
+        }
+    }
+
+    /// The hash of one of a connection's tuples.
+    #[inline(always)]
+    fn hash_at(&self, ix: u32, dir: usize) -> u64 {
+        let hot = self.hot(ix);
+        match hot.narrow(dir) {
+            Some(n) => self.key.of_narrow(&n, hot.zone),
+            None => self.hash(&self.tuple(ix, dir), hot.zone),
+        }
     }
 
     /// Gives a place back. Its `ConnRef`s become stale.
     pub fn remove(&mut self, ix: u32) {
-        let (zone, is_turned) = (self.hot(ix).zone, self.hot(ix).has(flag::TURNED));
-        self.index.unlink((self.hash(&self.tuple(ix, 0), zone) >> 32) as u32, ix, 0);
-        if is_turned {
-            self.index.unlink((self.hash(&self.tuple(ix, 1), zone) >> 32) as u32, ix, 1);
+        self.index.unlink((self.hash_at(ix, 0) >> 32) as u32, ix, 0);
+        if self.hot(ix).has(flag::TURNED) {
+            self.index.unlink((self.hash_at(ix, 1) >> 32) as u32, ix, 1);
         }
         let free = self.free;
         if let Some(hot) = self.hot_mut(ix) {

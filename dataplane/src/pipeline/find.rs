@@ -195,10 +195,17 @@ impl Lane {
             slot.ct.hash = Some((zone, hash));
             any |= 1 << i;
         }
+        let translates = self.commits.get(self.asked.last_commit).and_then(|c| c.nat.as_ref());
         for i in ones(any) {
             let Some(slot) = self.batch.get_mut(i) else { break };
-            let Some((_, hash)) = slot.ct.hash else { continue };
+            let Some((zone, hash)) = slot.ct.hash else { continue };
             slot.ct.guess = self.conntrack.prefetch_guess(hash);
+            if slot.ct.guess.is_none()
+                && let (Some(spec), Some(narrow)) = (translates, Narrow::of(&slot.key.base))
+            {
+                // It may open a connection, which its replies are to find.
+                self.conntrack.prefetch_reply(&narrow, (hash, zone), spec);
+            }
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{INV, NEW};
 use crate::conntrack::{
-    Commit, Conntrack, CtError, CtPacket, Guess, Judged, Narrow, NarrowRewrite, NatRewrite, Tuple,
+    Commit, Conntrack, CtError, CtPacket, Guess, Judged, Narrow, NarrowRewrite, NatRewrite,
+    Segment, Tuple,
 };
 use crate::counters::{Counters, Stat};
 use crate::limits::TRAVERSAL_CONNS_MAX;
@@ -76,6 +77,8 @@ pub(super) struct Asked {
     pub translations: Vec<NatRewrite>,
     /// The one translation of a narrow packet.
     pub narrow: Option<NarrowRewrite>,
+    /// What opened the last connection: as likely as not it will open the next one, too.
+    pub last_commit: u16,
 }
 
 impl Asked {
@@ -86,6 +89,7 @@ impl Asked {
             list: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             narrow: None,
+            last_commit: NO_COMMIT,
         }
     }
 
@@ -138,13 +142,17 @@ impl Asked {
     pub fn open(
         &mut self,
         conntrack: &mut Conntrack,
-        packet: &CtPacket,
+        packet: (&Narrow, &Segment, u16),
         commit: &Commit,
         now: Now,
     ) -> Result<(), CtError> {
         self.narrow = None;
         self.translations.clear();
-        conntrack.open(packet, &mut self.first, commit, now)?;
+        if !conntrack.open_narrow(packet, &mut self.first, commit, now) {
+            let (narrow, segment, zone) = packet;
+            let packet = CtPacket::of_narrow(narrow, segment, zone);
+            conntrack.open(&packet, &mut self.first, commit, now)?;
+        }
         self.narrow = conntrack.narrow_translation_of(&self.first);
         Ok(())
     }

@@ -8,8 +8,7 @@
 use super::guards::{Ground, is_built_on, refusal};
 use super::lane::Slot;
 use crate::cache::traversal::{NO_COMMIT, Track};
-use crate::conntrack::{CtPacket, Narrow};
-use crate::packet::key::PacketKey;
+use crate::conntrack::{CtPacket, Narrow, Segment};
 
 /// What the guards came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +31,17 @@ pub(super) fn is_opening(look: &Track, commit: &Track) -> bool {
         && commit.mark_mask == 0
 }
 
-/// The packet as conntrack sees it; its checksums are known to be right.
-fn packet_of(key: &PacketKey, slot: &Slot, zone: u16) -> Option<CtPacket> {
-    let narrow = Narrow::of(&key.base).filter(|_| slot.layers.flags == 0)?;
+/// The packet and its segment as conntrack sees them, where it is narrow; it is valid and its
+/// checksums are right.
+#[inline(always)]
+fn narrow_of(slot: &Slot) -> Option<(Narrow, Segment)> {
+    let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0)?;
+    if narrow.is_udp() {
+        return Some((narrow, Segment::default()));
+    }
     let (l4, end) = (usize::from(slot.layers.l4), usize::from(slot.layers.end));
     let segment = slot.frame.as_ref()?.bytes().get(l4..end)?;
-    CtPacket::of_narrow(&narrow, segment, zone)
+    Some((narrow, CtPacket::narrow_segment(&narrow, segment)?))
 }
 
 impl Ground<'_> {
@@ -69,10 +73,12 @@ impl Ground<'_> {
         if !holds {
             return Opening::Fails;
         }
-        let Some(packet) = packet_of(&slot.key, slot, look.zone) else { return Opening::Unusual };
+        let Some((narrow, segment)) = narrow_of(slot) else { return Opening::Unusual };
+        self.asked.last_commit = commit.commit;
         let builds_on = is_built_on(commit);
         self.conntrack.count_refusals(!builds_on);
-        let opened = self.asked.open(self.conntrack, &packet, what, self.now);
+        let packet = (&narrow, &segment, look.zone);
+        let opened = self.asked.open(self.conntrack, packet, what, self.now);
         self.conntrack.count_refusals(true);
         match opened {
             Ok(()) => Opening::Done,

@@ -1,0 +1,169 @@
+//! Opening a connection of the common kind: TCP or UDP over IPv4, which nobody has announced and no
+//! other worker need be told of.
+//!
+//! It comes to what `commit` comes to. Tuples stay in words here, only the first tuple that NAT
+//! would try is tried, and whatever is not as usual (a refusal, too) is left to `commit`, which
+//! begins from the start: nothing has changed then. A flood of new connections goes this way.
+//!
+//! The memory of what is tried can be asked for before: see `prefetch_reply`.
+
+use super::conn::{Peer, flag};
+use super::expire::{Class, Term, ticks};
+use super::key::{IpKey, Narrow, TCP};
+use super::nat::{NatKind, NatMode, NatSpec, port_at};
+use super::nat_ports::{Key, PoolIx};
+use super::tcp::{self, Segment};
+use super::{Commit, Conntrack, Judged};
+use crate::clock::Now;
+
+/// What the reply tuple is to be.
+struct Candidate {
+    reply: Narrow,
+    /// Hash of a reply tuple that is not the reverse of the original one.
+    hash: Option<u64>,
+    /// The port to be held.
+    port: Option<(PoolIx, u16)>,
+    /// `SNAT` or `DNAT`.
+    flags: u8,
+}
+
+impl Conntrack {
+    /// Opens the connection of a packet that was judged to have none, and makes the judgement one
+    /// of its first packet. False: nothing has changed, and `open` is to be asked.
+    #[inline]
+    pub fn open_narrow(
+        &mut self,
+        (n, seg, zone): (&Narrow, &Segment, u16),
+        j: &mut Judged,
+        c: &Commit,
+        now: Now,
+    ) -> bool {
+        let Some(hash) = j.stranger().filter(|_| c.alg.is_none() && self.is_lone(n, c)) else {
+            return false;
+        };
+        let Some(candidate) = self.candidate(n, (hash, zone), c) else { return false };
+        let reply_hash = candidate.hash.unwrap_or(hash);
+        if self.table.find_narrow(reply_hash, &candidate.reply, zone).is_some() {
+            return false;
+        }
+        let tick = ticks(now);
+        if self.table.is_full() && !self.can_make_room(tick) || !self.zones.enter(zone) {
+            return false;
+        }
+        if let Some((pool, port)) = candidate.port
+            && !self.pools.acquire(pool, port)
+        {
+            self.zones.leave(zone);
+            return false;
+        }
+        if self.table.is_full() {
+            self.evict(tick);
+        }
+        self.draw_if(c);
+        let Some(ix) = self.table.take() else { return false };
+        self.table.link(ix, hash, candidate.hash);
+        self.write_narrow(ix, (n, seg, zone), &candidate, tick);
+        self.wheels.queue(&mut self.table, ix, tick);
+        self.stats.created += 1;
+        if c.mark.is_some() || c.label.is_some() {
+            self.set_mark_label(ix, c);
+        }
+        j.opened(ix);
+        true
+    }
+
+    /// Whether nobody else has to do with it.
+    #[inline(always)]
+    fn is_lone(&self, n: &Narrow, c: &Commit) -> bool {
+        if self.expected() > 0 {
+            return false;
+        }
+        let homes = &self.homes;
+        !homes.is_shared()
+            || c.nat.is_none() && !homes.redirects() && homes.of_narrow(n) == homes.seat().worker
+    }
+
+    /// What `commit` would try first, where that can be told in words.
+    #[inline(always)]
+    fn candidate(&self, n: &Narrow, (hash, zone): (u64, u16), c: &Commit) -> Option<Candidate> {
+        match &c.nat {
+            Some(spec) if spec.is_for(false) => self.translated(n, (hash, zone), spec),
+            _ => Some(Candidate { reply: n.reversed(), hash: None, port: None, flags: 0 }),
+        }
+    }
+
+    #[inline(never)]
+    fn translated(&self, n: &Narrow, (hash, zone): (u64, u16), s: &NatSpec) -> Option<Candidate> {
+        if s.keeps_address() || s.mode == NatMode::Random {
+            return None;
+        }
+        let (_, first, seed) = s.start(IpKey::from(n.addresses >> 32), (hash, 0));
+        let address = s.addr_min.saturating_add(first) as u32;
+        let reply = n.reversed();
+        let (reply, port) = match s.kind {
+            NatKind::Src => {
+                let key = Key { address: IpKey::from(address), zone, proto: n.proto, v6: false };
+                let pool = self.pools.find(&key)?;
+                let port = match s.ports {
+                    None => reply.ports as u16,
+                    Some((lo, hi)) => {
+                        self.pools.next_unused(pool, lo, hi, port_at((lo, hi), seed))?
+                    }
+                };
+                (reply.with_dst(address, port), Some((pool, port)))
+            }
+            NatKind::Dst => {
+                let own = (reply.ports >> 16) as u16;
+                let port = s.ports.map_or(own, |range| port_at(range, seed));
+                (reply.with_src(address, port), None)
+            }
+        };
+        let is_turned = reply != n.reversed();
+        let flags = if s.kind == NatKind::Src { flag::SNAT } else { flag::DNAT };
+        let hash = if is_turned { Some(self.hash_of_narrow(&reply, zone)) } else { None };
+        Some(Candidate { reply, hash, port, flags })
+    }
+
+    /// Chance is drawn for each commit that translates, whether or not it is used.
+    #[inline(always)]
+    fn draw_if(&mut self, c: &Commit) {
+        if c.nat.as_ref().is_some_and(|s| s.is_for(false)) {
+            self.draw();
+        }
+    }
+
+    #[inline(always)]
+    fn write_narrow(
+        &mut self,
+        ix: u32,
+        (n, seg, zone): (&Narrow, &Segment, u16),
+        candidate: &Candidate,
+        tick: u64,
+    ) {
+        let is_tcp = n.proto == TCP;
+        let class = if is_tcp { Class::TcpFirst } else { Class::OtherFirst } as u8;
+        let policy = self.zones.policy(zone);
+        let deadline = self.timeouts.fresh(Term { policy, class }, tick);
+        let Some(hot) = self.table.hot_mut(ix) else { return };
+        hot.set_narrow(n, &candidate.reply);
+        (hot.zone, hot.proto) = (zone, n.proto);
+        hot.flags = flag::LIVE
+            | candidate.flags
+            | if candidate.hash.is_some() { flag::TURNED } else { 0 }
+            | if candidate.port.is_some() { flag::POOL } else { 0 };
+        (hot.class, hot.policy, hot.alg, hot.told) = (class, policy, 0, 0);
+        hot.deadline = deadline;
+        hot.peers = if is_tcp { tcp::open(seg) } else { [Peer::default(); 2] };
+    }
+
+    /// Asks for the memory that opening such a connection looks at and its look-up did not.
+    #[inline]
+    pub fn prefetch_reply(&self, n: &Narrow, (hash, zone): (u64, u16), spec: &NatSpec) {
+        if let Some(Candidate { hash: Some(hash), .. }) = self.translated(n, (hash, zone), spec) {
+            self.table.prefetch_index(hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

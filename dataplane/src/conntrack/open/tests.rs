@@ -115,8 +115,8 @@ fn live(seed: u64, conns_max: usize, steps: &[Step]) -> usize {
             }
             Step::Packet { src, dst, sport, tcp, reply, commit } => {
                 let n = Narrow {
-                    addresses: u64::from(src) + 0x100 << 32 | 0x200 + u64::from(dst),
-                    ports: 4000 + u32::from(sport) << 16 | 80,
+                    addresses: ((u64::from(src) + 0x100) << 32) | (0x200 + u64::from(dst)),
+                    ports: ((4000 + u32::from(sport)) << 16) | 80,
                     proto: if tcp { 6 } else { 17 },
                 };
                 let n = if reply { n.reversed() } else { n };

@@ -50,7 +50,7 @@ pub const VARIANTS: u64 = 4;
 
 /// An address by its version: IPv4 if its upper half is zero.
 pub fn client(v6: bool, n: u16) -> u128 {
-    if v6 { 0xfd00_u128 << 112 | u128::from(n) + 1 } else { 0x0a00_0000 | u128::from(n) + 1 }
+    if v6 { (0xfd00_u128 << 112) | (u128::from(n) + 1) } else { 0x0a00_0000 | (u128::from(n) + 1) }
 }
 
 pub fn server(v6: bool, class: Class, n: u8) -> u128 {

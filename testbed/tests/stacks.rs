@@ -258,6 +258,7 @@ struct Net {
     number: u64,
     /// What came to the switch before.
     past: VecDeque<(u16, Vec<u8>)>,
+    /// What strangers have forged.
     noise: u64,
     lost: u64,
 }
@@ -318,7 +319,6 @@ impl Net {
         if !self.chance.percent(self.manners.noise) {
             return;
         }
-        self.noise += 1;
         // Of connections that stand: before both sides have spoken, a tracker of this kind (as Open
         // vSwitch's) cannot tell a stranger's reset from one of theirs.
         let stands = |p: &Packet| p.flags & SYN == 0 && !p.payload.is_empty();
@@ -338,6 +338,7 @@ impl Net {
                 Packet { flags: ACK | PSH, seq, payload, ..p }
             }
         };
+        self.noise += 1;
         self.send(ms, port, &forged.build());
     }
 
@@ -433,6 +434,9 @@ fn play(seed: u64, workers: u8, manners: Manners) {
     // Both ways take two connections; some are made again by packets of long ago.
     assert!(made >= transfers && rig.ends.lost > 0 && rig.ends.noise > 0, "{made} connections");
     assert_eq!(rig.stats().nat_exhausted, 0);
+    // Who forges is found out, unless it got lost.
+    let found_out = rig.stats().invalid;
+    assert!(found_out * 2 > rig.ends.noise, "{found_out} of {} found out", rig.ends.noise);
     let live = rig.audit().unwrap();
     assert!(live.nat_ports > 0 && live.live > 0, "{live:?}");
     let took_ms = Net::ms(rig.now) - begin;

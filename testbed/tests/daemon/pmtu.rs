@@ -156,6 +156,7 @@ fn upload(from: &Namespace, to: &Namespace, at: SocketAddr, bound: SocketAddr) {
             end.write_all(b"all").unwrap();
         });
         let mut client = from.run(|| TcpStream::connect_timeout(&at, LIMIT)).unwrap();
+        client.set_write_timeout(Some(LIMIT)).unwrap();
         client.set_read_timeout(Some(LIMIT)).unwrap();
         let said: Vec<u8> = (0..BYTES).map(|n| (n % 251) as u8).collect();
         client.write_all(&said).unwrap();

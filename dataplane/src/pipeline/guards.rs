@@ -34,11 +34,13 @@ pub(super) struct Course {
     tuple: Tuple,
     /// Zone, bits of `ct_state`, tuple of before.
     translated: Option<(u16, u8, Tuple)>,
+    /// It will be translated by a commit that is not made yet: nobody knows to what.
+    is_lost: bool,
 }
 
 impl Course {
     pub fn new(tuple: Tuple) -> Self {
-        Self { tuple, translated: None }
+        Self { tuple, translated: None, is_lost: false }
     }
 
     /// The tuple that a `ct` of this zone asks for, and the bits that its result is given.
@@ -342,7 +344,7 @@ impl Ground<'_> {
         } else {
             let Some(first) = self.asked.list.first() else { return false };
             let course = course.get_or_insert_with(|| Course::new(first.packet.tuple));
-            if !self.asked.next(self.conntrack, t, course, self.now) {
+            if course.is_lost || !self.asked.next(self.conntrack, t, course, self.now) {
                 return false;
             }
         }
@@ -356,8 +358,9 @@ impl Ground<'_> {
         if alike && own != 0 {
             // What comes next is of the translated packet.
             let course = course.get_or_insert_with(|| Course::new(packet.tuple));
-            if let Some(rewrite) = self.conntrack.translation_of(judged) {
-                course.turn(t.zone, &packet.tuple, &rewrite);
+            match self.conntrack.translation_of(judged) {
+                Some(rewrite) => course.turn(t.zone, &packet.tuple, &rewrite),
+                None => course.is_lost = true,
             }
         }
         alike

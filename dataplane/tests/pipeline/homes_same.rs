@@ -136,8 +136,8 @@ fn conns(s: &Lanes) -> Vec<Conn> {
         let rest = (c.answered, c.snat, c.dnat, c.timeout_s);
         (plain(c.orig), plain(c.reply), c.zone, c.mark, c.label, c.tcp_states, rest)
     };
-    // In a second zone it is by its port whether a translated packet is of one that is known.
-    let is_known = |c: &ConnInfo| c.zone != 7 || c.orig.src != outside;
+    // Where a translated packet is tracked once more it is by its port whether it is known.
+    let is_known = |c: &ConnInfo| c.orig.src != outside;
     let mut all: Vec<Conn> = s.conns().into_iter().filter(is_known).map(of).collect();
     all.sort_unstable();
     all

@@ -242,6 +242,29 @@ fn a_walk_of_established_packets_that_commits_is_not_for_new_ones() {
     s.see();
 }
 
+/// The second zone sees what the first made of the packet, also where a cached walk of a connection
+/// that there was meets one that has yet to be made.
+#[test]
+fn what_a_commit_has_yet_to_translate_is_not_asked_for_as_it_is() {
+    let outside = [203, 0, 113, 9];
+    let translate = ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999)));
+    let list = [
+        ip().does([translate.go(), ct(2).table(1).go()]),
+        is_new(1).does([ct(2).commit().go(), out(2)]),
+    ];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let all: Vec<Vec<u8>> = (0..20).map(|n| to(n, FAR)).collect();
+    (0..3).for_each(|_| _ = s.batch(1, &all));
+    let now = s.now;
+    s.sides().iter_mut().for_each(|s| _ = s.lane.conntrack().flush(now, |_| true));
+    s.batch(1, &all);
+    let conns = s.see().conns;
+    let second: Vec<_> = conns.iter().filter(|c| c.zone == 2).collect();
+    let outside = u128::from(u32::from_be_bytes(outside));
+    assert_eq!(second.len(), 20);
+    assert!(second.iter().all(|c| c.orig.src == outside), "{second:?}");
+}
+
 /// What conntrack itself has counted as refused, and the addresses that had no port; of all sides.
 fn refusals(s: &mut Switch) -> [u64; 5] {
     let of = |s: &mut Side| {

@@ -37,6 +37,8 @@ pub struct Frame {
     head: u16,
     len: u16,
     size: u16,
+    /// Some worker knew that it belongs to the one that it was handed to.
+    is_home: bool,
 }
 
 // SAFETY: a frame is the only handle of its chunk, and the mapping is not bound to a thread.
@@ -60,7 +62,7 @@ impl Frame {
         size: u16,
     ) -> Self {
         debug_assert!(u32::from(head) + u32::from(len) <= u32::from(size));
-        Self { chunk, index, head, len, size }
+        Self { chunk, index, head, len, size, is_home: false }
     }
 
     /// The number of the chunk in its UMEM.
@@ -73,6 +75,19 @@ impl Frame {
     #[inline]
     pub(crate) fn chunk_ptr(&self) -> NonNull<u8> {
         self.chunk
+    }
+
+    /// Whether the packet is to be judged where it was handed to, and not to be handed over again.
+    /// Who copies a frame for another worker copies this, too.
+    #[inline]
+    pub fn is_home(&self) -> bool {
+        self.is_home
+    }
+
+    /// The packet belongs to the worker that it is about to be handed to.
+    #[inline]
+    pub fn set_home(&mut self) {
+        self.is_home = true;
     }
 
     /// Offset of the packet's first byte in the chunk.

@@ -150,12 +150,16 @@ impl Lane {
             }
         }
         if pieces != 0 {
-            away |= self.pieces_go_home(pieces, (in_port, fresh), now, pool, egress);
+            away |= self.pieces_go_home(pieces, (in_port, fresh), now, pool);
         }
-        if away == 0 {
-            return n;
+        let mut kept = n;
+        if away != 0 {
+            kept = self.give_away(n, away, in_port, pool, egress);
         }
-        self.give_away(n, away, in_port, pool, egress)
+        if pieces != 0 {
+            self.give_parts_away(pool, egress);
+        }
+        kept
     }
 
     /// Hands these over, and closes up.
@@ -193,18 +197,20 @@ impl Lane {
     /// wait are no longer in it.
     #[cold]
     #[inline(never)]
-    fn pieces_go_home<E: Egress>(
+    fn pieces_go_home(
         &mut self,
         pieces: u64,
         (in_port, fresh): (PortIx, bool),
         now: Now,
         pool: &mut FramePool,
-        egress: &mut E,
     ) -> u64 {
         let (me, mut away) = (self.seat.worker, 0);
         for i in (0..BATCH_MAX).filter(|i| pieces >> i & 1 != 0) {
             let Some(slot) = self.batch.get_mut(i) else { break };
             let (Some(frame), outer) = (slot.frame.as_ref(), slot.outer) else { continue };
+            if frame.is_home() {
+                continue;
+            }
             let subject = Subject {
                 key: &slot.key,
                 bytes: frame.bytes(),
@@ -216,6 +222,10 @@ impl Lane {
             let owner = match self.pieces.whither(&subject, homes, fresh, now) {
                 Whither::Here => continue,
                 Whither::To(owner) => owner,
+                Whither::Home(owner) => {
+                    slot.frame.iter_mut().for_each(Frame::set_home);
+                    owner
+                }
                 Whither::Waits(part) => {
                     away |= 1 << i;
                     let Some(mut frame) = slot.frame.take() else { continue };
@@ -232,7 +242,6 @@ impl Lane {
             }
             away |= u64::from(owner != me) << i;
         }
-        self.give_parts_away(pool, egress);
         away
     }
 

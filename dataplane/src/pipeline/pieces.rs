@@ -7,6 +7,10 @@
 //! goes when that has come; not longer than a fragment may wait at `ct`. As there, what is full
 //! gives up its oldest.
 //!
+//! A datagram whose home redirects it to another worker (`conntrack::redirect`) is sent on from
+//! there; only the home knows of that. The other one may be the worker where the fragments met: so
+//! that it does not take them for new ones, these frames are marked.
+//!
 //! Of a program that tracks only some of its traffic, other fragments wait as well: nobody knows
 //! before the walk.
 
@@ -25,6 +29,8 @@ pub(super) enum Whither {
     /// It is judged here.
     Here,
     To(u8),
+    /// It is that worker's, whatever that thinks.
+    Home(u8),
     /// Nobody knows yet.
     Waits(FragKey),
 }
@@ -90,15 +96,13 @@ impl Pieces {
         // What `ct` would not hold is invalid, wherever it is judged.
         let Some(piece) = Piece::read(ip, &self.cfg) else { return Whither::Here };
         let first_home = homes.of(&meeting_place(&piece));
+        let key = FragKey::new(&piece, 0, (0, 0));
         if first_home != me {
             // Or it was sent to here by who knows.
-            return if fresh { Whither::To(first_home) } else { Whither::Here };
+            return if fresh { Whither::To(first_home) } else { self.onward(p, key, homes, now) };
         }
-        let key = FragKey::new(&piece, 0, (0, 0));
         if p.key.base.ip_frag & FRAG_LATER != 0 {
-            let known = self.known.get(&key).and_then(|at| self.ring.get(*at as usize));
-            let known = known.filter(|k| k.until_ns > now.ns);
-            return known.map_or(Whither::Waits(key), |k| Whither::To(k.owner));
+            return self.owner_of(&key, now).map_or(Whither::Waits(key), Whither::To);
         }
         let owner = tuple_of_packet(p.key, p.bytes, p.layers).map_or(me, |tuple| {
             let home = homes.of(&tuple);
@@ -107,6 +111,33 @@ impl Pieces {
         });
         self.learn(Known { key, owner, until_ns: self.deadline(now) });
         Whither::To(owner)
+    }
+
+    /// Where a fragment goes whose datagram has its home here: the first one tells.
+    fn onward(&mut self, p: &Subject<'_>, key: FragKey, homes: &Homes, now: Now) -> Whither {
+        if p.key.base.ip_frag & FRAG_LATER != 0 {
+            return self.owner_of(&key, now).map_or(Whither::Here, Whither::Home);
+        }
+        let redirect = tuple_of_packet(p.key, p.bytes, p.layers)
+            .filter(|tuple| homes.redirects() && homes.of(tuple) == homes.seat().worker)
+            .and_then(|tuple| homes.redirect_of(homes.ask_redirect(&tuple), &tuple));
+        match redirect {
+            Some(owner) => {
+                self.learn(Known { key, owner, until_ns: self.deadline(now) });
+                Whither::Home(owner)
+            }
+            None => {
+                // Its identifier was another datagram's.
+                let known = self.known.get(&key).and_then(|at| self.ring.get_mut(*at as usize));
+                known.into_iter().for_each(|k| k.until_ns = 0);
+                Whither::Here
+            }
+        }
+    }
+
+    fn owner_of(&self, key: &FragKey, now: Now) -> Option<u8> {
+        let known = self.known.get(key).and_then(|at| self.ring.get(*at as usize));
+        known.filter(|k| k.until_ns > now.ns).map(|k| k.owner)
     }
 
     fn deadline(&self, now: Now) -> u64 {

@@ -506,6 +506,34 @@ fn fragments_come_together() {
     s.end();
 }
 
+/// A range of one port cannot be chosen from: answers are redirected, those in fragments, too,
+/// wherever these meet.
+#[test]
+fn fragments_are_redirected() {
+    let data = [7u8; 1400];
+    let mut were_redirected = 0;
+    for n in 0..8 {
+        let mut s = Lanes::new(&snat(Some((40_001, 40_001))), 3);
+        let asked = s.send(usize::from(n) % 3, 1, &query(n, FAR))[0].1.clone();
+        assert_eq!((address_at(&asked, 26), port_at(&asked, 34)), (OUTSIDE, 40_001));
+        were_redirected += redirects(&s);
+        let back = eth().ipv4(FAR, OUTSIDE).udp(53, 40_001).payload(&data).build();
+        for (id, order) in (0..24).zip([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 2, 1]].iter().cycle())
+        {
+            let pieces = cut(&back, 0, id, &[480, 480]);
+            let got: Vec<_> = order
+                .iter()
+                .flat_map(|at| s.send((at + id as usize / 4) % 3, 2, &pieces[*at]))
+                .collect();
+            assert_eq!(got.len(), 3, "connection {n}, datagram {id}");
+            assert!(got.iter().all(|(port, p)| *port == 1 && address_at(p, 30) == client(n)));
+        }
+        assert_eq!(s.conns().len(), 1);
+        s.end();
+    }
+    assert!(were_redirected > 1, "{were_redirected}");
+}
+
 #[test]
 fn fragments_without_a_first_one_are_given_up() {
     let mut s = Lanes::new(&snat(None), 3);

@@ -26,7 +26,8 @@ pub const RING: usize = 256;
 #[derive(Default)]
 struct Out {
     sent: Vec<(u16, Vec<u8>)>,
-    handed: Vec<(u8, u16, Vec<u8>)>,
+    /// To whom, by which port it came in, and the frame: whether it is home, and its bytes.
+    handed: Vec<(u8, u16, (bool, Vec<u8>))>,
     notices: Vec<(u8, Notice)>,
     /// Notices that each other lane's ring holds already.
     waiting: Vec<usize>,
@@ -42,7 +43,7 @@ impl Egress for Out {
     }
 
     fn hand_over(&mut self, worker: u8, in_port: PortIx, frame: Frame, pool: &mut FramePool) {
-        self.handed.push((worker, in_port.0, frame.bytes().to_vec()));
+        self.handed.push((worker, in_port.0, (frame.is_home(), frame.bytes().to_vec())));
         pool.free(frame);
     }
 
@@ -69,7 +70,7 @@ pub struct Worker {
     pub counters: Arc<Counters>,
     pool: FramePool,
     burst: RxBurst,
-    handed: VecDeque<(u16, Vec<u8>)>,
+    handed: VecDeque<(u16, (bool, Vec<u8>))>,
     notices: VecDeque<Notice>,
 }
 
@@ -97,12 +98,14 @@ impl Worker {
         }
     }
 
-    fn fill(&mut self, packets: &[Vec<u8>]) {
-        for bytes in packets {
-            let mut frame = self.pool.alloc().expect("a frame to receive into");
-            assert!(frame.copy_from(bytes));
-            assert!(self.burst.push(frame).is_ok());
+    fn fill(&mut self, is_home: bool, bytes: &[u8]) {
+        let mut frame = self.pool.alloc().expect("a frame to receive into");
+        assert!(frame.copy_from(bytes));
+        assert!(!frame.is_home(), "that was another packet");
+        if is_home {
+            frame.set_home();
         }
+        assert!(self.burst.push(frame).is_ok());
     }
 
     fn hear(&mut self) {
@@ -158,17 +161,17 @@ impl Lanes {
             assert_ne!(usize::from(to), at, "nobody tells himself");
             self.workers[usize::from(to)].notices.push_back(notice);
         }
-        for (to, port, bytes) in out.handed {
+        for (to, port, frame) in out.handed {
             assert_ne!(usize::from(to), at, "nobody hands over to himself");
             self.handed += 1;
-            self.workers[usize::from(to)].handed.push_back((port, bytes));
+            self.workers[usize::from(to)].handed.push_back((port, frame));
         }
     }
 
     /// A burst comes to a worker; nothing that it hands over is judged yet.
     pub fn receive(&mut self, at: usize, port: u16, packets: &[Vec<u8>]) {
         self.with(at, |w, now, out| {
-            w.fill(packets);
+            packets.iter().for_each(|p| w.fill(false, p));
             w.hear();
             out.solo = packets.len() == 1;
             w.lane.run(&mut w.burst, PortIx(port), now, &mut w.pool, out);
@@ -180,9 +183,9 @@ impl Lanes {
         let Some((port, _)) = self.workers[at].handed.front().cloned() else { return false };
         self.with(at, |w, now, out| {
             let same = w.handed.iter().take_while(|(p, _)| *p == port).count().min(40);
-            let packets: Vec<Vec<u8>> = w.handed.drain(..same).map(|(_, bytes)| bytes).collect();
+            let frames: Vec<(bool, Vec<u8>)> = w.handed.drain(..same).map(|(_, f)| f).collect();
             w.hear();
-            w.fill(&packets);
+            frames.iter().for_each(|(is_home, bytes)| w.fill(*is_home, bytes));
             w.lane.run_at_home(&mut w.burst, PortIx(port), now, &mut w.pool, out);
         });
         true

@@ -2,7 +2,7 @@
 //!
 //! Clients are inside (port 1), servers outside (port 2). What is done with a client's packet goes
 //! by the server's address, for IPv4 and IPv6 alike; replies are told by the addresses they come
-//! with. A [`Variant`] of the program differs in what `ct` is asked, so that going from one to the
+//! with. A `Variant` of the program differs in what `ct` is asked, so that going from one to the
 //! next leaves nothing in the caches as it was.
 
 use super::Trouble;

@@ -81,6 +81,8 @@ pub(super) struct Asked {
     pub narrow: Option<NarrowRewrite>,
     /// What opened the last connection: as likely as not it will open the next one, too.
     pub last_commit: u16,
+    /// A cached walk has opened a connection, since that was asked last.
+    has_opened: bool,
 }
 
 impl Asked {
@@ -92,6 +94,7 @@ impl Asked {
             translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             narrow: None,
             last_commit: NO_COMMIT,
+            has_opened: false,
         }
     }
 
@@ -156,7 +159,14 @@ impl Asked {
             conntrack.open(&packet, &mut self.first, commit, now)?;
         }
         self.narrow = conntrack.narrow_translation_of(&self.first);
+        self.has_opened = true;
         Ok(())
+    }
+
+    /// Whether a connection was opened since the last call.
+    #[inline]
+    pub fn take_opened(&mut self) -> bool {
+        std::mem::take(&mut self.has_opened)
     }
 
     /// The translation in its general form.

@@ -45,7 +45,9 @@ impl Lane {
         }
         let served = self.batch.get(i).and_then(|slot| self.mega.get(slot.hit));
         let Some(traversal) = served.map(|e| e.traversal) else { return true };
-        if self.cache_on && self.adapt.keeps_tier1() {
+        // The next packet of a connection that has begun goes another way, or none comes.
+        let is_first = self.asked.take_opened();
+        if self.cache_on && !is_first && self.adapt.keeps_tier1() {
             self.traversals.share(traversal);
             self.put_micro(i, traversal, now);
         }

@@ -5,6 +5,7 @@ use crate::kit::*;
 use crate::packets::*;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::conntrack::NatKind;
+use sluice_dataplane::counters::Stat;
 use sluice_dataplane::packet::field::Field;
 
 const VIP: [u8; 4] = [10, 96, 0, 1];
@@ -214,6 +215,17 @@ fn a_connection_that_a_cached_walk_opens_has_its_mark_and_its_label() {
     assert_eq!(conns.len(), usize::from(CLIENTS));
     assert!(conns.iter().all(|c| (c.mark, c.label) == (0x17, 5 << 80)), "{conns:?}");
     assert!(s.mega_hits() > 100, "{}", s.mega_hits());
+}
+
+/// First packets do not push out of tier 1 what established connections have there.
+#[test]
+fn first_packets_leave_tier_1_to_others() {
+    let mut s = opened_by(|| ct(1).commit().go(), vec![out(2)]);
+    let all: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
+    s.batch(1, &all);
+    let inserts = s.cached.counters.stat(Stat::Tier1Inserts);
+    assert!(inserts < 4, "{inserts} of {CLIENTS}");
+    assert_eq!(s.see().conns.len(), usize::from(CLIENTS));
 }
 
 #[test]

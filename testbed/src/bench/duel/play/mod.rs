@@ -268,8 +268,8 @@ impl<'a> Player<'a> {
             ovs.add_pcap_port(&to, stream.leaves_by())?;
             ovs.purge()?;
             play_once(ovs, &sample, stream.port, sample_len(&sample)?)?;
-            // What is counted may still wait to be sent: of two polling threads, for the one queue of
-            // this device. The file is written out when its device goes.
+            // What is counted may still wait to be sent: of two polling threads, for the one queue
+            // of this device. The file is written out when its device goes.
             sleep(LAST_ONES);
             ovs.delete_port(stream.leaves_by())?;
             peers.push(to);

@@ -284,6 +284,12 @@ impl PortPools {
         })
     }
 
+    /// The same, unless finding it takes more than one look: this is asked before it is known whether
+    /// a port is needed, and a range may be full.
+    pub fn unused_at_once(&self, pool: PoolIx, hi: u16, start: u16) -> Option<u16> {
+        self.unused_in(pool, start, hi.min(start | 63))
+    }
+
     fn unused_in(&self, PoolIx(pool): PoolIx, lo: u16, hi: u16) -> Option<u16> {
         let (first, last) = (usize::from(lo) / 64, usize::from(hi) / 64);
         let words = self.used.get(pool * WORDS + first..=pool * WORDS + last)?;

@@ -47,12 +47,12 @@ impl Conntrack {
             return false;
         }
         let tick = ticks(now);
-        if self.table.is_full() && !self.can_make_room(tick) || !self.zones.enter(zone) {
+        if !self.zones.enter(zone) {
             return false;
         }
-        if let Some((pool, port)) = candidate.port
-            && !self.pools.acquire(pool, port)
-        {
+        let has_room = !self.table.is_full() || self.can_make_room(tick);
+        let held = |(pool, port)| self.pools.acquire(pool, port);
+        if !has_room || !candidate.port.is_none_or(held) {
             self.zones.leave(zone);
             return false;
         }
@@ -107,7 +107,7 @@ impl Conntrack {
                 let port = match s.ports {
                     None => reply.ports as u16,
                     Some((lo, hi)) => {
-                        self.pools.next_unused(pool, lo, hi, port_at((lo, hi), seed))?
+                        self.pools.unused_at_once(pool, hi, port_at((lo, hi), seed))?
                     }
                 };
                 (reply.with_dst(address, port), Some((pool, port)))

@@ -28,8 +28,6 @@ use crate::{Error, Result};
 
 /// What a device may be there before packets come: the switch polls it sooner than it knows it.
 const DELAY: Duration = Duration::from_millis(300);
-/// What packets may need to leave once they are counted.
-const LAST_ONES: Duration = Duration::from_millis(100);
 const SETTLE_STEP: Duration = Duration::from_millis(250);
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// Of its packets, so many may still miss in a steady state.
@@ -268,9 +266,7 @@ impl<'a> Player<'a> {
             ovs.add_pcap_port(&to, stream.leaves_by())?;
             ovs.purge()?;
             play_once(ovs, &sample, stream.port, sample_len(&sample)?)?;
-            // What is counted may still wait to be sent: of two polling threads, for the one queue
-            // of this device. The file is written out when its device goes.
-            sleep(LAST_ONES);
+            // The file is written out when its device goes.
             ovs.delete_port(stream.leaves_by())?;
             peers.push(to);
         }

@@ -26,6 +26,7 @@ pub mod alg;
 mod audit;
 mod backends;
 mod check;
+mod collect;
 mod commit;
 mod conn;
 mod dump;
@@ -69,7 +70,7 @@ use crate::clock::Now;
 use crate::limits::CONNS_MAX;
 use alg::Algs;
 use conn::{Hot, flag};
-use expire::{Timeouts, is_due, ticks};
+use expire::{Timeouts, is_due};
 use frag::FragConfig;
 use key::HashKey;
 pub use nat_ports::PoolReport;
@@ -77,7 +78,7 @@ use nat_ports::PortPools;
 use redirect::Entered;
 use std::sync::Arc;
 use table::Table;
-use wheel::{RANKS, Wheels};
+use wheel::Wheels;
 
 /// Bits of `ct_state`, with OpenFlow's values.
 pub mod ct_state {
@@ -91,9 +92,6 @@ pub mod ct_state {
     pub const DNAT: u8 = 0x80;
 }
 use ct_state::{DNAT, EST, INV, NEW, REL, SNAT, TRK};
-
-/// Connections made since the last collection that call for the next.
-const KEEP_UP_AFTER: u64 = 16;
 
 /// What a worker's conntrack is made with.
 #[derive(Clone, Debug)]
@@ -212,10 +210,6 @@ pub struct Conntrack {
     aged: u64,
     aged_at: u64,
 }
-
-/// Steps of one `age`, at some 100 cycles each: for what is there, and for what is new.
-const AGE_STEPS_MIN: usize = 32;
-const AGE_STEPS_MAX: u64 = 1024;
 
 impl Conntrack {
     pub fn new(cfg: &CtConfig) -> Self {
@@ -463,51 +457,6 @@ impl Conntrack {
             return 0;
         }
         if hot.has(flag::SNAT) != is_reply { SNAT } else { DNAT }
-    }
-
-    /// Collects after a batch that made many.
-    #[inline]
-    pub fn keep_up(&mut self, now: Now) {
-        if self.stats.created.wrapping_sub(self.aged) >= KEEP_UP_AFTER {
-            self.age(now);
-        }
-    }
-
-    /// Collects dead connections between two batches, in bounded work that keeps up with whatever
-    /// comes: two steps for each connection made since the last call (each costs one when it dies,
-    /// and now and then one when its life was prolonged), and some for those of before. True:
-    /// there is more to do; who is idle calls again before it sleeps.
-    pub fn age(&mut self, now: Now) -> bool {
-        let tick = ticks(now);
-        let fresh = self.stats.created.wrapping_sub(self.aged);
-        (self.aged, self.aged_at) = (self.stats.created, tick);
-        let budget = AGE_STEPS_MIN + fresh.saturating_mul(2).min(AGE_STEPS_MAX) as usize;
-        self.collect(tick, budget, usize::MAX);
-        self.wheels.is_behind(tick)
-    }
-
-    /// Collects dead connections, in at most `budget` steps. Says how many went.
-    pub fn expire(&mut self, now: Now, budget: usize) -> usize {
-        self.collect(ticks(now), budget, usize::MAX)
-    }
-
-    fn collect(&mut self, tick: u64, mut budget: usize, gone_max: usize) -> usize {
-        let mut gone = 0;
-        for rank in RANKS {
-            while gone < gone_max
-                && let Some(ix) = self.wheels.next_due(&mut self.table, rank, tick, &mut budget)
-            {
-                self.remove(ix);
-                gone += 1;
-            }
-        }
-        self.stats.expired += gone as u64;
-        gone
-    }
-
-    /// Whether `expire` has slots before it whose time has come.
-    pub fn wheel_behind(&self, now: Now) -> bool {
-        self.wheels.is_behind(ticks(now))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ct_state::{EST, NEW, RPL};
+use super::expire::ticks;
 use super::reference::{Conn, Model, Seen};
 use super::tcp::{ACK, FIN, PSH, RST, SYN};
 use super::*;

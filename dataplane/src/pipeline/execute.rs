@@ -7,9 +7,9 @@
 use super::freeze::Punts;
 use super::help;
 use super::lane::Egress;
-use super::miss::Templates;
 use super::program::Program;
 use super::punt::PacketIns;
+use super::world::Templates;
 use crate::action::edit;
 use crate::action::step::{NO_TEMPLATE, Step};
 use crate::action::translate::translate;

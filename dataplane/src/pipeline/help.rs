@@ -4,7 +4,8 @@
 //! written into it is its own. Of several zones that would write into one packet, the first that
 //! is asked does. A datagram in fragments is not listened to: no command is that long.
 
-use super::miss::{Subject, Walk};
+use super::miss::Walk;
+use super::world::Subject;
 use crate::action::Ct;
 use crate::action::step::Step;
 use crate::conntrack::{Alg, AlgEdit, CtPacket, CtResult};

@@ -15,8 +15,8 @@
 //! Fragments go by their datagram (`pieces`).
 
 use super::lane::{Egress, Lane, Slot};
-use super::miss::Subject;
 use super::pieces::{Part, Whither};
+use super::world::Subject;
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, Homes, Narrow, Seat, Tuple, tuple_of_packet};
 use crate::counters::{Drop, Stat};

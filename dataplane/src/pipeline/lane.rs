@@ -3,22 +3,23 @@
 //! What it does with a batch is in `run`.
 
 use super::adapt::Adapt;
+use super::asked::Asked;
 use super::check::Check;
 use super::commits::Commits;
 use super::delta::{Delta, Recent};
 use super::events::{Event, Events};
 use super::first::{Choice, First};
 use super::freeze::Punts;
-use super::guards::Asked;
 use super::home::{Hands, Outer};
 use super::keymask;
-use super::miss::Templates;
 use super::owing::Owing;
 use super::pieces::Pieces;
 use super::program::Program;
 use super::punt::PacketIns;
+use super::world::Templates;
 use crate::cache::entry::{Masked, NONE};
-use crate::cache::traversal::{Recording, Traversals};
+use crate::cache::recording::Recording;
+use crate::cache::traversal::Traversals;
 use crate::cache::{KeyMask, Megaflows, Microflows};
 use crate::clock::Now;
 use crate::conntrack::{Conntrack, CtConfig, CtStats, Guess, Notice, Seat};

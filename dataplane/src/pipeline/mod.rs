@@ -14,6 +14,7 @@
 pub mod actions;
 mod adapt;
 mod arrive;
+mod asked;
 mod check;
 mod choose;
 mod commit;
@@ -56,6 +57,7 @@ mod tracked;
 pub mod underlay;
 mod upkeep;
 mod verbs;
+pub mod world;
 
 pub use crate::conntrack::{Notice, Seat};
 pub use crate::counters::RuleStats;

@@ -14,7 +14,7 @@
 //! Of a program that tracks only some of its traffic, other fragments wait as well: nobody knows
 //! before the walk.
 
-use super::miss::Subject;
+use super::world::Subject;
 use crate::clock::Now;
 use crate::conntrack::frag::{FragConfig, FragKey, Piece};
 use crate::conntrack::{Homes, Tuple, tuple_of_packet};

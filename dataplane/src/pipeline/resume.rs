@@ -12,12 +12,13 @@
 use super::commit::{stacked_bytes, tag_count};
 use super::freeze::{AtCt, Continuation, Frame, Left, Punts};
 use super::hold::Datagram;
-use super::miss::{Flow, Stop, Subject, Walk, World};
+use super::miss::{Flow, Stop, Walk};
 use super::packet_out::PacketOutError;
 use super::program::Program;
 use super::rule::Rule;
 use super::trace::Silent;
-use crate::cache::traversal::Recording;
+use super::world::{Subject, World};
+use crate::cache::recording::Recording;
 use crate::packet::key::{FlowKey, PacketKey, PortIx};
 use crate::packet::parse::{self, Layers};
 use std::sync::Arc;

@@ -14,12 +14,13 @@
 //! of a tuple that actions have made, one that is asked for the second time after its answer had
 //! consequences, one behind a translation that a commit has just chosen, and `force`.
 
+use super::asked::{Course, read};
 use super::connect::Outcome;
-use super::guards::{Course, read};
 use super::keymask;
 use super::miss::Walk;
 use crate::action::{Action, Ct, Nat};
-use crate::cache::traversal::{Item, NO_COMMIT, Question, Track, Tracked};
+use crate::cache::recording::{Question, Tracked, is_of_tuple};
+use crate::cache::traversal::{Item, NO_COMMIT, Track};
 use crate::conntrack::{CtPacket, CtResult};
 use crate::limits::TRAVERSAL_CONNS_MAX;
 use crate::packet::key::FlowKey;
@@ -162,7 +163,7 @@ impl Walk<'_, '_> {
         }
         let mut sees = FlowKey::ZERO;
         keymask::add_actions(std::slice::from_ref(a), &mut sees);
-        self.rec.pinned |= crate::cache::traversal::is_of_tuple(&sees);
+        self.rec.pinned |= is_of_tuple(&sees);
     }
 
     /// The bytes are made to look like the key.

@@ -6,9 +6,10 @@
 
 use super::delta::Dirty;
 use super::lane::Lane;
-use super::miss::{Subject, World, walk};
+use super::miss::walk;
 use super::program::Program;
 use super::trace::Observer;
+use super::world::{Subject, World};
 use crate::action::step::Step;
 use crate::cache::Microflows;
 use crate::cache::entry::NONE;

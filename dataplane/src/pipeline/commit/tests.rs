@@ -88,7 +88,7 @@ mod bytes {
     use crate::packet::key::{PacketKey, PortIx};
     use crate::packet::l4sum::checksums_ok;
     use crate::packet::parse::{Layers, VLAN_LIMIT_MAX, parse_limited};
-    use crate::pipeline::miss::Subject;
+    use crate::pipeline::world::Subject;
     use crate::wire::mpls;
     use crate::xsk::pool::FramePool;
     use proptest::collection::vec;

@@ -11,7 +11,7 @@ mod kit;
 #[path = "pipeline/packets.rs"]
 mod packets;
 
-use counting::CALLS;
+use counting::calls;
 use kit::*;
 use packets::*;
 use sluice_dataplane::action::group::GroupKind;
@@ -32,7 +32,6 @@ use sluice_dataplane::port::RxBurst;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey, TunnelRemote};
 use sluice_dataplane::xsk::pool::FramePool;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Lets all go.
 struct Void;
@@ -272,7 +271,7 @@ fn live(seat: Seat) -> Arc<Counters> {
     let rounds: Vec<_> = (0..200).map(batches).collect();
     let mut now = Now::from_secs(1000);
     warm(&mut lane, &mut pool, &mut burst, &mut now);
-    let before = CALLS.load(Relaxed);
+    let before = calls();
     for _ in 0..7 {
         for round in &rounds {
             for (port, packets) in round {
@@ -293,7 +292,7 @@ fn live(seat: Seat) -> Arc<Counters> {
         }
         now = now.plus_ms(400_000);
     }
-    let calls = CALLS.load(Relaxed) - before;
+    let calls = calls() - before;
     let stat = |s| counters.stat(s);
     assert_eq!(calls, 0, "allocations and frees in {} packets", stat(Stat::RxPackets));
     assert_eq!(pool.available(), pool.total());

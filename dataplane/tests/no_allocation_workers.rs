@@ -12,7 +12,7 @@ mod kit;
 #[path = "pipeline/packets.rs"]
 mod packets;
 
-use counting::CALLS;
+use counting::calls;
 use kit::*;
 use packets::*;
 use sluice_dataplane::action::Action;
@@ -30,7 +30,6 @@ use sluice_dataplane::worker::{Command, Mailbox, Peers, Reply, Worker, mailbox};
 use sluice_dataplane::xsk::pool::FramePool;
 use sluice_dataplane::xsk::umem::{Umem, UmemConfig};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// Frames of both workers together.
@@ -160,11 +159,11 @@ fn two_workers_neither_allocate_nor_free() {
         rig.worker.round();
     }
     let mut run = |rounds: usize| {
-        let before = CALLS.load(Relaxed);
+        let before = calls();
         for _ in 0..rounds {
             rigs.iter_mut().for_each(|rig| rig.worker.round());
         }
-        CALLS.load(Relaxed) - before
+        calls() - before
     };
     run(20);
     let calls = run(400);

@@ -13,6 +13,8 @@ mod groups;
 mod headers;
 mod homes;
 mod homes_alg;
+mod homes_nat;
+mod homes_pieces;
 mod homes_same;
 mod kit;
 mod lanes;

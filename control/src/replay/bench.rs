@@ -15,6 +15,7 @@
 
 use super::churn::{Churn, ChurnOptions, Inbox, churn};
 use super::engine::{Caches, Engine};
+use super::gate::{Gate, Pass};
 use super::load::{Load, Order};
 use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, stats, tiers};
 use super::{Fresh, Packet, ReplayError};
@@ -30,7 +31,7 @@ use sluice_dataplane::sys::wait::{self, tsc};
 use sluice_dataplane::tunnel::entropy;
 use sluice_dataplane::xsk::pool::FramePool;
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -136,18 +137,22 @@ pub(super) fn run(
         Some(wish) => churn(wish, model).map(|(control, inbox)| (Some(control), Some(inbox)))?,
         None => (None, None),
     };
-    let gate = &Barrier::new(engines.len());
+    let gate = &Gate::new(engines.len());
     let (laps, churned) = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
             .into_iter()
             .enumerate()
             .map(|(i, (engine, load))| {
                 let (cpu, mail) = (cpus.get(i).copied(), inbox.take());
-                scope.spawn(move || lap(engine, &load, cpu, options, mail, gate))
+                let pass = gate.pass();
+                scope.spawn(move || lap(engine, &load, cpu, options, mail, &pass))
             })
             .collect();
         let churned: Option<Result<Churn, ReplayError>> = control.map(|c| c.drive(model));
-        let laps: Vec<Lap> = threads.into_iter().filter_map(|t| t.join().ok()).collect();
+        // A worker's panic goes on here: what the others have done is no result.
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        let laps: Vec<Lap> =
+            joined.map(|lap| lap.unwrap_or_else(|panic| resume_unwind(panic))).collect();
         (laps, churned)
     });
     let settings = Settings {
@@ -212,7 +217,7 @@ fn lap(
     cpu: Option<usize>,
     options: &BenchOptions,
     mail: Option<Inbox>,
-    gate: &Barrier,
+    gate: &Pass<'_>,
 ) -> Lap {
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);

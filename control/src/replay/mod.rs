@@ -20,6 +20,7 @@ mod churn;
 pub mod cli;
 mod engine;
 mod fresh;
+mod gate;
 mod load;
 mod report;
 

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::shell::{cargo, is_root};
+use crate::shell::{self, cargo, is_root};
 use crate::{bpf, setup};
 
 #[derive(clap::Args)]
@@ -98,7 +98,17 @@ pub fn run(args: &Args) -> Result<(), String> {
     object.map_err(|why| format!("the XDP object: {why}")).and(tests)
 }
 
+/// The daemon that the testbed's tests start, and else build: its features are not those of a whole
+/// workspace, so the first of them would wait minutes for it, and be said to take long.
+fn build_daemon() -> Result<(), String> {
+    let daemon = ["build", "--quiet", "--package", "sluice-control", "--bin", "sluiced"];
+    shell::run(cargo().args(daemon))
+}
+
 fn run_tests(args: &Args, missing: &[String]) -> Result<(), String> {
+    if args.package.as_deref().is_none_or(|package| package == "sluice-testbed") {
+        build_daemon()?;
+    }
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);
     match &args.package {

@@ -18,7 +18,7 @@ struct replay;
 /* What one polling thread reads and writes, apart from the others' lines. */
 struct queue {
     uint8_t *first, *later;     /* n slots each, in file order and in stride order */
-    uint64_t n, at;
+    uint64_t n, at, start_tsc;
     struct rte_mempool *pool;
     uint64_t packets, no_buffers, sent;
     const struct replay *device;
@@ -36,7 +36,7 @@ struct replay {
     uint16_t port, burst;
     bool loop, fresh;
     uint16_t shared_by;         /* queues that the packets are dealt to */
-    uint64_t delay_ms, start_tsc;
+    uint64_t delay_ms;
     size_t map_len;
     struct rte_ether_addr mac;
 };

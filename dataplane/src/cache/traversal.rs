@@ -9,6 +9,7 @@
 use super::recording::{Question, Recording};
 use crate::action::step::Step;
 use crate::conntrack::ConnRef;
+use crate::packet::key::PortIx;
 use crate::sys::advise_huge_pages;
 
 /// A `ct` of the walk: to be run for each packet that takes it, and to come out as it did.
@@ -104,6 +105,10 @@ pub struct Head {
     pub credits: u16,
     /// Fields that differed from the packet's in some lookup, as `pipeline::delta` has it.
     pub dirty: u16,
+    /// All that is asked is one `ct` that `is_plain`.
+    one_ct: bool,
+    /// All that is done is to send the packet by this port, if it is one.
+    only_output: PortIx,
     refs: u32,
     next: u32,
 }
@@ -133,6 +138,21 @@ impl Traversal {
         let from = usize::from(self.head.guards);
         let to = (from + usize::from(self.head.steps)).min(ITEMS);
         self.items.get(from..to).unwrap_or_default()
+    }
+
+    /// The `ct` of a walk that asks no more than this, which `is_plain`.
+    #[inline(always)]
+    pub fn one_ct(&self) -> Option<&Track> {
+        match &self.items[0] {
+            Item::Ct(track) if self.head.one_ct => Some(track),
+            _ => None,
+        }
+    }
+
+    /// Where the packet leaves, if nothing else is done to it.
+    #[inline(always)]
+    pub fn only_output(&self) -> Option<PortIx> {
+        Some(self.head.only_output).filter(|port| *port != PortIx::NONE)
     }
 
     #[inline]
@@ -175,6 +195,8 @@ const NO_HEAD: Head = Head {
     guards: 0,
     steps: 0,
     credits: 0,
+    one_ct: false,
+    only_output: PortIx::NONE,
     refs: 0,
     next: NONE,
 };
@@ -287,6 +309,11 @@ impl Traversals {
             guards: rec.guards.len() as u16,
             steps: rec.steps.len() as u16,
             credits: rec.credit_count() as u16,
+            one_ct: matches!(rec.guards[..], [Item::Ct(t)] if t.is_plain()),
+            only_output: match rec.steps[..] {
+                [Step::Output(port)] => port,
+                _ => PortIx::NONE,
+            },
             refs: 1,
             next,
         };

@@ -114,6 +114,13 @@ impl Judged {
         self.stranger().is_some()
     }
 
+    /// The packet was looked up by `pass`.
+    pub fn passed(&mut self, guess: Guess, state: u8) {
+        let Some((ix, dir)) = guess.place() else { return };
+        self.set(state, Turn::Keep, ix);
+        (self.reply, self.is_steady) = (dir == 1, true);
+    }
+
     /// The packet has opened this connection.
     pub(super) fn opened(&mut self, ix: u32) {
         (self.turn, self.ix) = (Turn::Keep, ix);

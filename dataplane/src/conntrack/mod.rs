@@ -43,6 +43,7 @@ mod nat;
 mod nat_ports;
 mod open;
 mod other;
+mod pass;
 mod redirect;
 mod settings;
 mod table;
@@ -62,6 +63,7 @@ pub use icmp_error::{Malformed, rewrite_echo_id, rewrite_icmp_error};
 pub use judge::{Guess, Judged};
 pub use key::{CtPacket, IpKey, Kind, Narrow, Tuple};
 pub use nat::{NarrowRewrite, NatKind, NatMode, NatRewrite, NatSpec};
+pub use pass::{Plain, Wanted};
 pub use settings::{CtReport, CtSettings, CtStats, CtZoneConfig};
 pub use tcp::Segment;
 pub use zone::{ZoneCounts, ZoneReport, Zones};
@@ -91,7 +93,7 @@ pub mod ct_state {
     pub const SNAT: u8 = 0x40;
     pub const DNAT: u8 = 0x80;
 }
-use ct_state::{DNAT, EST, INV, NEW, REL, SNAT, TRK};
+use ct_state::{EST, INV, NEW, REL, TRK};
 
 /// What a worker's conntrack is made with.
 #[derive(Clone, Debug)]
@@ -452,11 +454,7 @@ impl Conntrack {
     /// The bits of `ct_state` that tell of the connection's translation, seen from one side.
     #[inline]
     fn nat_bits(&self, ix: u32, is_reply: bool) -> u8 {
-        let hot = self.table.hot(ix);
-        if !hot.has(flag::SNAT | flag::DNAT) {
-            return 0;
-        }
-        if hot.has(flag::SNAT) != is_reply { SNAT } else { DNAT }
+        self.table.hot(ix).nat_bits(is_reply)
     }
 }
 

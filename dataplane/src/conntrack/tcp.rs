@@ -84,6 +84,23 @@ impl Segment {
         })
     }
 
+    /// The same of a segment that `is_plain`; `None` if it is another one, or none.
+    #[inline(always)]
+    pub fn parse_plain(l4: &[u8]) -> Option<Self> {
+        let h = l4.first_chunk::<20>()?;
+        let header_len = usize::from(h[12] >> 4) * 4;
+        let segment = Self {
+            seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
+            ack: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
+            payload_len: l4.len().wrapping_sub(header_len) as u32,
+            win: u16::from_be_bytes([h[14], h[15]]),
+            flags: h[13] & 0x3f,
+            wscale: 0,
+        };
+        let fits = (20..=l4.len()).contains(&header_len);
+        (fits && is_plain(&segment)).then_some(segment)
+    }
+
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }

@@ -1,6 +1,6 @@
 //! Behaviour, case by case: what a flow table sees of each kind of packet.
 
-use super::ct_state::{EST, NEW, RPL};
+use super::ct_state::{DNAT, EST, NEW, RPL, SNAT};
 use super::tcp::{ACK, FIN, PSH, RST, SYN};
 use super::*;
 use crate::packet::key::FlowKey;

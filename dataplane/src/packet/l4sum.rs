@@ -184,13 +184,30 @@ pub fn write_l4(bytes: &mut [u8], layers: &Layers, key: &PacketKey) -> bool {
 /// header, `l4` the rest up to the datagram's end. UDP's length field has been looked at.
 #[inline(always)]
 pub fn narrow_ok(ip: &[u8; 20], l4: &[u8], is_udp: bool) -> bool {
-    let mut covered = l4;
-    if is_udp && let Some(&[_, _, _, _, a, b, sum @ ..]) = l4.first_chunk::<8>() {
-        if sum == [0; 2] {
-            return Sum::of_20(ip).is_valid();
-        }
-        covered = l4.get(..usize::from(u16::from_be_bytes([a, b]))).unwrap_or(l4);
+    if !is_udp {
+        return both_ok(ip, l4);
     }
+    match udp_covered(l4) {
+        Some((_, [0, 0])) => Sum::of_20(ip).is_valid(),
+        Some((covered, _)) => both_ok(ip, covered),
+        None => both_ok(ip, l4),
+    }
+}
+
+/// What UDP's checksum covers, and the checksum; `None` if the length field is wrong.
+#[inline(always)]
+pub fn udp_covered(l4: &[u8]) -> Option<(&[u8], [u8; 2])> {
+    let &[_, _, _, _, a, b, sum @ ..] = l4.first_chunk::<8>()?;
+    let len = usize::from(u16::from_be_bytes([a, b]));
+    if len < udp::HEADER_BYTES {
+        return None;
+    }
+    Some((l4.get(..len)?, sum))
+}
+
+/// Whether the checksums of an IPv4 header without options and of its payload are right.
+#[inline(always)]
+pub fn both_ok(ip: &[u8; 20], covered: &[u8]) -> bool {
     let [.., p, _, _, a, b, c, d, e, f, g, h] = *ip;
     let pseudo = pseudo_v4(&[a, b, c, d], &[e, f, g, h], p, covered.len() as u16);
     // Both at once: no branch between them.

@@ -8,8 +8,8 @@ use super::lane::Slot;
 use crate::cache::traversal::{NO_COMMIT, Track};
 use crate::clock::Now;
 use crate::conntrack::{
-    Commit, Conntrack, CtError, CtPacket, Guess, Judged, Narrow, NarrowRewrite, NatRewrite,
-    Segment, Tuple,
+    Commit, Conntrack, CtError, CtPacket, Guess, Judged, Narrow, NarrowRewrite, NatRewrite, Plain,
+    Segment, Tuple, Wanted,
 };
 use crate::limits::TRAVERSAL_CONNS_MAX;
 use crate::packet::key::PacketKey;
@@ -108,6 +108,39 @@ impl Asked {
         }
         self.zone = Some(zone);
         Some(&self.first)
+    }
+
+    /// Whether one `ct` holds for a packet of the commonest kind; then that has been looked up. Where
+    /// its connection is. `Guess::NONE`: nothing has changed, and all is to be asked.
+    #[inline(never)]
+    pub fn pass(&mut self, conntrack: &mut Conntrack, slot: &Slot, t: &Track, now: Now) -> Guess {
+        self.try_pass(conntrack, slot, t, now).unwrap_or(Guess::NONE)
+    }
+
+    #[inline(always)]
+    fn try_pass(
+        &mut self,
+        conntrack: &mut Conntrack,
+        slot: &Slot,
+        t: &Track,
+        now: Now,
+    ) -> Option<Guess> {
+        let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0)?;
+        let (l3, l4, end) = (slot.layers.l3, slot.layers.l4, slot.layers.end);
+        let bytes = slot.frame.as_ref()?.bytes();
+        let packet = Plain {
+            narrow,
+            ip: bytes.get(usize::from(l3)..)?.first_chunk::<20>()?,
+            l4: bytes.get(usize::from(l4)..usize::from(end))?,
+            checksums_good: slot.checksums_good,
+        };
+        let want = Wanted { zone: t.zone, state: t.state, nat: t.nat, turns: t.turns };
+        let (guess, rewrite) = conntrack.pass(&packet, slot.ct.guess, want, now)?;
+        if t.turns {
+            self.narrow = rewrite;
+            self.first.passed(guess, t.state);
+        }
+        Some(guess)
     }
 
     /// Where to look first for the connection of the next packet like the one that was asked of.

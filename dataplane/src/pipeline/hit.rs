@@ -7,7 +7,7 @@ use super::delta::{Dirty, Recent};
 use super::execute::{Hand, Sent};
 use super::guards::Ground;
 use super::home::tell_due;
-use super::lane::{Egress, Lane};
+use super::lane::{Egress, Lane, Slot};
 use super::owing::Owing;
 use super::upkeep::credit;
 use crate::action::edit;
@@ -17,8 +17,8 @@ use crate::cache::Entry;
 use crate::cache::entry::{Masked, Tick};
 use crate::cache::traversal::{Head, Item, Traversal};
 use crate::clock::Now;
-use crate::conntrack::NarrowRewrite;
-use crate::counters::Drop;
+use crate::conntrack::{Guess, NarrowRewrite};
+use crate::counters::{Counters, Drop};
 use crate::packet::frame::Frame;
 use crate::packet::key::PortIx;
 use crate::packet::parse::Layers;
@@ -88,6 +88,39 @@ fn run_common(
     Ok((done, None))
 }
 
+/// Runs the common steps, and sends the packet if those are all. Says how many it ran, if they are
+/// not.
+#[inline(always)]
+fn leave<E: Egress>(
+    t: &Traversal,
+    slot: &mut Slot,
+    narrow: Option<NarrowRewrite>,
+    counters: &Counters,
+    sent: &mut Sent,
+    pool: &mut FramePool,
+    egress: &mut E,
+) -> Option<usize> {
+    let mut send = |port: PortIx, slot: &mut Slot, pool: &mut FramePool| {
+        let Some(frame) = slot.frame.take() else { return };
+        sent.packets += 1;
+        sent.bytes += frame.len() as u64;
+        egress.output(port, frame, pool);
+    };
+    if let Some(port) = t.only_output() {
+        send(port, slot, pool);
+        return None;
+    }
+    match run_common(t, slot.frame.as_mut()?, &slot.layers, narrow) {
+        Ok((_, Some(port))) => send(port, slot, pool),
+        Ok((done, None)) => return Some(done),
+        Err(reason) => {
+            counters.count_drop(reason);
+            slot.frame.take().into_iter().for_each(|f| pool.free(f));
+        }
+    }
+    None
+}
+
 /// Whether no change of rules since can concern the entry.
 #[inline(always)]
 fn is_current<const TIER2: bool>(
@@ -128,7 +161,13 @@ impl Lane {
         if !head.fits(len) || !is_current::<TIER2>(&self.recent, entry, mask, head) {
             return Hit::Stale;
         }
-        if head.guards > 0 {
+        let passed = match t.one_ct() {
+            Some(track) if !TIER2 => self.asked.pass(&mut self.conntrack, slot, track, now),
+            _ => Guess::NONE,
+        };
+        if !passed.is_none() {
+            entry.conn = passed;
+        } else if head.guards > 0 {
             let guards = self.traversals.items(traversal).take(usize::from(head.guards));
             let mut ground = Ground {
                 conntrack: &mut self.conntrack,
@@ -154,24 +193,10 @@ impl Lane {
         if let Some(due) = count(entry, t, len as u32, owing, slot.hit) {
             credit(&self.traversals, &self.program, traversal, due, now);
         }
-        let Some(frame) = slot.frame.as_mut() else { return Hit::None };
-        let (done, ends) = match run_common(t, frame, &slot.layers, self.asked.narrow) {
-            Ok(ran) => ran,
-            Err(reason) => {
-                self.counters.count_drop(reason);
-                slot.frame.take().into_iter().for_each(|f| pool.free(f));
-                return Hit::Served;
-            }
-        };
-        if let Some(port) = ends
-            && let Some(frame) = slot.frame.take()
-        {
-            sent.packets += 1;
-            sent.bytes += len as u64;
-            egress.output(port, frame, pool);
-            return Hit::Served;
+        match leave(t, slot, self.asked.narrow, &self.counters, sent, pool, egress) {
+            None => {}
+            Some(done) => self.serve_rest(i, traversal, done, now, sent, pool, egress),
         }
-        self.serve_rest(i, traversal, done, now, sent, pool, egress);
         Hit::Served
     }
 

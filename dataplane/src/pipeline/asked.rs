@@ -110,8 +110,8 @@ impl Asked {
         Some(&self.first)
     }
 
-    /// Whether one `ct` holds for a packet of the commonest kind; then that has been looked up. Where
-    /// its connection is. `Guess::NONE`: nothing has changed, and all is to be asked.
+    /// Whether one `ct` holds for a packet of the commonest kind; then that has been looked up.
+    /// Where its connection is. `Guess::NONE`: nothing has changed, and all is to be asked.
     #[inline(never)]
     pub fn pass(&mut self, conntrack: &mut Conntrack, slot: &Slot, t: &Track, now: Now) -> Guess {
         self.try_pass(conntrack, slot, t, now).unwrap_or(Guess::NONE)

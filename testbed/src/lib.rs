@@ -5,6 +5,7 @@
 //! here touches the host's own interfaces.
 
 pub mod bench;
+pub mod books;
 pub mod capture;
 pub mod chance;
 pub mod cleanup;

@@ -1,4 +1,4 @@
-//! Several workers and NAT: what it gives out leads its replies home, and what cannot is redirected.
+//! Several workers and NAT: what it gives out leads replies home, and what cannot is redirected.
 
 use crate::homes::*;
 use crate::kit::*;

@@ -12,7 +12,10 @@
 //! frames of all pools; a share of the cached walks against the tables. From time to time, and at
 //! the end, conversations stop: connections time out or are flushed, in turn, and then nothing may
 //! be left, and the process may have no more memory than after the first time.
+//!
+//! The same of a whole `sluiced` between kernels is in [`daemon`].
 
+pub mod daemon;
 mod hosts;
 pub mod packets;
 mod report;
@@ -46,6 +49,10 @@ pub struct Options {
     /// Compare one of so many cached walks with the tables
     #[arg(long, default_value_t = 1000)]
     pub self_check: u32,
+    /// A real sluiced between kernels that talk, on veth pairs, in real time; needs root. Its
+    /// connections and self-checks are its own affair
+    #[arg(long, conflicts_with_all = ["conns", "self_check"])]
+    pub daemon: bool,
 }
 
 /// Why a soak ends early.
@@ -100,9 +107,14 @@ pub fn main(options: &Options) -> ExitCode {
         now.map_or(1, |t| t.as_secs())
     });
     println!("soak: {} minutes, {} workers, seed {seed}", options.minutes, options.workers);
-    match run(&Options { seed: Some(seed), ..options.clone() }) {
-        Ok(summary) => {
-            print!("{}", summary.text());
+    let options = Options { seed: Some(seed), ..options.clone() };
+    let told = match options.daemon {
+        true => daemon::run(&options).map(|summary| summary.text()),
+        false => run(&options).map(|summary| summary.text()),
+    };
+    match told {
+        Ok(text) => {
+            print!("{text}");
             ExitCode::SUCCESS
         }
         Err(trouble) => {
@@ -227,7 +239,7 @@ impl Soak {
         self.rig.drain(by_time)?;
         self.rig.audit_bare()?;
         self.summary.emptied[usize::from(!by_time)] += 1;
-        let rss = resident();
+        let rss = resident("self");
         let [first, most] = &mut self.summary.rss;
         if *first == 0 {
             *first = rss;
@@ -258,9 +270,9 @@ impl Soak {
     }
 }
 
-/// Resident memory of this process, in bytes.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+/// Resident memory of a process, in bytes.
+fn resident(pid: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }

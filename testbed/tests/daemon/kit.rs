@@ -1,11 +1,10 @@
 //! Scenes that several tests play in.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
-use sluice_control::api::types::{PortInfo, SwitchInfo};
+use sluice_testbed::books;
 use sluice_testbed::host::Host;
 use sluice_testbed::netns::Namespace;
 use sluice_testbed::process::wait_until;
@@ -141,55 +140,20 @@ fn snmp(ns: &Namespace) -> String {
     text.lines().filter(|l| l.starts_with("Udp:")).collect::<Vec<_>>().join(" ")
 }
 
-/// No frame is lost: what is not free is lent to a port, or on its way between two workers.
+/// No frame is lost.
 pub fn frames_are_whole(daemon: &Daemon) {
-    let mut told = String::new();
-    // Several workers do not count at the same moment.
-    let whole = || {
-        let info = daemon.show().unwrap();
-        let held: u64 = ports(&info).map(|p| p.frames_held).sum();
-        told = format!("{info:?}");
-        (info.frames_free + info.frames_waiting + held == info.frames).then_some(())
-    };
-    let result = wait_until("whole frames", SOON, whole);
-    assert!(result.is_ok(), "{told}");
+    add_up(|| books::frames(&daemon.show().unwrap()));
 }
 
-/// Every packet that came in went out or was dropped for a reason, and no frame is lost. For
-/// bridges on which no packet is copied, and ports that stayed.
+/// Every packet that came in went out or was dropped for a reason, and no frame is lost.
 pub fn counters_add_up(daemon: &Daemon) {
     frames_are_whole(daemon);
+    add_up(|| books::packets(daemon));
+}
+
+fn add_up(look: impl Fn() -> Result<(), String>) {
     let mut told = String::new();
-    // Packets may be under way between two looks.
-    let even = || {
-        let before = moving(daemon);
-        let info = daemon.show().unwrap();
-        let drops: u64 = before.iter().filter(|(n, _)| n.starts_with("drop ")).map(|c| c.1).sum();
-        let count = |name: &str| before.get(name).copied().unwrap_or(0);
-        let (rx, tx) = (count("rx_packets"), count("tx_packets"));
-        let refused = count("drop tx_ring_full") + count("drop tx_failed");
-        // Dropped at the port: counted as sent and as dropped. Of `port_down`, some may be.
-        let late = refused + count("drop tx_too_long");
-        let late_max = late + count("drop port_down");
-        let port_rx: u64 = ports(&info).map(|p| p.counters.rx_packets).sum();
-        let port_tx: u64 = ports(&info).map(|p| p.counters.tx_packets).sum();
-        told = format!("ports: rx {port_rx} tx {port_tx}; {before:?}");
-        let both = rx + late <= tx + drops && tx + drops <= rx + late_max;
-        let sent = port_tx + late <= tx && tx <= port_tx + late_max;
-        let still = before == moving(daemon);
-        (still && both && sent && port_rx == rx).then_some(())
-    };
-    let result = wait_until("even counters", SOON, even);
+    let even = || look().map_err(|odd| told = odd).ok();
+    let result = wait_until("even books", SOON, even);
     assert!(result.is_ok(), "{told}");
-}
-
-fn ports(info: &SwitchInfo) -> impl Iterator<Item = &PortInfo> {
-    info.bridges.iter().flat_map(|b| &b.ports)
-}
-
-/// Counters of packets; an idle worker counts its sleeps.
-fn moving(daemon: &Daemon) -> BTreeMap<String, u64> {
-    let mut all = daemon.counters().unwrap();
-    all.retain(|name, _| name != "polls" && name != "busy_ns");
-    all
 }

@@ -8,7 +8,6 @@ use crate::compile::lower_group;
 use crate::flow::{self, Bucket, BucketPlace, GroupCommand, GroupMod, GroupStats};
 use crate::store::Backends;
 use sluice_dataplane::action::group::Group;
-use sluice_dataplane::conntrack::Backend;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,19 +92,13 @@ impl Groups {
         self.by_id.is_empty()
     }
 
-    /// From now on NAT's destinations are counted; before there are groups.
-    pub fn watch_backends(&mut self) {
-        self.backends.watch();
-    }
-
     /// NAT's destinations.
     pub fn backends(&self) -> &Backends {
         &self.backends
     }
 
-    /// Those that were named, and are no more, since the last time.
-    pub fn take_unnamed_backends(&mut self) -> BTreeSet<Backend> {
-        self.backends.take_unnamed()
+    pub fn backends_mut(&mut self) -> &mut Backends {
+        &mut self.backends
     }
 
     /// What the program holds.
@@ -285,6 +278,25 @@ mod tests {
                 g.get(1).unwrap().group.buckets.iter().map(|b| b.id.unwrap().to_string()).collect();
             assert_eq!(have.join(" "), ids, "{text}");
         }
+    }
+
+    /// As in Open vSwitch, whose `insert-buckets` knows no type of group: who adds a bucket to a
+    /// select group says its weight, or it is there and never chosen.
+    #[test]
+    fn an_inserted_bucket_weighs_what_the_command_says() {
+        let mut g = Groups::default();
+        run(&mut g, "group_id=1,type=select,bucket=bucket_id=1,actions=1").unwrap();
+        let insert = "insert_bucket group_id=1,command_bucket_id=last,bucket=";
+        run(&mut g, &format!("{insert}bucket_id=2,actions=2")).unwrap();
+        run(&mut g, &format!("{insert}bucket_id=3,weight=7,actions=3")).unwrap();
+        assert_eq!(
+            show(&g, 1),
+            "group_id=1,type=select,bucket=bucket_id:1,actions=output:1,\
+             bucket=bucket_id:2,weight:0,actions=output:2,\
+             bucket=bucket_id:3,weight:7,actions=output:3"
+        );
+        let weights = g.get(1).unwrap().lowered.buckets.iter().map(|b| b.weight);
+        assert_eq!(weights.collect::<Vec<_>>(), [1, 0, 7]);
     }
 
     #[test]

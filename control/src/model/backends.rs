@@ -10,23 +10,21 @@ use std::collections::BTreeSet;
 impl Model {
     /// From now on destinations are counted; before there are flows and groups.
     pub fn watch_backends(&mut self) {
-        for b in &mut self.bridges {
-            b.flows.watch_backends();
-            b.groups.watch_backends();
-        }
+        self.backends_mut().for_each(Backends::watch);
     }
 
     fn backends(&self) -> impl Iterator<Item = &Backends> {
         self.bridges.iter().flat_map(|b| [b.flows.backends(), b.groups.backends()])
     }
 
+    fn backends_mut(&mut self) -> impl Iterator<Item = &mut Backends> {
+        self.bridges.iter_mut().flat_map(|b| [b.flows.backends_mut(), b.groups.backends_mut()])
+    }
+
     /// Destinations that were named, and are no more, since the last time.
     pub fn unnamed_backends(&mut self) -> Vec<Backend> {
-        let mut gone = BTreeSet::new();
-        for b in &mut self.bridges {
-            gone.append(&mut b.flows.take_unnamed_backends());
-            gone.append(&mut b.groups.take_unnamed_backends());
-        }
+        let gone: BTreeSet<Backend> =
+            self.backends_mut().flat_map(Backends::take_unnamed).collect();
         gone.into_iter().filter(|b| !self.names_backend(b)).collect()
     }
 

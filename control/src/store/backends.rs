@@ -62,7 +62,7 @@ fn each(list: &[FlowAction], f: &mut dyn FnMut(Backend)) {
 }
 
 impl Backends {
-    /// From now on names are counted.
+    /// From now on names are counted; before there are any.
     pub fn watch(&mut self) {
         self.is_watched = true;
     }

@@ -35,11 +35,10 @@ use numbered::Numbered;
 use packed::place_hash;
 pub use packed::{Manner, Packed, Pool, Step, flow_of, form_of, manner_of, match_of};
 use sluice_dataplane::classify::CompactMatch;
-use sluice_dataplane::conntrack::Backend;
 use sluice_dataplane::limits::RULES_PER_TABLE_MAX;
 use sluice_dataplane::pipeline::{Rule, RuleChange, RuleIds};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A flow: its rule, which has all that was written, and when it came.
@@ -268,19 +267,13 @@ impl Flows {
         all.into_iter().map(|t| (t, self.count(t), self.limit(t))).collect()
     }
 
-    /// From now on NAT's destinations are counted; before there are flows.
-    pub fn watch_backends(&mut self) {
-        self.backends.watch();
-    }
-
     /// NAT's destinations.
     pub fn backends(&self) -> &Backends {
         &self.backends
     }
 
-    /// Those that were named, and are no more, since the last time.
-    pub fn take_unnamed_backends(&mut self) -> BTreeSet<Backend> {
-        self.backends.take_unnamed()
+    pub fn backends_mut(&mut self) -> &mut Backends {
+        &mut self.backends
     }
 
     /// Applies commands in order.

@@ -2,6 +2,7 @@
 //! 5-tuples, routes, an access list of twenty masks, lists of many more, a table of ports.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use sluice_benches::acl::PATTERNS;
 use sluice_benches::tsc::{bench, is_measuring, now};
 use sluice_dataplane::classify::{RuleMatch, Table, Template};
 use sluice_dataplane::limits::BATCH_MAX;
@@ -80,32 +81,8 @@ fn route_flow(i: u64, routes: &[(u32, u32)]) -> FlowKey {
     FlowKey { ip_dst: address | (h >> 20) as u32 & !prefix(len), ..flow(i) }
 }
 
-/// Source bits, destination bits, masks of the ports.
-const ACL: [(u32, u32, u16, u16); 20] = [
-    (16, 0, 0, 0),
-    (20, 0, 0, 0),
-    (24, 0, 0, 0),
-    (28, 0, 0, 0),
-    (32, 0, 0, 0),
-    (0, 20, 0, 0),
-    (0, 24, 0, 0),
-    (0, 28, 0, 0),
-    (0, 32, 0, 0),
-    (16, 20, 0, 0),
-    (16, 24, 0, 0),
-    (24, 24, 0, 0),
-    (16, 0, 0, 0xffff),
-    (24, 0, 0, 0xffff),
-    (0, 24, 0, 0xffff),
-    (0, 32, 0, 0xffff),
-    (16, 24, 0, 0xffff),
-    (0, 24, 0xf000, 0),
-    (20, 0, 0, 0xff00),
-    (12, 22, 0xfc00, 0xffff),
-];
-
 fn acl(n: u64) -> Vec<RuleMatch> {
-    access_list(n, |k| ACL[(k % 20) as usize])
+    access_list(n, |k| PATTERNS[(k % 20) as usize])
 }
 
 /// So many masks, made to be many: each source length with each destination length, and ports.

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use sluice_benches::acl::{PATTERNS, Pattern};
+
 use super::packets::{Flow, flow, routes};
 use super::stream::NAT_ADDRESS;
 
@@ -18,78 +20,6 @@ pub const ZONE: u16 = 1;
 pub const ACL_RULES: u64 = 1000;
 /// Flows from here on come in no scenario.
 const ABSENT: u64 = 10_000_000;
-
-/// Bits of source and destination address, masks of source and destination port.
-type Pattern = (u32, u32, u16, u16);
-
-/// The mask patterns of the access list; its first 20 are what node policies look like, the others
-/// fill the space between.
-const PATTERNS: [Pattern; 64] = [
-    (16, 0, 0, 0),
-    (20, 0, 0, 0),
-    (24, 0, 0, 0),
-    (28, 0, 0, 0),
-    (32, 0, 0, 0),
-    (0, 20, 0, 0),
-    (0, 24, 0, 0),
-    (0, 28, 0, 0),
-    (0, 32, 0, 0),
-    (16, 20, 0, 0),
-    (16, 24, 0, 0),
-    (24, 24, 0, 0),
-    (16, 0, 0, 0xffff),
-    (24, 0, 0, 0xffff),
-    (0, 24, 0, 0xffff),
-    (0, 32, 0, 0xffff),
-    (16, 24, 0, 0xffff),
-    (0, 24, 0xf000, 0),
-    (20, 0, 0, 0xff00),
-    (12, 22, 0xfc00, 0xffff),
-    (18, 0, 0, 0),
-    (22, 0, 0, 0),
-    (26, 0, 0, 0),
-    (30, 0, 0, 0),
-    (0, 22, 0, 0),
-    (0, 26, 0, 0),
-    (0, 30, 0, 0),
-    (14, 18, 0, 0),
-    (18, 22, 0, 0),
-    (20, 20, 0, 0),
-    (22, 26, 0, 0),
-    (24, 28, 0, 0),
-    (28, 20, 0, 0),
-    (28, 28, 0, 0),
-    (32, 24, 0, 0),
-    (32, 32, 0, 0),
-    (18, 0, 0, 0xffff),
-    (22, 0, 0, 0xffff),
-    (26, 0, 0, 0xffff),
-    (32, 0, 0, 0xffff),
-    (0, 20, 0, 0xffff),
-    (0, 22, 0, 0xffff),
-    (0, 28, 0, 0xffff),
-    (0, 30, 0, 0xffff),
-    (20, 24, 0, 0xffff),
-    (24, 20, 0, 0xffff),
-    (24, 32, 0, 0xffff),
-    (32, 32, 0, 0xffff),
-    (0, 20, 0xff00, 0),
-    (0, 26, 0xfff0, 0),
-    (0, 28, 0xffff, 0),
-    (16, 0, 0xf000, 0),
-    (22, 0, 0xff00, 0),
-    (28, 0, 0xffff, 0),
-    (20, 22, 0xfe00, 0),
-    (24, 24, 0xfff0, 0),
-    (0, 24, 0, 0xff00),
-    (0, 28, 0, 0xfff0),
-    (24, 0, 0, 0xfff0),
-    (18, 24, 0, 0xfff0),
-    (16, 20, 0xf000, 0xffff),
-    (20, 26, 0xff00, 0xffff),
-    (28, 30, 0xfff0, 0xffff),
-    (32, 32, 0xffff, 0xffff),
-];
 
 /// The flow whose values rule `k` of the access list has: of even rules one of the first 97000
 /// flows, which scenarios with enough flows do send.

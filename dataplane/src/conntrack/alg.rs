@@ -445,14 +445,8 @@ impl Conntrack {
         };
         match self.chooser(p.zone, 0).near(reply, flags != 0) {
             Some(choice) => Ok((choice, flags)),
-            None if flags != 0 => {
-                self.stats.nat_exhausted += 1;
-                Err(CtError::NatExhausted)
-            }
-            None => {
-                self.stats.tuple_taken += 1;
-                Err(CtError::TupleTaken)
-            }
+            None if flags != 0 => Err(CtError::NatExhausted),
+            None => Err(CtError::TupleTaken),
         }
     }
 

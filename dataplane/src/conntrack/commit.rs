@@ -126,15 +126,11 @@ impl Conntrack {
     }
 
     fn create(&mut self, p: &CtPacket, c: &Commit, hash: u64, tick: u64) -> Result<u32, CtError> {
-        if !self.zones.enter(p.zone) {
-            self.stats.zone_full += 1;
-            return Err(CtError::ZoneFull);
-        }
-        let made = self.create_in_zone(p, c, hash, tick);
-        if made.is_err() {
-            self.zones.leave(p.zone);
-        }
-        made
+        let made = match self.zones.enter(p.zone) {
+            true => self.create_in_zone(p, c, hash, tick).inspect_err(|_| self.zones.leave(p.zone)),
+            false => Err(CtError::ZoneFull),
+        };
+        made.inspect_err(|refused| self.count_refusal(*refused))
     }
 
     fn create_in_zone(
@@ -145,7 +141,6 @@ impl Conntrack {
         tick: u64,
     ) -> Result<u32, CtError> {
         if self.table.is_full() && !self.can_make_room(tick) {
-            self.stats.table_full += 1;
             return Err(CtError::TableFull);
         }
         let expected = self.expectation(p, tick);
@@ -159,7 +154,6 @@ impl Conntrack {
                 if choice.pool {
                     self.release_port(&choice.reply, p.zone);
                 }
-                self.stats.untold += 1;
                 return Err(CtError::Untold);
             }
         };
@@ -215,7 +209,6 @@ impl Conntrack {
             let is_others = !is_taken && self.homes.is_taken(&reply);
             self.stats.redirects_late += u64::from(is_others);
             if is_taken || is_others {
-                self.stats.tuple_taken += 1;
                 return Err(CtError::TupleTaken);
             }
             return Ok((nat::Choice { reply, pool: false }, 0));
@@ -225,13 +218,8 @@ impl Conntrack {
             NatKind::Src => flag::SNAT,
             NatKind::Dst => flag::DNAT,
         };
-        match self.chooser(p.zone, hash).choose(&p.tuple, spec) {
-            Some(choice) => Ok((choice, flags)),
-            None => {
-                self.stats.nat_exhausted += 1;
-                Err(CtError::NatExhausted)
-            }
-        }
+        let choice = self.chooser(p.zone, hash).choose(&p.tuple, spec);
+        Ok((choice.ok_or(CtError::NatExhausted)?, flags))
     }
 
     pub(super) fn set_mark_label(&mut self, ix: u32, c: &Commit) {

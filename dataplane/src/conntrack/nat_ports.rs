@@ -128,7 +128,7 @@ pub struct PortPools {
     failures: Vec<Option<Failure>>,
     /// There is a failure to be told what is given back.
     has_failures: bool,
-    /// A commit that finds no free tuple does not count.
+    /// A commit that is refused does not count.
     is_trial: bool,
 }
 
@@ -350,7 +350,11 @@ impl PortPools {
         }
     }
 
-    /// Whether the next commits count that find no free tuple.
+    pub fn counts_refusals(&self) -> bool {
+        !self.is_trial
+    }
+
+    /// Whether the next commits count that are refused.
     pub fn count_refusals(&mut self, count: bool) {
         self.is_trial = !count;
     }

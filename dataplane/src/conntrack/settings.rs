@@ -180,8 +180,11 @@ impl Conntrack {
         self.pools.count_refusals(count);
     }
 
-    /// What was refused while refusals did not count.
-    pub fn uncount(&mut self, refused: CtError) {
+    /// A commit was refused.
+    pub(super) fn count_refusal(&mut self, refused: CtError) {
+        if !self.pools.counts_refusals() {
+            return;
+        }
         let s = &mut self.stats;
         let count = match refused {
             CtError::TableFull => &mut s.table_full,
@@ -190,7 +193,7 @@ impl Conntrack {
             CtError::TupleTaken => &mut s.tuple_taken,
             CtError::Untold => &mut s.untold,
         };
-        *count = count.saturating_sub(1);
+        *count += 1;
     }
 
     /// Appends the pools of NAT ports, as far as the list's capacity goes.

@@ -130,3 +130,51 @@ fn a_slice_is_the_shorter_the_more_there_is_to_compare() {
     let filter = BackendFilter::new(None, &many(&single, 3), &[]);
     assert_eq!(fresh(100_000).flush_backends(NOW, &filter, 0), (0, None));
 }
+
+/// TFTP led to a backend: the answer that is expected from there goes with the connection, before
+/// its time is over; what another backend is expected to send stays.
+#[test]
+fn what_a_gone_backend_was_expected_to_do_is_expected_no_more() {
+    let mut ct = fresh(64);
+    for n in [1u128, 2] {
+        let tuple = Tuple {
+            src: 0x0a00_0001,
+            dst: SERVICE + n,
+            sport: 5000,
+            dport: 69,
+            proto: 17,
+            v6: false,
+        };
+        let p = CtPacket {
+            tuple,
+            zone: 0,
+            kind: Kind::Normal,
+            seg: Segment::default(),
+            checksum_ok: true,
+        };
+        let nat = NatSpec {
+            kind: NatKind::Dst,
+            v6: false,
+            addr_min: n,
+            addr_max: n,
+            ports: None,
+            mode: NatMode::Hash,
+        };
+        let commit =
+            Commit { nat: Some(nat), follows_nat: true, alg: Some(Alg::Tftp), ..Commit::default() };
+        let r = ct.lookup(&p, NOW);
+        let r = ct.commit(&p, &r, &commit, NOW).unwrap();
+        assert_eq!(ct.help(&r, &p, b"\0\x01file\0octet\0", true, NOW), None);
+        assert_eq!(ct.expected(), n as usize);
+    }
+    let is_expected = |ct: &Conntrack, src| {
+        let (dst, sport, dport) = (0x0a00_0001, 3000, 5000);
+        ct.is_expected(&Tuple { src, dst, sport, dport, proto: 17, v6: false }, 0, NOW)
+    };
+    assert!(is_expected(&ct, 1) && is_expected(&ct, 2));
+    let gone = Backend { addresses: (1, 1), ports: None, ..Backend::default() };
+    let filter = BackendFilter::new(None, &[gone], &[]);
+    assert_eq!(ct.flush_backends(NOW, &filter, 0), (1, None));
+    assert!(!is_expected(&ct, 1) && is_expected(&ct, 2));
+    assert_eq!(ct.expected(), 1);
+}

@@ -219,10 +219,7 @@ impl Ground<'_> {
                 Some(&commit) => match self.commit(&t, &packet, &judged, &commit) {
                     Ok(rewrite) => rewrite,
                     // The walk, which comes next, counts it.
-                    Err(e) if is_built_on(&t) => {
-                        self.conntrack.uncount(e);
-                        return false;
-                    }
+                    Err(_) if is_built_on(&t) => return false,
                     Err(e) => {
                         self.counters.add(refusal(e), 1);
                         None

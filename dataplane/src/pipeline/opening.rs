@@ -83,10 +83,7 @@ impl Ground<'_> {
         match opened {
             Ok(()) => Opening::Done,
             // The walk, which comes next, counts it.
-            Err(e) if builds_on => {
-                self.conntrack.uncount(e);
-                Opening::Fails
-            }
+            Err(_) if builds_on => Opening::Fails,
             Err(e) => {
                 self.counters.add(refusal(e), 1);
                 Opening::Done

@@ -80,10 +80,11 @@ pub struct Recording {
     pub question: Option<Question>,
     /// What each `ct` came to, in the order of the guards.
     pub tracked: Vec<Tracked>,
-    /// The packet was translated. `seen` begins anew there: its bits are of the translated packet.
-    pub translated: bool,
-    /// Bits of the packet that the walk depended on until it was translated.
-    pub seen_before: Mask,
+    /// `seen` is of the packet as connections have translated it.
+    pub(super) is_of_translated: bool,
+    /// The bits of the other one: those of the packet as it came, while `seen` is of the translated
+    /// one, and the other way round.
+    pub(super) seen_other: Mask,
     /// The walk holds for its connections only.
     pub pinned: bool,
 }
@@ -147,18 +148,25 @@ impl Recording {
         self.cacheable = true;
         self.question = None;
         self.tracked.clear();
-        self.translated = false;
-        self.seen_before = FlowKey::ZERO;
+        self.is_of_translated = false;
+        self.seen_other = FlowKey::ZERO;
         self.pinned = false;
+    }
+
+    /// From here on the walk looks at the packet as it was translated, or as it came.
+    pub fn look_at_translated(&mut self, translated: bool) {
+        if self.is_of_translated != translated {
+            self.is_of_translated = translated;
+            std::mem::swap(&mut self.seen, &mut self.seen_other);
+        }
     }
 
     /// Ends the recording of a walk through connection tracking: what the walk has looked at of its
     /// connections becomes what later packets' connections are held against.
     pub fn conclude_tracking(&mut self) {
-        if self.translated {
-            self.pinned |= !self.wide || looks_at(&self.seen, &TUPLE);
-            self.seen.or_assign(&self.seen_before);
-        }
+        self.look_at_translated(false);
+        self.pinned |= looks_at(&self.seen_other, &TUPLE);
+        self.seen.or_assign(&self.seen_other);
         if !self.wide {
             // What it has looked at is not known.
             (self.seen.ct_mark, self.seen.ct_label) = (u32::MAX, u128::MAX);

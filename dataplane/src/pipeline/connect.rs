@@ -2,9 +2,10 @@
 //!
 //! Header changes made so far are applied first (conntrack looks at what the packet will be),
 //! then the connection is looked up and, if asked for, committed, its translation written into the
-//! key, and, with `table=`, a copy goes on with the connection's state. Then the original goes on,
-//! translated but untracked: connection fields are readable only behind `table=` (Open vSwitch
-//! clears them after each `ct`). What goes wrong in the copy ends the copy alone.
+//! bytes, and, with `table=`, a copy goes on with the connection's state and sees what the packet
+//! is by now. Then the original goes on, translated but untracked: connection fields are readable only
+//! behind `table=` (Open vSwitch clears them after each `ct`), and so is the translation (`veil`).
+//! What goes wrong in the copy ends the copy alone.
 //!
 //! **Twice in one zone.** `ct(nat,table=1)` and, there, `ct(commit,nat(src=...),table=2)` is how
 //! many programs translate: the first serves connections that are known, the second makes new ones.
@@ -16,6 +17,7 @@
 
 use super::guards::refusal;
 use super::miss::{Flow, Stop, Walk};
+use super::veil::Veil;
 use crate::action::step::Step;
 use crate::action::{Action, Ct, Nat, Zone};
 use crate::conntrack::{
@@ -108,6 +110,7 @@ impl Walk<'_, '_> {
     #[inline(never)]
     fn fork_tracked(&mut self, table: u8, result: &CtResult, zone: u16) -> Flow {
         let (kept, scope) = (self.keep()?, self.open_scope());
+        self.unveil();
         show(&mut self.key, result, zone);
         let end = self.fork(table);
         let end = self.conclude_fork(end);
@@ -131,9 +134,11 @@ impl Walk<'_, '_> {
             (_, Some(translated)) => translated.get(l4_at - l3..).unwrap_or(&[]),
             _ => p.bytes.get(l4_at..usize::from(p.layers.end).min(p.bytes.len())).unwrap_or(&[]),
         };
-        let mut packet = match self.whole_packet(zone) {
+        let lifted = self.veil.as_ref().map(|v| v.lift(&self.key));
+        let key = lifted.as_ref().unwrap_or(&self.key);
+        let mut packet = match self.whole_packet(key, zone) {
             Some(whole) => whole,
-            None => CtPacket::from_key(&self.key, l4, zone),
+            None => CtPacket::from_key(key, l4, zone),
         };
         packet.checksum_ok &= p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
         if self.payload.shape & shape::L3_VALID == 0 {
@@ -208,7 +213,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Writes the connection's translation into the key (and so, in time, into the packet).
+    /// Writes the connection's translation into the packet, and not into what flows see of it.
     fn translate(&mut self, packet: &CtPacket, result: &CtResult) -> Flow {
         let Some(rewrite) = self.rewrite_of(result) else { return Ok(()) };
         let (from, to) = (packet.tuple, rewrite.apply(&packet.tuple));
@@ -231,7 +236,8 @@ impl Walk<'_, '_> {
         // Not as constants: another packet that takes this walk has a connection of its own.
         self.rec.steps.push(Step::Translate(at));
         self.note_translated();
-        put_tuple(&mut self.key, &rewrite);
+        let v6 = self.key.eth_type == 0x86dd;
+        self.veil.get_or_insert_with(|| Veil::of(&self.key)).translate(v6, &rewrite);
         put_tuple(&mut self.base, &rewrite);
         Ok(())
     }
@@ -242,8 +248,7 @@ impl Walk<'_, '_> {
         self.rec.cacheable = false;
         if self.key.ip_frag & FRAG_LATER != 0 {
             // The quoted packet is in the first fragment.
-            let v6 = self.key.eth_type == 0x86dd;
-            put_addresses(&mut self.key, rewrite, v6);
+            self.veil_addresses(rewrite);
             return Ok(());
         }
         self.rec.steps.push(Step::NatIcmpError(at));
@@ -253,9 +258,24 @@ impl Walk<'_, '_> {
         // A copy that is cut too early stays as it is: the next `ct` calls it invalid.
         let _ = rewrite_icmp_error(copy, l4.saturating_sub(l3), rewrite);
         let v6 = self.key.eth_type == 0x86dd;
-        put_addresses(&mut self.key, rewrite, v6);
+        self.veil_addresses(rewrite);
         put_addresses(&mut self.base, rewrite, v6);
         Ok(())
+    }
+
+    fn veil_addresses(&mut self, rewrite: &NatRewrite) {
+        let v6 = self.key.eth_type == 0x86dd;
+        let veil = self.veil.get_or_insert_with(|| Veil::of(&self.key));
+        veil.translate_addresses(v6, rewrite);
+    }
+
+    /// From here on flows see the packet as it is.
+    #[inline]
+    pub(super) fn unveil(&mut self) {
+        if let Some(veil) = self.veil.take() {
+            self.key = veil.lift(&self.key);
+            self.note_shown();
+        }
     }
 
     /// `ct_clear`: of a packet that is not tracked it changes nothing.

@@ -40,6 +40,10 @@ impl<'w> Walk<'_, 'w> {
                 return group.buckets.iter().try_for_each(|b| self.bucket(b));
             }
             GroupKind::Select => {
+                if !matches!(group.selection, Selection::Hash { .. }) {
+                    // It is of the packet.
+                    self.unveil();
+                }
                 if self.world.wide {
                     keymask::of_selection(group, &mut self.rec.seen);
                 }
@@ -70,14 +74,15 @@ impl<'w> Walk<'_, 'w> {
             keymask::add_actions(&bucket.actions, &mut self.rec.seen);
         }
         let (key, queue, table) = (self.key, self.queue, self.table);
-        let turned = self.before.turned();
+        let (veil, turns) = (self.veil, self.before.turns());
         let before = std::mem::replace(&mut self.in_bucket, true);
         self.depth += 1;
         let end = self.ordered(std::iter::once(&*bucket.actions));
         self.depth -= 1;
         self.in_bucket = before;
         (self.key, self.queue, self.table) = (key, queue, table);
-        self.key_turns_to(turned);
+        self.veil = veil;
+        self.key_turns_to(turns);
         match end {
             Err(Stop::Exit) => Ok(()),
             Err(Stop::Pause) => self.freeze(Left::Later),

@@ -84,6 +84,8 @@ impl Walk<'_, '_> {
         if !payload.is(eth_type) {
             k.lose_l3();
         }
+        // What lies open is looked at anew.
+        self.unveil();
         Ok(())
     }
 

@@ -346,9 +346,9 @@ impl Walk<'_, '_> {
     }
 
     /// The datagram as connection tracking sees it.
-    pub(super) fn whole_packet(&self, zone: u16) -> Option<CtPacket> {
+    pub(super) fn whole_packet(&self, key: &FlowKey, zone: u16) -> Option<CtPacket> {
         let d = self.datagram.as_ref()?;
-        let mut packet = d.packet(&self.key, zone);
+        let mut packet = d.packet(key, zone);
         if self.packet.checksums_good {
             packet.checksum_ok = true;
         }

@@ -10,7 +10,7 @@
 //!
 //! **Forks.** A patch port, `ct(table=)` and `resubmit` all run something and come back. What
 //! comes back differs: `resubmit` keeps all changes and errors; `ct(table=)` keeps none but the
-//! translation; a patch port keeps none.
+//! translation, which is of the bytes alone (`veil`); a patch port keeps none.
 //!
 //! **in_port.** It is a field like others, and `output`, NORMAL and FLOOD go by its present value,
 //! as in Open vSwitch: a flow that sets it to NONE may send a packet back where it came from. The
@@ -20,6 +20,7 @@ use super::commit::Payload;
 use super::connect::Translated;
 pub use super::events::Event;
 use super::hold::Datagram;
+use super::veil::Veil;
 use super::world::{Subject, World};
 use crate::action::step::Step;
 use crate::cache::recording::Recording;
@@ -72,7 +73,10 @@ pub struct Walk<'a, 'w> {
     own_bridge: u16,
     /// The packet's bytes after the steps so far.
     pub(super) base: FlowKey,
+    /// The packet as flows see it.
     pub(super) key: FlowKey,
+    /// What keeps translations from them.
+    pub(super) veil: Option<Veil>,
     /// What is behind all tags and labels.
     pub(super) payload: Payload,
     /// Bytes of tags and labels that the packet came with.
@@ -197,6 +201,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             own_bridge: bridge_ix,
             base: key,
             key,
+            veil: None,
             payload: Payload { eth_type, shape },
             came_with: super::commit::stacked_bytes(&key),
             len_untagged: packet.bytes.len().saturating_sub(tag),
@@ -330,7 +335,7 @@ impl<'w> Walk<'_, 'w> {
         if self.bridge_ix != self.own_bridge {
             dirty.crossed();
         }
-        if self.before.turned() > 0 {
+        if self.before.shown() > 0 {
             dirty.translated();
         }
         self.rec.dirty = dirty.0;
@@ -397,8 +402,21 @@ impl<'w> Walk<'_, 'w> {
     pub(super) fn commit(&mut self) -> Flow {
         self.room()?;
         self.note_commit();
-        super::commit::commit(&mut self.base, &self.key, self.payload, &mut self.rec.steps);
+        if self.veil.is_some() {
+            self.commit_veiled();
+        } else {
+            super::commit::commit(&mut self.base, &self.key, self.payload, &mut self.rec.steps);
+        }
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn commit_veiled(&mut self) {
+        let Some(veil) = &mut self.veil else { return };
+        let lifted = veil.lift(&self.key);
+        super::commit::commit(&mut self.base, &lifted, self.payload, &mut self.rec.steps);
+        veil.settle(&self.key, &lifted);
     }
 
     /// Records an output step, for which `commit` made sure there is room.

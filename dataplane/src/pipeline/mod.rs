@@ -56,6 +56,7 @@ pub mod trace;
 mod tracked;
 pub mod underlay;
 mod upkeep;
+mod veil;
 mod verbs;
 pub mod world;
 

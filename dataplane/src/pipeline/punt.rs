@@ -196,6 +196,10 @@ impl<'w> Walk<'_, 'w> {
             PacketInReason::Action if self.is_table_miss() => PacketInReason::NoMatch,
             reason => reason,
         };
+        if c.pause {
+            // What goes on is looked at anew.
+            self.unveil();
+        }
         let punt = Punt {
             controller_id: c.controller_id,
             max_len: c.max_len,

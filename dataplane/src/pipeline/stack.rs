@@ -14,6 +14,8 @@
 use super::connect::Translated;
 use super::miss::{Flow, Stop, Walk};
 use super::set::Marks;
+use super::tracked::Turns;
+use super::veil::Veil;
 use crate::action::step::Step;
 use crate::counters::Drop;
 use crate::limits::STACK_MAX_BYTES;
@@ -23,7 +25,8 @@ use crate::packet::key::FlowKey;
 /// What comes back when a copy has ended.
 pub(super) struct Kept {
     key: FlowKey,
-    turned: usize,
+    veil: Option<Veil>,
+    turns: Turns,
     translated: Option<Translated>,
     queue: Option<u32>,
     stack: (usize, usize),
@@ -57,14 +60,14 @@ impl Walk<'_, '_> {
     pub(super) fn keep_and_clear(&mut self) -> Kept {
         let stack = (self.stack_base, self.rec.stack.len());
         self.stack_base = stack.1;
-        let (key, translated, queue) = (self.key, self.translated, self.queue);
-        let turned = self.before.turned();
-        Kept { key, turned, translated, queue, stack, set: self.set.open() }
+        let (key, veil, turns) = (self.key, self.veil, self.before.turns());
+        let (translated, queue) = (self.translated, self.queue);
+        Kept { key, veil, turns, translated, queue, stack, set: self.set.open() }
     }
 
     pub(super) fn restore(&mut self, kept: &Kept) {
-        self.key = kept.key;
-        self.key_turns_to(kept.turned);
+        (self.key, self.veil) = (kept.key, kept.veil);
+        self.key_turns_to(kept.turns);
         self.translated = kept.translated;
         self.queue = kept.queue;
         self.stack_base = kept.stack.0;

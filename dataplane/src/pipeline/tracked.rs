@@ -33,15 +33,32 @@ pub(super) struct Before {
     may_repeat: bool,
     /// No further one can be foreseen.
     is_over: bool,
-    /// Translations that the key bears, and those that the bytes do: the number of the last one.
-    turned: usize,
+    /// Of the key.
+    turns: Turns,
+    /// Translations that the bytes bear: the number of the last one.
     base_turned: usize,
+}
+
+/// Translations that the packet is to bear when it leaves, and those of them that flows see: the
+/// number of the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Turns {
+    borne: usize,
+    shown: usize,
 }
 
 impl Before {
     /// Of the key, as of a moment.
-    pub fn turned(&self) -> usize {
-        self.turned
+    pub fn turns(&self) -> Turns {
+        self.turns
+    }
+
+    pub fn borne(&self) -> usize {
+        self.turns.borne
+    }
+
+    pub fn shown(&self) -> usize {
+        self.turns.shown
     }
 
     /// Of the bytes.
@@ -144,14 +161,16 @@ impl Walk<'_, '_> {
         Some(())
     }
 
-    /// The packet is translated: from here on the walk looks at what its connection has made of it.
+    /// The packet is translated.
     pub(super) fn note_translated(&mut self) {
-        if !self.rec.translated {
-            self.rec.translated = true;
-            self.rec.seen_before = std::mem::replace(&mut self.rec.seen, FlowKey::ZERO);
-        }
         let number = self.rec.translations.len();
-        (self.before.turned, self.before.base_turned) = (number, number);
+        (self.before.turns.borne, self.before.base_turned) = (number, number);
+    }
+
+    /// From here on the walk looks at what its connections have made of the packet.
+    pub(super) fn note_shown(&mut self) {
+        self.before.turns.shown = self.before.turns.borne;
+        self.rec.look_at_translated(self.before.turns.shown > 0);
     }
 
     /// An action is run on a translated packet.
@@ -168,7 +187,7 @@ impl Walk<'_, '_> {
 
     /// The bytes are made to look like the key.
     pub(super) fn note_commit(&mut self) {
-        self.base_turns_to(self.before.turned);
+        self.base_turns_to(self.before.turns.borne);
     }
 
     /// The bytes are made to look as they did at some moment.
@@ -185,10 +204,11 @@ impl Walk<'_, '_> {
     }
 
     /// The key is again what it was.
-    pub(super) fn key_turns_to(&mut self, turned: usize) {
-        if self.before.turned != turned {
+    pub(super) fn key_turns_to(&mut self, turns: Turns) {
+        if self.before.turns.borne != turns.borne {
             self.before.is_over = true;
-            self.before.turned = turned;
         }
+        self.before.turns = turns;
+        self.rec.look_at_translated(turns.shown > 0);
     }
 }

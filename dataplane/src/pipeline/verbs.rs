@@ -27,7 +27,7 @@ impl<'w> Walk<'_, 'w> {
     }
 
     pub(super) fn action(&mut self, a: &'w Action) -> Flow {
-        if self.before.turned() > 0 {
+        if self.before.borne() > 0 {
             self.note_turned(a);
         }
         match a {

@@ -335,6 +335,24 @@ pub fn stateful(c: &mut Chance) -> Vec<Flow> {
     list
 }
 
+/// Has flows look at packets where they have been translated, and are not seen so yet.
+pub fn look_behind(net: &mut Net, c: &mut Chance) {
+    let turns = |a: &Action| matches!(a, Action::Ct(ct) if ct.nat.is_some() && ct.table.is_none());
+    for f in net.flows[0].iter_mut().filter(|f| f.table < 2 && f.actions.iter().any(turns)) {
+        if c.one_in(3) {
+            f.actions.push(action(c, 3, true));
+        }
+        f.actions.push(resubmit(2));
+    }
+    for (field, end) in [(Field::IpSrc, OUTSIDE), (Field::IpSrc, IP_A), (Field::IpDst, IPS[2])] {
+        if c.one_in(2) {
+            let to = c.of(&[2, 3, 9]);
+            let f = flow(2, 60).is(Field::EthType, 0x0800).is(field, number(&end));
+            net.flows[0].push(f.does([out(to)]));
+        }
+    }
+}
+
 /// A switch by chance.
 pub fn net(c: &mut Chance) -> Net {
     let tables = 1 + c.below(4) as u8;

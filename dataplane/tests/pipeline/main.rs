@@ -30,5 +30,6 @@ mod same;
 mod tracked;
 mod tunnels;
 mod turns;
+mod veil;
 mod verbs;
 mod walk;

@@ -28,9 +28,11 @@
 //!   for the next copy, Open vSwitch writes 0x05ff, its number for "no type".
 //! - **NAT of SCTP's ports and of ICMP's identifiers.** Open vSwitch's userspace translates the
 //!   addresses alone; here as in Linux.
-//! - **What sees a translation.** Actions behind a `ct(nat)`, and tables that are looked up in the
-//!   same pass, work here on the packet as translated; in Open vSwitch with the addresses of
-//!   before, until the packet comes to a `table=`.
+//! - **Translations in copies.** What a bucket, a clone or the far side of a cable translates is
+//!   translated there alone, as all else that they change. In Open vSwitch it stays on the packet,
+//!   unless the `ct` is in the clone's own list and something follows that.
+//! - **Writes of some bits behind a translation.** All of the field is written here, as flows see
+//!   it; Open vSwitch writes the bits that the program has written or looked at.
 //! - **A label that cannot be taken off, in a bucket.** Both end the bucket alone; Open vSwitch
 //!   also throws away what left before it.
 //! - **A `select` group that chooses by itself, inside a `clone`.** To compute its hash, Open

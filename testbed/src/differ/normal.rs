@@ -171,8 +171,11 @@ pub fn left_out(case: &Case, ovs: &Outcome, own: &Outcome) -> Option<&'static st
     if is_forgetful(case, ovs) {
         return Some("writes of check_pkt_larger");
     }
-    if looks_behind_nat(case) {
-        return Some("lookups behind a translation");
+    if translates_copies(case) {
+        return Some("translations in copies");
+    }
+    if writes_bits(case) {
+        return Some("writes of some bits behind a translation");
     }
     if !hidden_flows(case).is_empty() {
         return Some("a flow behind a clause");
@@ -180,12 +183,30 @@ pub fn left_out(case: &Case, ovs: &Outcome, own: &Outcome) -> Option<&'static st
     loses_a_rest(case, ovs).then_some("a choice in a clone")
 }
 
-/// Whether a packet that was translated may meet tables or writes with no `ct(table=)` before:
-/// there Open vSwitch goes on with the addresses of before.
-fn looks_behind_nat(case: &Case) -> bool {
-    const ON: &[&str] = &["resubmit", "clone(", "group:", "write_actions"];
-    let goes_on = |f: &CaseFlow| f.bridge > 0 || ON.iter().any(|word| f.text.contains(word));
-    case.flows.iter().any(|f| f.text.contains("nat")) && case.flows.iter().any(goes_on)
+/// Whether a copy of a packet may be translated: Open vSwitch then goes on with the translated
+/// bytes where the copy was made.
+fn translates_copies(case: &Case) -> bool {
+    let copies =
+        |f: &CaseFlow| f.bridge > 0 || ["clone(", "group:"].iter().any(|w| f.text.contains(w));
+    mentions(case, &["nat"]) && case.flows.iter().any(copies)
+}
+
+/// Whether some bits of a field may be written that a translation has changed.
+fn writes_bits(case: &Case) -> bool {
+    const ENDS: &[&str] = &["nw_src", "nw_dst", "ip_src", "ip_dst", "ipv6_src", "ipv6_dst"];
+    let is_end = |word: &str| ENDS.iter().chain(PORTS).any(|end| word.contains(end));
+    let writes = |f: &CaseFlow| {
+        let actions = f.text.split_once("actions=").map_or("", |(_, actions)| actions);
+        let actions = actions.to_ascii_lowercase();
+        let mut ranges = actions.split([',', ':', '>']);
+        let has_range = ranges.any(|w| is_end(w) && w.contains('[') && !w.contains("[]"));
+        let mut sets = actions.split("set_field:").skip(1).filter_map(|set| set.split_once("->"));
+        let is_masked = sets.any(|(value, rest)| {
+            value.contains('/') && is_end(rest.split([',', ')']).next().unwrap_or(""))
+        });
+        has_range || is_masked
+    };
+    mentions(case, &["nat"]) && case.flows.iter().any(writes)
 }
 
 /// Whether both count the rounds of a loop in their own way: packets that meet a bound are then not

@@ -188,7 +188,7 @@ impl Verbs {
         // What sees a translation, see `normal`.
         self.translates = self.draws("ct") && c.percent(50);
         if self.translates {
-            self.forgo(&["resubmit", "clone", "group", "write_actions", "output_reg"]);
+            self.forgo(&["clone", "group"]);
         }
     }
 

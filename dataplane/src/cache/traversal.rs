@@ -41,6 +41,17 @@ impl Track {
     }
 }
 
+impl Track {
+    /// It commits what the one before it has looked for in vain.
+    fn opens_after(&self, look: &Track) -> bool {
+        look.is_plain()
+            && !look.turns
+            && self.again
+            && self.commit != NO_COMMIT
+            && self.mark_mask == 0
+    }
+}
+
 /// `Track::commit` for none.
 pub const NO_COMMIT: u16 = u16::MAX;
 
@@ -92,6 +103,34 @@ const _: () = assert!(size_of::<Item>() == 24);
 const ITEMS: usize = 4;
 pub(super) const NONE: u32 = u32::MAX;
 
+/// What the guards are, as far as the commonest kinds go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    One,
+    Opening,
+    Other,
+}
+
+impl Kind {
+    fn of(guards: &[Item]) -> Self {
+        match guards {
+            [Item::Ct(one)] if one.is_plain() => Self::One,
+            [Item::Ct(look), Item::Ct(commit)] if commit.opens_after(look) => Self::Opening,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The same with the guards.
+#[derive(Clone, Copy, Debug)]
+pub enum Asks<'a> {
+    /// One `ct` that `is_plain`.
+    One(&'a Track),
+    /// A `ct` that finds nothing, and one of the same packet that commits it.
+    Opening(&'a Track, &'a Track),
+    Other,
+}
+
 /// What must be known before a traversal is used.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
@@ -105,8 +144,7 @@ pub struct Head {
     pub credits: u16,
     /// Fields that differed from the packet's in some lookup, as `pipeline::delta` has it.
     pub dirty: u16,
-    /// All that is asked is one `ct` that `is_plain`.
-    one_ct: bool,
+    asks: Kind,
     /// All that is done is to send the packet by this port, if it is one.
     only_output: PortIx,
     refs: u32,
@@ -140,12 +178,13 @@ impl Traversal {
         self.items.get(from..to).unwrap_or_default()
     }
 
-    /// The `ct` of a walk that asks no more than this, which `is_plain`.
+    /// What is asked of a packet before it may go this way.
     #[inline(always)]
-    pub fn one_ct(&self) -> Option<&Track> {
-        match &self.items[0] {
-            Item::Ct(track) if self.head.one_ct => Some(track),
-            _ => None,
+    pub fn asks(&self) -> Asks<'_> {
+        match (self.head.asks, &self.items) {
+            (Kind::One, [Item::Ct(one), ..]) => Asks::One(one),
+            (Kind::Opening, [Item::Ct(look), Item::Ct(commit), ..]) => Asks::Opening(look, commit),
+            _ => Asks::Other,
         }
     }
 
@@ -195,7 +234,7 @@ const NO_HEAD: Head = Head {
     guards: 0,
     steps: 0,
     credits: 0,
-    one_ct: false,
+    asks: Kind::Other,
     only_output: PortIx::NONE,
     refs: 0,
     next: NONE,
@@ -272,6 +311,7 @@ impl Traversals {
             tables: q.tables,
             dirty: q.dirty,
             guards: 1,
+            asks: Kind::One,
             refs: 1,
             len_max: u16::MAX,
             ..NO_HEAD
@@ -309,7 +349,7 @@ impl Traversals {
             guards: rec.guards.len() as u16,
             steps: rec.steps.len() as u16,
             credits: rec.credit_count() as u16,
-            one_ct: matches!(rec.guards[..], [Item::Ct(t)] if t.is_plain()),
+            asks: Kind::of(&rec.guards),
             only_output: match rec.steps[..] {
                 [Step::Output(port)] => port,
                 _ => PortIx::NONE,

@@ -12,9 +12,9 @@
 use super::asked::{Answer, Asked, Course, packet_of};
 use super::commits::Commits;
 use super::lane::Slot;
-use super::opening::{Opening, is_opening};
+use super::opening::Opening;
 use super::program::Program;
-use crate::cache::traversal::{FdbGuard, Item, NO_COMMIT, Track, WHOLE_FDB};
+use crate::cache::traversal::{Asks, FdbGuard, Item, NO_COMMIT, Track, Traversal, WHOLE_FDB};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{INV, NEW};
 use crate::conntrack::{Commit, Conntrack, CtError, CtPacket, Judged, NatRewrite};
@@ -31,31 +31,26 @@ pub(super) struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Whether all guards hold; then all is done that the walk would have done on its way. `given`:
-    /// the first question has been asked. Says whether something may have been committed.
+    /// Whether all guards of a traversal hold; then all is done that the walk would have done on
+    /// its way. `given`: the first question has been asked. Says whether something may have been
+    /// committed.
     #[inline(always)]
-    pub fn hold<I: Iterator<Item = Item> + Clone>(
+    pub fn hold(
         &mut self,
-        guards: I,
+        t: &Traversal,
+        guards: impl Iterator<Item = Item> + Clone,
         slot: &Slot,
         given: bool,
     ) -> Option<bool> {
-        let mut rest = guards.clone();
-        match (rest.next(), rest.next()) {
-            (Some(Item::Ct(t)), None) if t.is_plain() => {
-                self.hold_plain(&t, slot, given).then_some(false)
-            }
-            (Some(Item::Ct(a)), Some(Item::Ct(b)))
-                if is_opening(&a, &b) && rest.next().is_none() =>
-            {
-                match self.open((&a, &b), slot, given) {
-                    Opening::Done => Some(true),
-                    Opening::Fails => None,
-                    // What was asked will be asked again.
-                    Opening::Unusual => self.hold_all(guards, slot, given).then_some(true),
-                }
-            }
-            _ => self.hold_all(guards, slot, given).then_some(true),
+        match t.asks() {
+            Asks::One(track) => self.hold_plain(track, slot, given).then_some(false),
+            Asks::Opening(look, commit) => match self.open((look, commit), slot, given) {
+                Opening::Done => Some(true),
+                Opening::Fails => None,
+                // What was asked will be asked again.
+                Opening::Unusual => self.hold_all(guards, slot, given).then_some(true),
+            },
+            Asks::Other => self.hold_all(guards, slot, given).then_some(true),
         }
     }
 

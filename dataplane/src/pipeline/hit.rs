@@ -15,7 +15,7 @@ use crate::action::step::Step;
 use crate::action::translate::translate_narrow;
 use crate::cache::Entry;
 use crate::cache::entry::{Masked, Tick};
-use crate::cache::traversal::{Head, Item, Traversal};
+use crate::cache::traversal::{Asks, Head, Item, Traversal};
 use crate::clock::Now;
 use crate::conntrack::{Guess, NarrowRewrite};
 use crate::counters::{Counters, Drop};
@@ -161,8 +161,8 @@ impl Lane {
         if !head.fits(len) || !is_current::<TIER2>(&self.recent, entry, mask, head) {
             return Hit::Stale;
         }
-        let passed = match t.one_ct() {
-            Some(track) if !TIER2 => self.asked.pass(&mut self.conntrack, slot, track, now),
+        let passed = match t.asks() {
+            Asks::One(track) if !TIER2 => self.asked.pass(&mut self.conntrack, slot, track, now),
             _ => Guess::NONE,
         };
         if !passed.is_none() {
@@ -178,7 +178,7 @@ impl Lane {
                 now,
             };
             // The question was asked to find the answer.
-            match ground.hold(guards, slot, TIER2 && entry.is_answer()) {
+            match ground.hold(t, guards, slot, TIER2 && entry.is_answer()) {
                 None => return Hit::Stale,
                 Some(false) => {}
                 Some(true) => tell_due(&mut self.conntrack, egress),

@@ -7,7 +7,7 @@
 
 use super::guards::{Ground, is_built_on, refusal};
 use super::lane::Slot;
-use crate::cache::traversal::{NO_COMMIT, Track};
+use crate::cache::traversal::Track;
 use crate::conntrack::{CtPacket, Narrow, Segment};
 
 /// What the guards came to.
@@ -19,16 +19,6 @@ pub(super) enum Opening {
     Fails,
     /// The packet is of another kind: `guards` knows.
     Unusual,
-}
-
-/// Whether two guards are what this is for.
-#[inline(always)]
-pub(super) fn is_opening(look: &Track, commit: &Track) -> bool {
-    look.is_plain()
-        && !look.turns
-        && commit.again
-        && commit.commit != NO_COMMIT
-        && commit.mark_mask == 0
 }
 
 /// The packet and its segment as conntrack sees them, where it is narrow; it is valid and its

@@ -3,9 +3,9 @@
 //! Header changes made so far are applied first (conntrack looks at what the packet will be),
 //! then the connection is looked up and, if asked for, committed, its translation written into the
 //! bytes, and, with `table=`, a copy goes on with the connection's state and sees what the packet
-//! is by now. Then the original goes on, translated but untracked: connection fields are readable only
-//! behind `table=` (Open vSwitch clears them after each `ct`), and so is the translation (`veil`).
-//! What goes wrong in the copy ends the copy alone.
+//! is by now. Then the original goes on, translated but untracked: connection fields are readable
+//! only behind `table=` (Open vSwitch clears them after each `ct`), and so is the translation
+//! (`veil`). What goes wrong in the copy ends the copy alone.
 //!
 //! **Twice in one zone.** `ct(nat,table=1)` and, there, `ct(commit,nat(src=...),table=2)` is how
 //! many programs translate: the first serves connections that are known, the second makes new ones.

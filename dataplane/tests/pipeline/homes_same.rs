@@ -6,7 +6,8 @@
 //! answers to its own packets, and what is compared leaves those ports out.
 //!
 //! A life ends early where workers may differ: when two of them have the same tuple, when one gives
-//! way to another's of another zone, and when packets leave for the address that NAT gives out.
+//! way to another's of another zone, when NAT happens to choose a port that packets have, and when
+//! packets leave for the address that NAT gives out.
 
 use crate::chance::{Chance, answer, packet, stateful};
 use crate::kit::*;
@@ -187,6 +188,13 @@ fn has_given_way(one: &Lanes, s: &Lanes) -> bool {
     one.conns().iter().any(|c| c.dnat && !is_there(c) && is_led(c))
 }
 
+/// A port that NAT has chosen by chance is one that packets have of themselves: below 512 there are
+/// not many.
+fn has_met_ours(s: &Lanes) -> bool {
+    let (conns, port) = (s.conns(), |c: &ConnInfo| c.reply.dport);
+    conns.iter().any(|c| port(c) != c.orig.sport && PORTS.contains(&port(c)))
+}
+
 /// Time passes, until all that has died is collected: one worker sees at once that a connection is
 /// dead, another one's redirect lasts until then.
 fn pass(all: &mut [Lanes], mut ms: u64) {
@@ -256,7 +264,7 @@ fn live(seed: u64) -> (u64, u64) {
         if all.iter_mut().any(|s| s.stat(Stat::CtRedirectsLate) > 0 || s.is_contested()) {
             break;
         }
-        if all[1..].iter().any(|s| has_given_way(&all[0], s)) {
+        if all.iter().any(has_met_ours) || all[1..].iter().any(|s| has_given_way(&all[0], s)) {
             break;
         }
         let want = seen(&all[0].sent);
@@ -315,6 +323,12 @@ fn one_life_again() {
 #[test]
 fn a_life_in_which_one_gives_way() {
     live(1853);
+}
+
+/// Of three workers one has chosen port 80.
+#[test]
+fn a_life_in_which_a_choice_is_known() {
+    live(2_646_565_167_614_641_215);
 }
 
 #[test]

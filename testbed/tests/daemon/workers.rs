@@ -75,8 +75,10 @@ fn exchange(from: &Namespace, to: &Namespace, at: &str, ports: usize) {
     let at = SocketAddr::new(ip(at), server.local_addr().unwrap().port());
     server.set_read_timeout(Some(SOON)).unwrap();
     let mut buffer = [0; 64];
-    for n in 0..ports {
-        let client = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    // All at once: the kernel may give a port again that was let go.
+    let clients: Vec<UdpSocket> =
+        (0..ports).map(|_| from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap()).collect();
+    for (n, client) in clients.iter().enumerate() {
         client.set_read_timeout(Some(SOON)).unwrap();
         client.send_to(b"there", at).unwrap();
         let (_, seen) = server.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{n}: {e}"));

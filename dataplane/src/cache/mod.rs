@@ -1,6 +1,6 @@
 //! Tier 1, fused: one lookup per packet, whatever the depth of the tables. Tier 2, which serves
-//! what misses it, is `megaflow`; both keep their walks in `traversal`,
-//! made from what a walk leaves in a `recording`.
+//! what misses it, is `megaflow`; both keep their walks in `traversal`, made from what a walk has
+//! left in a `recording`.
 //!
 //! **What is kept.** A *microflow* entry maps a packet's key to a *traversal*: the whole walk
 //! flattened into steps, through resubmits, patch ports, connection tracking, NAT and

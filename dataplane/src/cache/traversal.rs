@@ -39,9 +39,7 @@ impl Track {
     pub fn is_plain(&self) -> bool {
         self.commit == NO_COMMIT && self.mark_mask == 0
     }
-}
 
-impl Track {
     /// It commits what the one before it has looked for in vain.
     fn opens_after(&self, look: &Track) -> bool {
         look.is_plain()

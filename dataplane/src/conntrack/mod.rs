@@ -17,7 +17,9 @@
 //!
 //! **Roads.** `lookup` is the whole truth: find, run the state machine, refresh. It has two halves:
 //! `judge` changes nothing, `accept` leaves behind what a look-up leaves. Cached walks judge, and
-//! accept if they are the walk for what came out. `commit` makes or changes the entry.
+//! accept if they are the walk for what came out. `commit` makes or changes the entry. Each has a
+//! short road for what most packets are, held against it by tests: `pass` judges and accepts those
+//! of established connections, `open` commits common first packets.
 //!
 //! **Ownership.** One worker owns a `Conntrack`: no lock, no atomics. All memory is reserved at
 //! start; what is full refuses by name.

@@ -1,8 +1,12 @@
 //! What a packet asks of connection tracking before a cached walk is taken, and the answers.
 //!
-//! Nothing changes here: conntrack only judges. The first question is asked once for a packet,
+//! A question changes nothing: conntrack only judges. The first one is asked once for a packet,
 //! whichever walk it is for (tier 2 asks before it knows any); further ones, of walks with several
 //! `ct`, are of the tuple that the translations so far have made ([`Course`]).
+//!
+//! Two roads do more than ask. `pass` is that of most packets of tier 1: a walk with one `ct`, a
+//! connection that is known and established; question, answer and what accepting it leaves behind
+//! are one (`conntrack::pass`). `open` makes the connection of a first packet (`opening`).
 
 use super::lane::Slot;
 use crate::cache::traversal::{NO_COMMIT, Track};

@@ -2,6 +2,9 @@
 //!
 //! The common steps run straight off the traversal's first record, on the frame where it lies.
 //! The first step of another kind hands the packet over to `execute`, with what is left to do.
+//!
+//! A packet of an established connection meets three rooms here: `Asked::pass` looks it up, `count`
+//! owes it to its rules, `leave` sends it. Where it does not pass, the guards are asked one by one.
 
 use super::delta::{Dirty, Recent};
 use super::execute::{Hand, Sent};

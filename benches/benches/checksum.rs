@@ -1,7 +1,10 @@
 //! Sums over payloads, and incremental updates.
 
+#[path = "common/call.rs"]
+mod call;
+
+use call::bench;
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice_benches::tsc::bench;
 use sluice_dataplane::wire::checksum::{Delta, Sum};
 use std::hint::black_box;
 

@@ -1,9 +1,13 @@
 //! Lookups and changes of one table. The rules are those of the end-to-end scenarios: exact
 //! 5-tuples, routes, an access list of twenty masks, lists of many more, a table of ports.
 
+#[path = "common/call.rs"]
+mod call;
+
+use call::bench;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sluice_benches::acl::PATTERNS;
-use sluice_benches::tsc::{bench, is_measuring, now};
+use sluice_benches::tsc::{is_measuring, now};
 use sluice_dataplane::classify::{RuleMatch, Table, Template};
 use sluice_dataplane::limits::BATCH_MAX;
 use sluice_dataplane::packet::key::{FlowKey, Mask};

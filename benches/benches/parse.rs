@@ -1,7 +1,10 @@
 //! Parsing: one packet, hot in the nearest cache.
 
+#[path = "common/call.rs"]
+mod call;
+
+use call::bench;
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice_benches::tsc::bench;
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::key::{PacketKey, PortIx};
 use sluice_dataplane::packet::l4sum::{complete_partial_checksum, verify_l4};

@@ -1,7 +1,11 @@
 //! Tier 1 hits, from a frame's bytes to the door of the output port.
 
+#[path = "common/packet.rs"]
+mod packet;
+
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice_benches::road::{Road, bench, ct, program, rule, set, udp_flows};
+use packet::bench;
+use sluice_benches::road::{Road, ct, program, rule, set, udp_flows};
 use sluice_dataplane::action::{Action, Ct, Nat};
 use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
 use sluice_dataplane::limits::MICROFLOWS;

@@ -1,7 +1,11 @@
 //! Tier 3 alone: the walk through the tables, without a cache.
 
+#[path = "common/packet.rs"]
+mod packet;
+
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice_benches::road::{Road, bench, program, rule, set, udp_flows};
+use packet::bench;
+use sluice_benches::road::{Road, program, rule, set, udp_flows};
 use sluice_dataplane::action::Action;
 use sluice_dataplane::packet::field::Field;
 

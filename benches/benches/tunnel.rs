@@ -1,7 +1,10 @@
 //! Geneve on and off.
 
+#[path = "common/call.rs"]
+mod call;
+
+use call::bench;
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice_benches::tsc::bench;
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::key::{PacketKey, PortIx};
 use sluice_dataplane::packet::parse::{Layers, parse};

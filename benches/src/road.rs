@@ -203,25 +203,3 @@ impl Road {
         (0..(self.places.len() * times).div_ceil(BATCH_MAX)).for_each(|_| self.batch());
     }
 }
-
-/// Benches a road: nanoseconds by criterion, then cycles of a packet.
-pub fn bench(c: &mut criterion::Criterion, name: &str, mut road: Road) {
-    road.warm_up(4);
-    let mut group = c.benchmark_group(name.split('/').next().unwrap_or(name));
-    group.throughput(criterion::Throughput::Elements(BATCH_MAX as u64));
-    group.bench_function(name.split('/').nth(1).unwrap_or(name), |b| b.iter(|| road.batch()));
-    group.finish();
-    if !crate::tsc::is_measuring() {
-        return;
-    }
-    let mut rounds: Vec<f64> = (0..31).map(|_| cycles_of(&mut road)).collect();
-    rounds.sort_by(f64::total_cmp);
-    println!("{name:<32} tsc cycles a packet: {:.1} (least {:.1})", rounds[15], rounds[0]);
-}
-
-fn cycles_of(road: &mut Road) -> f64 {
-    const BATCHES: usize = 4_000;
-    let start = crate::tsc::now();
-    (0..BATCHES).for_each(|_| road.batch());
-    (crate::tsc::now() - start) as f64 / (BATCHES * BATCH_MAX) as f64
-}

@@ -43,13 +43,3 @@ pub fn cycles<T>(mut f: impl FnMut() -> T) -> (f64, f64) {
 pub fn is_measuring() -> bool {
     std::env::args().any(|arg| arg == "--bench")
 }
-
-/// Runs a bench under criterion (nanoseconds, statistics) and prints its cycles.
-pub fn bench<T>(c: &mut criterion::Criterion, name: &str, mut f: impl FnMut() -> T) {
-    c.bench_function(name, |b| b.iter(&mut f));
-    if !is_measuring() {
-        return;
-    }
-    let (median, least) = cycles(&mut f);
-    println!("{name:<32} tsc cycles: {median:.1} (least {least:.1})");
-}

@@ -236,6 +236,22 @@ impl Side {
         Some(done)
     }
 
+    /// What left, in packets and bytes: as the counters say.
+    fn counted(&self) -> (u64, u64) {
+        (self.counters.stat(Stat::TxPackets), self.counters.stat(Stat::TxBytes))
+    }
+
+    /// Runs this with nothing in the sink; what left by it must be what was counted, byte for byte.
+    fn count_what_leaves<T>(&mut self, go: impl FnOnce(&mut Self) -> T) -> T {
+        self.sink.0.clear();
+        let before = self.counted();
+        let done = go(self);
+        let bytes: usize = self.sink.0.iter().map(|(_, bytes)| bytes.len()).sum();
+        let left = (before.0 + self.sink.0.len() as u64, before.1 + bytes as u64);
+        assert_eq!(self.counted(), left, "packets and bytes counted (left), and sent (right)");
+        done
+    }
+
     /// Packets that came in, and ends that were counted: leavings and drops.
     fn account(&self) -> (u64, u64) {
         let c = &self.counters;
@@ -371,9 +387,8 @@ impl Switch {
     ) -> Vec<(u16, Vec<u8>)> {
         let now = self.now;
         for side in self.sides() {
-            side.sink.0.clear();
             let (rx, ends) = side.account();
-            side.run(port, packets, now, headroom);
+            side.count_what_leaves(|side| side.run(port, packets, now, headroom));
             let (rx_after, ends_after) = side.account();
             assert!(ends_after - ends >= rx_after - rx, "each packet leaves or is counted");
         }
@@ -409,10 +424,8 @@ impl Switch {
 
     pub fn resume_edited(&mut self, edit: impl Fn(&mut Resume)) -> Option<Vec<(u16, Vec<u8>)>> {
         let now = self.now;
-        let [a, b, c, plain] = self.sides().map(|side| {
-            side.sink.0.clear();
-            side.resume(now, &edit)
-        });
+        let [a, b, c, plain] =
+            self.sides().map(|side| side.count_what_leaves(|side| side.resume(now, &edit)));
         let same = [&a, &b, &c].into_iter().all(|one| *one == plain);
         assert!(same, "{a:?} {b:?} {c:?} {plain:?}");
         plain?.expect("it can go on");

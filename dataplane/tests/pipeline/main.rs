@@ -19,6 +19,7 @@ mod homes_same;
 mod kit;
 mod lanes;
 mod learn;
+mod lengths;
 mod meters;
 mod nat;
 mod packets;

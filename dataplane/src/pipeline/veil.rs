@@ -112,6 +112,86 @@ fn put_addresses_in(ends: &mut Ends, v6: bool, r: &NatRewrite) {
 mod tests {
     use super::*;
 
+    type End = (fn(&FlowKey) -> u128, fn(&mut FlowKey, u128));
+
+    /// Source and destination in IPv4, in IPv6, of ports; identifier.
+    const ENDS: [End; 7] = [
+        (|k| k.ip_src.into(), |k, v| k.ip_src = v as u32),
+        (|k| k.ip_dst.into(), |k, v| k.ip_dst = v as u32),
+        (|k| k.ipv6_src, |k, v| k.ipv6_src = v),
+        (|k| k.ipv6_dst, |k, v| k.ipv6_dst = v),
+        (|k| k.tp_src.into(), |k, v| k.tp_src = v as u16),
+        (|k| k.tp_dst.into(), |k, v| k.tp_dst = v as u16),
+        (|k| k.icmp_id.into(), |k, v| k.icmp_id = v as u16),
+    ];
+
+    fn key(ends: [u128; 7]) -> FlowKey {
+        let mut key = FlowKey::ZERO;
+        ENDS.iter().zip(ends).for_each(|((_, set), v)| set(&mut key, v));
+        key
+    }
+
+    fn ends(key: &FlowKey) -> [u128; 7] {
+        ENDS.map(|(get, _)| get(key))
+    }
+
+    const CAME: [u128; 7] = [1, 2, 3, 4, 5, 6, 7];
+    const NEW: [u128; 5] = [11, 12, 13, 14, 15];
+
+    /// What becomes of the ends by a rewrite of some.
+    fn rewritten(v6: bool, which: [bool; 5], ports_too: bool) -> [u128; 7] {
+        let addresses = if v6 { 2 } else { 0 };
+        let places = [addresses, addresses + 1, 4, 5, 6];
+        let mut ends = CAME;
+        for n in (0..5).filter(|n| which[*n] && (ports_too || *n < 2)) {
+            ends[places[n]] = NEW[n];
+        }
+        ends
+    }
+
+    #[test]
+    fn a_rewrite_is_of_what_it_names() {
+        for bits in 0..64u8 {
+            let which: [bool; 5] = std::array::from_fn(|n| bits >> n & 1 != 0);
+            let v6 = bits & 32 != 0;
+            let new = |n: usize| which[n].then_some(NEW[n]);
+            let short = |n| new(n).map(|v| v as u16);
+            let r = NatRewrite {
+                v6,
+                new_src: new(0),
+                new_dst: new(1),
+                new_sport: short(2),
+                new_dport: short(3),
+                new_icmp_id: short(4),
+                ..NatRewrite::default()
+            };
+            let (mut whole, mut error) = (Veil::of(&key(CAME)), Veil::of(&key(CAME)));
+            whole.translate(v6, &r);
+            error.translate_addresses(v6, &r);
+            assert_eq!(ends(&whole.lift(&key(CAME))), rewritten(v6, which, true), "{r:?}");
+            assert_eq!(ends(&error.lift(&key(CAME))), rewritten(v6, which, false), "{r:?}");
+        }
+    }
+
+    #[test]
+    fn each_end_is_written_by_itself() {
+        let is = CAME.map(|v| v + 100);
+        let veil = Veil { seen: Ends::of(&key(CAME)), is: Ends::of(&key(is)) };
+        for written in 0..1 << 7 {
+            let now: [u128; 7] =
+                std::array::from_fn(|n| if written >> n & 1 != 0 { 77 } else { CAME[n] });
+            let lifted: [u128; 7] =
+                std::array::from_fn(|n| if written >> n & 1 != 0 { 77 } else { is[n] });
+            assert_eq!(ends(&veil.lift(&key(now))), lifted);
+            // Brought up to date, it is the same as long as nothing is written, and a write is one.
+            let mut settled = veil;
+            settled.settle(&key(now), &key(lifted));
+            assert_eq!(ends(&settled.lift(&key(now))), lifted);
+            let all = now.map(|v| v + 1000);
+            assert_eq!(ends(&settled.lift(&key(all))), all);
+        }
+    }
+
     #[test]
     fn what_is_written_as_it_was_seen_stays_translated() {
         let mut key = FlowKey { ip_src: 1, ip_dst: 2, tp_src: 3, tp_dst: 4, ..FlowKey::ZERO };

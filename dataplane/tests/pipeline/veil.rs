@@ -3,9 +3,10 @@
 
 use crate::kit::*;
 use crate::packets::*;
-use sluice_dataplane::action::Action;
+use crate::punts::pause;
 use sluice_dataplane::action::group::{GroupKind, Selection};
-use sluice_dataplane::conntrack::NatKind;
+use sluice_dataplane::action::{Action, Nat};
+use sluice_dataplane::conntrack::{NatKind, NatMode, NatSpec};
 use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 
@@ -154,4 +155,83 @@ fn what_is_looked_up_behind_a_translation_serves_other_connections() {
         assert_eq!(s.ports(1, &from(n)), [3]);
     }
     assert!(s.mega_hits() >= 10, "{}", s.mega_hits());
+}
+
+#[test]
+fn ipv6_is_seen_as_it_came_too() {
+    const INSIDE_6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9];
+    const OTHER_6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 8];
+    let dnat = || {
+        let address = u128::from_be_bytes(INSIDE_6);
+        let mut ct = ct(1).commit();
+        ct.0.nat = Some(Nat::New(NatSpec {
+            kind: NatKind::Dst,
+            v6: true,
+            addr_min: address,
+            addr_max: address,
+            ports: Some((99, 99)),
+            mode: NatMode::Hash,
+        }));
+        ct
+    };
+    let six = |table, priority| flow(table, priority).is(Field::EthType, 0x86dd);
+    let to = |port| six(0, 9).is(Field::UdpDst, port);
+    let is_to = |priority, dst| six(1, priority).is(Field::Ipv6Dst, u128::from_be_bytes(dst));
+    let write = |dst| set(Field::Ipv6Dst, u128::from_be_bytes(dst));
+    let from = |src| set(Field::Ipv6Src, u128::from_be_bytes(src));
+    let mut s = Switch::new(&Net::of([
+        is_to(9, INSIDE_6).is(Field::UdpDst, 99).does([out(2)]),
+        is_to(8, V6_B).does([out(3)]),
+        to(1).does([dnat().go(), resubmit(1)]),
+        to(2).does([dnat().table(1).go(), resubmit(1)]),
+        to(3).does([dnat().go(), write(OTHER_6), out(2), write(V6_B), out(3)]),
+        to(4).does([dnat().go(), from(OTHER_6), write(V6_B), out(2), from(V6_A), out(3)]),
+    ]));
+    let sent =
+        |port: u16, src, dst, to| eth().ipv6(src, dst).udp(100 + port, to).payload(b"x").build();
+    let turned = |port| sent(port, V6_A, INSIDE_6, 99);
+    let expected = [
+        (1, vec![(3, turned(1))]),
+        (2, vec![(2, turned(2)), (3, turned(2))]),
+        (3, vec![(2, sent(3, V6_A, OTHER_6, 99)), (3, sent(3, V6_A, V6_B, 99))]),
+        (4, vec![(2, sent(4, OTHER_6, INSIDE_6, 99)), (3, turned(4))]),
+    ];
+    for (port, expected) in expected {
+        assert_eq!(s.twice(1, &sent(port, V6_A, V6_B, port)), expected, "{port}");
+    }
+}
+
+#[test]
+fn a_resumed_pause_and_what_lies_open_below_a_label_are_looked_at_anew() {
+    let mut s = Switch::new(&Net::of(tables().into_iter().chain([
+        to(1, [dnat(1).go(), pause(), resubmit(1)]),
+        to(2, [dnat(1).go(), push_mpls(), Action::PopMpls(0x0800), resubmit(1)]),
+    ])));
+    for _ in 0..2 {
+        assert_eq!(s.send(1, &udp_to(1)), []);
+        assert_eq!(s.resume(), Some(vec![(2, udp_seen(1, INSIDE, 99))]));
+    }
+    assert_eq!(s.twice(1, &udp_to(2)), [(2, udp_seen(2, INSIDE, 99))]);
+}
+
+/// The far side of a cable sees what the near one does, and its writes are its own.
+#[test]
+fn a_translation_is_not_seen_beyond_a_cable_either() {
+    let flows = [to(1, [dnat(1).go(), out(CABLE.into()), out(2)])];
+    let there = |dst, port| is_to(0, 9, dst).does([set(Field::UdpDst, 55), out(port)]);
+    let mut s = Switch::new(&Net::of(flows).flows(1, [there(IP_B, 2), there(INSIDE, 3)]));
+    let sent = [(FAR_2, udp_seen(1, INSIDE, 55)), (2, udp_seen(1, INSIDE, 99))];
+    assert_eq!(s.twice(1, &udp_to(1)), sent);
+}
+
+#[test]
+fn two_translations_are_seen_together() {
+    let snat = ct(2).commit().nat_to(NatKind::Src, OTHER, Some((88, 88)));
+    let mut s = Switch::new(&Net::of(
+        tables()
+            .into_iter()
+            .chain([to(1, [dnat(1).go(), snat.go(), resubmit(1), set(Field::UdpSrc, 66), out(4)])]),
+    ));
+    let both = |port| eth().ipv4(OTHER, INSIDE).udp(port, 99).payload(b"x").build();
+    assert_eq!(s.twice(1, &udp_to(1)), [(3, both(88)), (4, both(66))]);
 }

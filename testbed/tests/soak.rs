@@ -31,7 +31,11 @@ fn nothing_is_lost() {
         let c = &s.stats;
         let happened = [c.expired, c.flushed, c.evicted, c.zone_full, c.invalid, c.expected];
         assert!(happened.iter().all(|n| *n > 0), "{}", s.text());
-        assert!(c.created > 2000 && s.checkpoints > 10 && s.changes > 0, "{}", s.text());
+        assert!(
+            c.created > 2000 && s.course.checkpoints > 10 && s.course.changes > 0,
+            "{}",
+            s.text()
+        );
         let is_shared = workers == "2";
         assert_eq!(s.most.redirects > 0 && s.moved.handed > 0, is_shared, "{}", s.text());
     }
@@ -57,7 +61,11 @@ fn a_daemon_between_kernels_loses_nothing() {
         "{}",
         s.text()
     );
-    assert!(s.changes > 3 && s.flushes > 3 && s.limits > 3 && s.ports_most > 0, "{}", s.text());
+    assert!(
+        s.course.changes > 3 && s.course.flushes > 3 && s.limits > 3 && s.ports_most > 0,
+        "{}",
+        s.text()
+    );
     assert!(s.last.datagrams > 0, "{}", s.text());
-    assert!(s.last.handed_over > 0 && s.emptied.iter().all(|n| *n > 0), "{}", s.text());
+    assert!(s.last.handed_over > 0 && s.course.emptied.iter().all(|n| *n > 0), "{}", s.text());
 }

@@ -6,8 +6,9 @@ use serde::Deserialize;
 use sluice_dataplane::conntrack::frag::FragConfig;
 use sluice_dataplane::limits::{CT_POLICIES_MAX, FRAGMENT_LEAST, FRAGMENTS_MOST};
 
-/// Connections: 16 million of them take 2 GiB, and 1 more for addresses if all are IPv6.
-const CONNS_MAX: i64 = 1 << 24;
+/// The most that `conns_max` may say: 16 million connections take 2 GiB, and 1 more for addresses
+/// if all are IPv6.
+pub const CONNS_MAX: u32 = 1 << 24;
 /// Unless configured.
 const CONNS: i64 = 1 << 18;
 
@@ -88,7 +89,8 @@ impl Default for Timeouts {
 }
 
 pub(super) fn check(c: &mut Checker<'_>, raw: &raw::Conntrack) -> Conntrack {
-    let conns_max = raw.conns_max.as_ref().map_or(CONNS, |n| c.int("conns_max", n, 1, CONNS_MAX));
+    let conns_max =
+        raw.conns_max.as_ref().map_or(CONNS, |n| c.int("conns_max", n, 1, CONNS_MAX.into()));
     let timeouts = timeouts(c, &raw.timeouts_s, Timeouts::default());
     let zone_limit = raw.zone_limit.as_ref().map_or(0, |n| limit(c, "zone_limit", n));
     let mut zones: Vec<CtZone> = Vec::new();

@@ -71,7 +71,7 @@ use serde::{Deserialize, Serialize};
 use sluice_dataplane::tunnel::TlvMap;
 
 pub(crate) use check::mac_of_name;
-pub use conntrack::{Conntrack, CtZone, FlushBackends, Timeouts};
+pub use conntrack::{CONNS_MAX, Conntrack, CtZone, FlushBackends, Timeouts};
 pub use error::ConfigError;
 pub use net::{Cidr, CidrError, MacAddr, MacAddrError};
 

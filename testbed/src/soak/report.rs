@@ -1,25 +1,18 @@
 //! What a soak says in the end, for a person to read.
 
 use super::Summary;
-use std::fmt::Write;
+use super::course::table;
 
 impl Summary {
     /// Ten lines or so.
     pub fn text(&self) -> String {
-        let mut t = String::new();
-        for (name, what) in self.traffic().into_iter().chain(self.outcome()) {
-            let _ = writeln!(t, "{name:<12}{what}");
-        }
-        t
+        table(self.traffic().into_iter().chain(self.outcome()))
     }
 
     fn traffic(&self) -> Vec<(&'static str, String)> {
         let (s, moved) = (&self.stats, &self.moved);
         let [one, two, three] = self.hits;
-        let long = format!(
-            "{:.0?} with {} workers, seed {}; {} s for the switch",
-            self.took, self.workers, self.seed, self.lived_s
-        );
+        let long = format!("{}; {} s for the switch", self.course.long(), self.lived_s);
         let packets = format!(
             "{} in, {} out, {} handed over (+{} lost); tier 1 {one}, tier 2 {two}, walks {three}",
             moved.received, moved.sent, moved.handed, moved.lost
@@ -47,10 +40,6 @@ impl Summary {
 
     fn outcome(&self) -> Vec<(&'static str, String)> {
         let m = &self.most;
-        let operator = format!(
-            "{} flushes, {} programs; emptied {} times by time, {} by flush",
-            self.flushes, self.changes, self.emptied[0], self.emptied[1]
-        );
         let most = format!(
             "{} connections of {}, {} index entries, {} timers, {} NAT ports, {} expected, \
              {} redirects, {} zones, {} fragments",
@@ -65,19 +54,17 @@ impl Summary {
             self.fragments_most
         );
         let drops: Vec<_> = self.drops.iter().map(|(name, n)| format!("{name} {n}")).collect();
-        let memory = format!("{} KiB, at most {} KiB", self.rss[0] >> 10, self.rss[1] >> 10);
         let conserved = format!(
-            "yes: {} checkpoints, {} self-checks, 0 findings; {} connections made, {} ended",
-            self.checkpoints,
-            self.self_checks,
+            "{}; {} connections made, {} ended",
+            self.course.conserved(self.self_checks),
             self.stats.created,
             self.ended()
         );
         vec![
-            ("operator", operator),
+            ("operator", self.course.operator()),
             ("at most", most),
             ("drops", drops.join(", ")),
-            ("memory", memory),
+            ("memory", self.course.memory()),
             ("conserved", conserved),
         ]
     }

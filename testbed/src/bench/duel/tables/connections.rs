@@ -8,12 +8,11 @@
 use crate::bench::duel::case::{Case, Chart, Depth, Load, Measure};
 use crate::bench::duel::rules::Rules;
 use crate::bench::duel::stream::{FILLED_MOST, Proto, Traffic};
+use sluice_control::config::CONNS_MAX;
 
 /// A table with room for what comes in the second until first packets' connections expire, and
 /// some more.
 const NEW_MAX: u32 = 1 << 23;
-/// The most that `conns_max` may say.
-const CONNS_LIMIT: u64 = 1 << 24;
 /// Connections that the flood meets.
 const FLOODED: u64 = 100_000;
 /// Addresses of the pool whose ports run out, and of the usual one.
@@ -31,7 +30,7 @@ pub fn all() -> Vec<Case> {
 }
 
 fn connections(proto: Proto, flows: u64) -> Load {
-    let conns_max = Some((flows * 2).clamp(1 << 18, CONNS_LIMIT) as u32);
+    let conns_max = Some((flows * 2).clamp(1 << 18, CONNS_MAX.into()) as u32);
     Load { conns_max, ..Load::new(Rules::Stateful, Traffic::Connections(proto), flows) }
 }
 

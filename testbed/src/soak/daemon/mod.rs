@@ -57,10 +57,12 @@ pub fn run(options: &Options) -> Result<Summary, Trouble> {
     }
     let (seed, workers) = (options.seed.unwrap_or(1), options.workers);
     let whole = Duration::from_secs_f64((options.minutes * 60.0).max(1.0));
+    // The daemon may have to be built.
+    let scene = Scene::start(workers)?;
     let begin = Instant::now();
     let mut soak = Soak {
         early: begin + whole / 4,
-        scene: Scene::start(workers)?,
+        scene,
         churn: &Churn::default(),
         chance: Chance::new(seed),
         summary: Summary { course: Course::new(options), ..Summary::default() },

@@ -224,6 +224,24 @@ fn a_translation_is_not_seen_beyond_a_cable_either() {
     assert_eq!(s.twice(1, &udp_to(1)), sent);
 }
 
+/// A `ct` is of the packet as it is by now, also where flows do not see that yet.
+#[test]
+fn the_next_zone_tracks_what_the_packet_is_by_now() {
+    let seen = |dst| flow(4, 9).is(Field::EthType, 0x0800).is(Field::CtNwDst, number(&dst));
+    let mut s = Switch::new(&Net::of([
+        to(1, [dnat(1).go(), ct(2).commit().table(4).go()]),
+        to(2, [dnat(1).go(), set(Field::UdpDst, 77), ct(2).commit().go(), out(4)]),
+        seen(INSIDE).does([out(2)]),
+        seen(IP_B).does([out(3)]),
+    ]));
+    assert_eq!(s.twice(1, &udp_to(1)), [(2, udp_seen(1, INSIDE, 99))]);
+    assert_eq!(s.twice(1, &udp_to(2)), [(4, udp_seen(2, INSIDE, 77))]);
+    let conns = s.see().conns.into_iter().filter(|c| c.zone == 2);
+    let mut ends: Vec<_> = conns.map(|c| (c.orig.dst, c.orig.dport)).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [(number(&INSIDE), 77), (number(&INSIDE), 99)]);
+}
+
 #[test]
 fn two_translations_are_seen_together() {
     let snat = ct(2).commit().nat_to(NatKind::Src, OTHER, Some((88, 88)));

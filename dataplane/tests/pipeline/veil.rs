@@ -1,6 +1,7 @@
 //! What sees a translation: the bytes at once, flows behind `table=` or the next look at the
 //! packet. The first test's outcomes are those of Open vSwitch 3.1 on the same flows and packets.
 
+use crate::fragments::{cut, join, of_whole};
 use crate::kit::*;
 use crate::packets::*;
 use crate::punts::pause;
@@ -139,6 +140,42 @@ fn an_icmp_error_is_seen_as_it_came_too() {
         PacketBuilder::eth(B, A).ipv4([10, 1, 1, 1], dst).icmp_error(11, 0, [0; 4], quoted).build()
     };
     assert_eq!(s.twice(2, &error(OTHER, &sent)), [(1, error(IP_A, &there))]);
+}
+
+/// A server says that nobody is there: one zone gives its address back, the other the client's.
+#[test]
+fn an_error_bears_what_two_zones_translated() {
+    let snat = ct(1).commit().nat_to(NatKind::Src, OTHER, Some((88, 88)));
+    let mut s = Switch::new(&Net::of([
+        flow(0, 5).is(Field::InPort, 1).does([snat.go(), dnat(2).go(), out(2)]),
+        flow(0, 5).is(Field::InPort, 2).does([ct(2).nat().go(), ct(1).nat().go(), out(1)]),
+    ]));
+    let there = udp_to(1);
+    let sent = s.send(1, &there).remove(0).1;
+    let error = |src, dst, quoted: &[u8]| {
+        PacketBuilder::eth(B, A).ipv4(src, dst).icmp_error(3, 3, [0; 4], quoted).build()
+    };
+    assert_eq!(s.twice(2, &error(INSIDE, OTHER, &sent)), [(1, error(IP_B, IP_A, &there))]);
+}
+
+#[test]
+fn an_error_in_pieces_is_translated_in_each() {
+    let snat = ct(1).commit().nat_to(NatKind::Src, OTHER, Some((5000, 5000)));
+    let mut s = Switch::new(&Net::of([
+        flow(0, 5).is(Field::InPort, 1).does([snat.go(), out(2)]),
+        flow(0, 5).is(Field::InPort, 2).does([ct(1).nat().go(), out(1)]),
+    ]));
+    let there = v4().udp(1000, 53).payload(&[7; 1000]).build();
+    let sent = s.send(1, &there).remove(0).1;
+    // It quotes the whole packet.
+    let error = |dst, quoted: &[u8]| {
+        let error = PacketBuilder::eth(B, A).ipv4([10, 1, 1, 1], dst);
+        error.icmp(11, 0, [0; 4]).payload(&quoted[14..]).build()
+    };
+    let back = s.batch(2, &cut(&error(OTHER, &sent), 0, 7, &[400]));
+    assert_eq!(back.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [1, 1]);
+    let back: Vec<_> = back.into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(join(&back), of_whole(&error(IP_A, &there), 0));
 }
 
 /// A lookup behind a translation is of the packet as it came: the walk is everyone's who comes so.

@@ -5,7 +5,8 @@ use super::{Options, Trouble};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// What the process may have more than when everything had gone in the first quarter: lists that
+/// What the process may have more than when everything had gone in the first quarter, apart from
+/// what its caches have come to hold: lists that
 /// had not been as long before, room that is made by use, for each worker, and what the allocator
 /// keeps.
 const GROWTH_MAX: u64 = 16 << 20;
@@ -23,6 +24,8 @@ pub struct Course {
     pub changes: u64,
     /// Resident memory with no connection, in bytes: in the first quarter, and at the most.
     pub rss: [u64; 2],
+    /// What caches may have had of it in the first quarter.
+    cached: u64,
 }
 
 impl Course {
@@ -37,20 +40,29 @@ impl Course {
     }
 
     /// Everything has gone: the process of this number may have no more memory than it had in the
-    /// first quarter.
-    pub(super) fn has_emptied(&mut self, pid: &str, is_early: bool) -> Result<(), Trouble> {
+    /// first quarter, but for what caches may have: `cached` bytes by now.
+    pub(super) fn has_emptied(
+        &mut self,
+        pid: &str,
+        is_early: bool,
+        cached: u64,
+    ) -> Result<(), Trouble> {
         self.emptied[usize::from(!self.is_times_turn())] += 1;
-        self.see_memory(resident(pid), is_early)
+        self.see_memory(resident(pid), is_early, cached)
     }
 
-    fn see_memory(&mut self, rss: u64, is_early: bool) -> Result<(), Trouble> {
+    fn see_memory(&mut self, rss: u64, is_early: bool, cached: u64) -> Result<(), Trouble> {
         let [first, most] = &mut self.rss;
         if *first == 0 || is_early {
             *first = rss;
+            self.cached = cached;
         }
         *most = (*most).max(rss);
-        if rss == 0 || *most > *first + GROWTH_MAX {
-            let what = format!("resident memory was {first} bytes, and is {rss}");
+        let may = *first + GROWTH_MAX + cached.saturating_sub(self.cached);
+        if rss == 0 || rss > may {
+            let what = format!(
+                "resident memory was {first} bytes, and is {rss}, which is more than {may}"
+            );
             return Err(Trouble::Broken(vec![what]));
         }
         Ok(())
@@ -100,12 +112,21 @@ mod tests {
     #[test]
     fn memory_may_be_taken_early_and_not_much_later() {
         let mut c = Course::default();
-        let mut see = |rss, is_early| c.see_memory(rss, is_early).is_ok();
+        let mut see = |rss, is_early| c.see_memory(rss, is_early, 0).is_ok();
         assert!(see(10 << 20, true));
         assert!(see(100 << 20, true), "in the first quarter");
         assert!(see(116 << 20, false));
         assert!(!see((116 << 20) + 1, false));
         assert!(!see(0, false), "there is no such process");
         assert!(resident("self") > 1 << 20);
+    }
+
+    #[test]
+    fn caches_may_have_what_they_came_to_hold_since() {
+        let mut c = Course::default();
+        let mut see = |rss, is_early, cached| c.see_memory(rss, is_early, cached).is_ok();
+        assert!(see(10 << 20, true, 1000));
+        assert!(see((26 << 20) + 500, false, 1500));
+        assert!(!see((26 << 20) + 501, false, 1500));
     }
 }

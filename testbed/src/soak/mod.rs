@@ -230,7 +230,7 @@ impl Soak {
         let course = &mut self.summary.course;
         self.rig.drain(course.is_times_turn())?;
         self.rig.audit_bare()?;
-        course.has_emptied("self", Instant::now() < self.early)
+        course.has_emptied("self", Instant::now() < self.early, 0)
     }
 
     fn finish(mut self, took: Duration) -> Summary {

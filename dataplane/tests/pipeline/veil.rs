@@ -261,6 +261,17 @@ fn a_translation_is_not_seen_beyond_a_cable_either() {
     assert_eq!(s.twice(1, &udp_to(1)), sent);
 }
 
+/// Behind `table=` the address of before is one as any other.
+#[test]
+fn what_is_seen_may_be_written_back() {
+    let mut s = Switch::new(&Net::of([
+        to(1, [dnat(1).table(4).go(), set_dst(IP_B), out(4)]),
+        flow(4, 9).is(Field::EthType, 0x0800).does([set_dst(IP_B), out(2), set_dst(OTHER), out(3)]),
+    ]));
+    let sent = [(2, IP_B), (3, OTHER), (4, INSIDE)].map(|(port, dst)| (port, udp_seen(1, dst, 99)));
+    assert_eq!(s.twice(1, &udp_to(1)), sent);
+}
+
 /// A `ct` is of the packet as it is by now, also where flows do not see that yet.
 #[test]
 fn the_next_zone_tracks_what_the_packet_is_by_now() {

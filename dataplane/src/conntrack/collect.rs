@@ -47,9 +47,9 @@ impl Conntrack {
         let mut gone = 0;
         for rank in RANKS {
             while gone < gone_max
-                && let Some(ix) = self.wheels.next_due(&mut self.table, rank, tick, &mut budget)
+                && let Some(ix) = self.wheels.take_due(&mut self.table, rank, tick, &mut budget)
             {
-                self.remove(ix);
+                self.bury(ix);
                 gone += 1;
             }
         }

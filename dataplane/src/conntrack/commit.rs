@@ -28,9 +28,6 @@ const ROOM_STEPS: usize = 8;
 /// Connections that a commit into a full table looks at before it takes what comes.
 const EVICT_TRIES: usize = 8;
 
-/// Who gives way, first to last.
-const EVICTABLE: [Rank; 2] = [Rank::HalfOpen, Rank::Closed];
-
 impl Conntrack {
     /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
     /// one there is; `force` replaces one that was found in the reply direction. Invalid and
@@ -130,7 +127,13 @@ impl Conntrack {
             true => self.create_in_zone(p, c, hash, tick).inspect_err(|_| self.zones.leave(p.zone)),
             false => Err(CtError::ZoneFull),
         };
-        made.inspect_err(|refused| self.count_refusal(*refused))
+        made.map_err(|e| self.refused(e))
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refused(&mut self, e: CtError) -> CtError {
+        self.count_refusal(e);
+        e
     }
 
     fn create_in_zone(
@@ -180,19 +183,38 @@ impl Conntrack {
     }
 
     /// Whether a full table has room, or something that may give way.
+    #[inline]
     pub(super) fn can_make_room(&mut self, tick: u64) -> bool {
-        self.collect(tick, ROOM_STEPS, 1) > 0 || EVICTABLE.iter().any(|rank| self.wheels.any(*rank))
+        !self.wheels.are_done(tick) && self.collect(tick, ROOM_STEPS, 1) > 0
+            || self.wheels.any(Rank::HalfOpen)
+            || self.wheels.any(Rank::Closed)
     }
 
     /// Gives up the connection that is worth least. An established one is not among them.
-    pub(super) fn evict(&mut self, tick: u64) {
-        let Self { wheels, table, .. } = self;
-        let mut nearest = EVICTABLE.iter().map(|r| wheels.nearest(table, *r, tick, EVICT_TRIES));
-        if let Some(ix) = nearest.find_map(|found| found) {
-            let due = is_due(self.table.hot(ix).deadline, tick);
-            *(if due { &mut self.stats.expired } else { &mut self.stats.evicted }) += 1;
-            self.remove(ix);
+    fn evict(&mut self, tick: u64) {
+        if let Some(ix) = self.choose_victim(tick) {
+            self.bury(ix);
         }
+    }
+
+    /// The same, and its place is the next one's.
+    #[inline(always)]
+    pub(super) fn take_over(&mut self, tick: u64) -> Option<u32> {
+        let ix = self.choose_victim(tick)?;
+        self.clear(ix);
+        self.table.blank(ix)
+    }
+
+    #[inline(always)]
+    fn choose_victim(&mut self, tick: u64) -> Option<u32> {
+        let Self { wheels, table, .. } = self;
+        let ix = match wheels.take_nearest(table, Rank::HalfOpen, tick, EVICT_TRIES) {
+            Some(ix) => ix,
+            None => wheels.take_nearest(table, Rank::Closed, tick, EVICT_TRIES)?,
+        };
+        let due = is_due(table.hot(ix).deadline, tick);
+        *(if due { &mut self.stats.expired } else { &mut self.stats.evicted }) += 1;
+        Some(ix)
     }
 
     /// The reply tuple of a new connection.

@@ -411,6 +411,31 @@ impl Conntrack {
     }
 
     fn remove(&mut self, ix: u32) {
+        self.wheels.unqueue(&mut self.table, ix);
+        self.bury(ix);
+    }
+
+    /// Ends a connection that hangs in no wheel any more.
+    fn bury(&mut self, ix: u32) {
+        self.clear(ix);
+        self.table.release(ix);
+    }
+
+    /// The same, but its place is kept, for another one.
+    #[inline(always)]
+    fn clear(&mut self, ix: u32) {
+        let hot = self.table.hot(ix);
+        let (zone, holds) = (hot.zone, hot.has(flag::POOL) || hot.alg | hot.told != 0);
+        if holds {
+            self.let_go(ix);
+        }
+        self.zones.leave(zone);
+        self.table.unlink(ix);
+    }
+
+    /// Gives back what a connection has beside its place.
+    #[inline(never)]
+    fn let_go(&mut self, ix: u32) {
         let hot = *self.table.hot(ix);
         if hot.has(flag::POOL) {
             self.release_port(&self.table.tuple(ix, 1), hot.zone);
@@ -422,9 +447,6 @@ impl Conntrack {
             let (orig, reply) = (self.table.tuple(ix, 0), self.table.tuple(ix, 1));
             self.homes.disclaim(hot.told, &orig, &reply);
         }
-        self.wheels.unqueue(&mut self.table, ix);
-        self.zones.leave(hot.zone);
-        self.table.remove(ix);
     }
 
     /// Gives back the port that NAT chose for a connection.

@@ -2,8 +2,9 @@
 //! other worker need be told of.
 //!
 //! It comes to what `commit` comes to. Tuples stay in words here, only the first tuple that NAT
-//! would try is tried, and whatever is not as usual (a refusal, too) is left to `commit`, which
-//! begins from the start: nothing has changed then. A flood of new connections goes this way.
+//! would try is tried, and whatever is not as usual is left to `commit`, which begins from the
+//! start: nothing has changed then. A flood of new connections goes this way, and where it meets a
+//! full table, the place of the connection that gives way is taken over.
 //!
 //! The memory of what is tried can be asked for before: see `prefetch_reply`.
 
@@ -13,7 +14,8 @@ use super::key::{IpKey, Narrow, TCP};
 use super::nat::{NatKind, NatMode, NatSpec, port_at};
 use super::nat_ports::{Key, PoolIx};
 use super::tcp::{self, Segment};
-use super::{Commit, Conntrack, Judged};
+use super::wheel::Rank;
+use super::{Commit, Conntrack, CtError, Judged};
 use crate::clock::Now;
 
 /// What the reply tuple is to be.
@@ -37,39 +39,56 @@ impl Conntrack {
         j: &mut Judged,
         c: &Commit,
         now: Now,
-    ) -> bool {
+    ) -> Result<bool, CtError> {
         let Some(hash) = j.stranger().filter(|_| c.alg.is_none() && self.is_lone(n, c)) else {
-            return false;
+            return Ok(false);
         };
-        let Some(candidate) = self.candidate(n, (hash, zone), c) else { return false };
-        let reply_hash = candidate.hash.unwrap_or(hash);
-        if self.table.find_narrow(reply_hash, &candidate.reply, zone).is_some() {
-            return false;
-        }
         let tick = ticks(now);
         if !self.zones.enter(zone) {
-            return false;
+            return Err(self.refused(CtError::ZoneFull));
         }
-        let has_room = !self.table.is_full() || self.can_make_room(tick);
-        let held = |(pool, port)| self.pools.acquire(pool, port);
-        if !has_room || !candidate.port.is_none_or(held) {
+        if self.table.is_full() && !self.can_make_room(tick) {
             self.zones.leave(zone);
-            return false;
+            return Err(self.refused(CtError::TableFull));
         }
-        if self.table.is_full() {
-            self.evict(tick);
-        }
-        self.draw_if(c);
-        let Some(ix) = self.table.take() else { return false };
+        let Some((ix, candidate)) = self.settle(n, (hash, zone), c, tick) else {
+            self.zones.leave(zone);
+            return Ok(false);
+        };
         self.table.link(ix, hash, candidate.hash);
-        self.write_narrow(ix, (n, seg, zone), &candidate, tick);
-        self.wheels.queue(&mut self.table, ix, tick);
+        let deadline = self.write_narrow(ix, (n, seg, zone), &candidate, tick);
+        self.wheels.queue_as(&mut self.table, ix, (Rank::HalfOpen, deadline), tick);
         self.stats.created += 1;
         if c.mark.is_some() || c.label.is_some() {
             self.set_mark_label(ix, c);
         }
         j.opened(ix);
-        true
+        Ok(true)
+    }
+
+    /// A place, and the reply tuple with its port; `None` if that is not the first one that would
+    /// be tried.
+    #[inline(always)]
+    fn settle(
+        &mut self,
+        n: &Narrow,
+        (hash, zone): (u64, u16),
+        c: &Commit,
+        tick: u64,
+    ) -> Option<(u32, Candidate)> {
+        let candidate = self.candidate(n, (hash, zone), c)?;
+        let reply_hash = candidate.hash.unwrap_or(hash);
+        if self.table.find_narrow(reply_hash, &candidate.reply, zone).is_some() {
+            return None;
+        }
+        if let Some((pool, port)) = candidate.port
+            && !self.pools.acquire(pool, port)
+        {
+            return None;
+        }
+        self.draw_if(c);
+        let ix = if self.table.is_full() { self.take_over(tick) } else { self.table.take() }?;
+        Some((ix, candidate))
     }
 
     /// Whether nobody else has to do with it.
@@ -139,12 +158,12 @@ impl Conntrack {
         (n, seg, zone): (&Narrow, &Segment, u16),
         candidate: &Candidate,
         tick: u64,
-    ) {
+    ) -> u32 {
         let is_tcp = n.proto == TCP;
         let class = if is_tcp { Class::TcpFirst } else { Class::OtherFirst } as u8;
         let policy = self.zones.policy(zone);
         let deadline = self.timeouts.fresh(Term { policy, class }, tick);
-        let Some(hot) = self.table.hot_mut(ix) else { return };
+        let Some(hot) = self.table.hot_mut(ix) else { return deadline };
         hot.set_narrow(n, &candidate.reply);
         (hot.zone, hot.proto) = (zone, n.proto);
         hot.flags = flag::LIVE
@@ -154,6 +173,7 @@ impl Conntrack {
         (hot.class, hot.policy, hot.alg, hot.told) = (class, policy, 0, 0);
         hot.deadline = deadline;
         hot.peers = if is_tcp { tcp::open(seg) } else { [Peer::default(); 2] };
+        deadline
     }
 
     /// Asks for the memory that opening such a connection looks at and its look-up did not.

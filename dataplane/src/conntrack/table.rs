@@ -274,6 +274,12 @@ impl Table {
             return None;
         };
         self.len += 1;
+        self.blank(ix)
+    }
+
+    /// The same of the place of a connection that has been unlinked.
+    #[inline(always)]
+    pub fn blank(&mut self, ix: u32) -> Option<u32> {
         *self.cold_mut(ix)? = zerocopy::FromZeros::new_zeroed();
         Some(ix)
     }
@@ -297,17 +303,23 @@ impl Table {
         }
     }
 
-    /// Gives a place back. Its `ConnRef`s become stale.
-    pub fn remove(&mut self, ix: u32) {
+    /// Ends a connection: no tuple finds it, and its `ConnRef`s become stale. Its place remains to
+    /// be given back, or used.
+    #[inline]
+    pub fn unlink(&mut self, ix: u32) {
         self.index.unlink((self.hash_at(ix, 0) >> 32) as u32, ix, 0);
         if self.hot(ix).has(flag::TURNED) {
             self.index.unlink((self.hash_at(ix, 1) >> 32) as u32, ix, 1);
         }
-        let free = self.free;
         if let Some(hot) = self.hot_mut(ix) {
             hot.flags = 0;
             hot.gen_no = hot.gen_no.wrapping_add(1);
         }
+    }
+
+    /// Gives a place back.
+    pub fn release(&mut self, ix: u32) {
+        let free = self.free;
         if let Some(cold) = self.cold_mut(ix) {
             cold.next = free;
         }
@@ -365,7 +377,11 @@ mod tests {
                         prop_assert_eq!(got.is_none(), model.len() == size);
                         if let Some(ix) = got { model.insert(t, ix); }
                     }
-                    (false, Some(ix)) => { table.remove(ix); model.remove(&t); }
+                    (false, Some(ix)) => {
+                        table.unlink(ix);
+                        table.release(ix);
+                        model.remove(&t);
+                    }
                     _ => {}
                 }
                 prop_assert_eq!(table.len(), model.len());
@@ -406,7 +422,10 @@ mod tests {
             assert_eq!(table.insert(&t, &t.reversed(), 1), Some(n));
             assert_eq!(table.find(table.hash(&t, 1), &t, 1), Some((n, 0)));
         }
-        (0..50_000).for_each(|ix| table.remove(ix));
+        (0..50_000).for_each(|ix| {
+            table.unlink(ix);
+            table.release(ix);
+        });
         assert_eq!((table.len(), table.index.used()), (0, 0));
     }
 

@@ -67,6 +67,8 @@ impl Rank {
 
 const SLOT_SHIFT: u32 = 9;
 const SLOTS: u64 = 1024;
+/// Of a bitmap of the slots.
+const WORDS: usize = SLOTS as usize / 64;
 const LANES: usize = 8;
 const LISTS: usize = SLOTS as usize * LANES;
 const _: () = assert!(RANKS.len() * LISTS <= u16::MAX as usize, "`Cold::slot` names a list");
@@ -82,8 +84,10 @@ struct Ends {
 struct Wheel {
     /// Slot number, counted from the clock's start, that comes up next.
     cursor: u64,
+    /// No slot from the cursor to before this one holds anything.
+    near: u64,
     /// Slots that hold anything.
-    in_use: [u64; SLOTS as usize / 64],
+    in_use: [u64; WORDS],
     /// Lists that were filled and emptied last.
     lane_in: usize,
     lane_out: usize,
@@ -91,18 +95,32 @@ struct Wheel {
 }
 
 impl Wheel {
+    fn is_used(&self, slot: u64) -> bool {
+        self.in_use[slot as usize / 64 % WORDS] >> (slot % 64) & 1 != 0
+    }
+
     /// The next slot in use from the cursor on.
-    fn next_slot(&self) -> Option<u64> {
+    #[inline(always)]
+    fn next_slot(&mut self) -> Option<u64> {
+        let near = self.near.max(self.cursor);
+        if !self.is_used(near) {
+            self.near = self.search_slot()?;
+            return Some(self.near);
+        }
+        Some(near)
+    }
+
+    /// The same, without a hint where it may be.
+    fn search_slot(&self) -> Option<u64> {
         let at = self.cursor % SLOTS;
-        let words = self.in_use.len();
         let word = at as usize / 64;
-        let ahead = self.in_use.get(word)? >> (at % 64);
+        let ahead = self.in_use[word % WORDS] >> (at % 64);
         if ahead != 0 {
             return Some(self.cursor + u64::from(ahead.trailing_zeros()));
         }
         // The rest of the round; the word of the cursor comes last, for what lies before it.
-        for step in 1..=words {
-            let bits = *self.in_use.get((word + step) % words)?;
+        for step in 1..=WORDS {
+            let bits = self.in_use[(word + step) % WORDS];
             if bits != 0 {
                 let ahead = step as u64 * 64 - at % 64 + u64::from(bits.trailing_zeros());
                 return Some(self.cursor + ahead);
@@ -111,10 +129,16 @@ impl Wheel {
         None
     }
 
-    fn mark(&mut self, slot: usize, used: bool) {
-        let Some(word) = self.in_use.get_mut(slot / 64) else { return };
-        let bit = 1 << (slot % 64);
-        *word = if used { *word | bit } else { *word & !bit };
+    /// The slot holds something.
+    #[inline(always)]
+    fn mark(&mut self, slot: u64) {
+        self.in_use[slot as usize / 64 % WORDS] |= 1 << (slot % 64);
+        self.near = self.near.min(slot);
+    }
+
+    /// It holds nothing any more.
+    fn unmark(&mut self, slot: u64) {
+        self.in_use[slot as usize / 64 % WORDS] &= !(1 << (slot % 64));
     }
 
     /// The slot for a deadline: none that is past, and within a round.
@@ -152,17 +176,32 @@ impl Wheels {
     }
 
     /// Queues a connection by its class and deadline, behind those of its slot.
+    #[inline]
     pub fn queue(&mut self, table: &mut Table, ix: u32, tick: u64) {
         let hot = table.hot(ix);
-        let (rank, deadline) = (Rank::of(hot.class) as usize, hot.deadline);
-        let Some(wheel) = self.wheels.get_mut(rank) else { return };
+        let (rank, deadline) = (Rank::of(hot.class), hot.deadline);
+        self.queue_as(table, ix, (rank, deadline), tick);
+    }
+
+    /// The same of one that has this rank and this deadline.
+    #[inline(always)]
+    pub fn queue_as(
+        &mut self,
+        table: &mut Table,
+        ix: u32,
+        (rank, deadline): (Rank, u32),
+        tick: u64,
+    ) {
+        let rank = rank as usize;
+        let wheel = &mut self.wheels[rank];
         wheel.catch_up(tick);
-        let slot = (wheel.slot_of(deadline, tick) % SLOTS) as usize;
+        let slot = wheel.slot_of(deadline, tick);
         wheel.lane_in = (wheel.lane_in + 1) % LANES;
-        wheel.mark(slot, true);
+        wheel.mark(slot);
         wheel.len += 1;
-        let list = rank * LISTS + slot * LANES + wheel.lane_in;
-        let Some(ends) = self.ends(list) else { return };
+        let (slot, lane) = ((slot % SLOTS) as usize, wheel.lane_in);
+        let Some(lists) = self.lists.get_mut(rank * SLOTS as usize + slot) else { return };
+        let ends = &mut lists[lane];
         let before = std::mem::replace(&mut ends.last, ix + 1);
         if before == 0 {
             ends.first = ix + 1;
@@ -170,6 +209,7 @@ impl Wheels {
             cold.next = ix + 1;
         }
         if let Some(cold) = table.cold_mut(ix) {
+            let list = rank * LISTS + slot * LANES + lane;
             (cold.next, cold.prev, cold.slot) = (0, before, list as u16);
         }
     }
@@ -187,7 +227,7 @@ impl Wheels {
             ends.first = cold.next;
             if cold.next == 0 {
                 ends.last = 0;
-                self.unmark(list);
+                self.see_empty(list);
             }
             return;
         }
@@ -202,12 +242,13 @@ impl Wheels {
     }
 
     /// A list is empty: so may be its slot.
-    fn unmark(&mut self, list: usize) {
+    #[inline(never)]
+    fn see_empty(&mut self, list: usize) {
         let empty = |lanes: &[Ends; LANES]| lanes.iter().all(|e| e.first == 0);
         if self.lists.get(list / LANES).is_some_and(empty)
             && let Some(wheel) = self.wheels.get_mut(list / LISTS)
         {
-            wheel.mark(list % LISTS / LANES, false);
+            wheel.unmark((list % LISTS / LANES) as u64);
         }
     }
 
@@ -238,7 +279,7 @@ impl Wheels {
     /// Whether a slot has come up and is not done.
     pub fn is_behind(&self, tick: u64) -> bool {
         let present = tick >> SLOT_SHIFT;
-        let behind = |w: &Wheel| w.cursor < present && w.next_slot().is_some_and(|s| s < present);
+        let behind = |w: &Wheel| w.cursor < present && w.search_slot().is_some_and(|s| s < present);
         self.wheels.iter().any(behind)
     }
 
@@ -252,33 +293,53 @@ impl Wheels {
         self.len(rank) > 0
     }
 
-    /// The connection of `rank` with the nearest deadline, to half a second; still queued. What the
-    /// calls after this one will need is asked for. `late` is a slot number: none from there on.
-    #[inline]
-    fn head(&mut self, table: &Table, rank: Rank, late: u64) -> Option<u32> {
-        let wheel = self.wheels.get_mut(rank as usize)?;
+    /// Whether no slot has come up since each wheel was last looked at.
+    #[inline(always)]
+    pub fn are_done(&self, tick: u64) -> bool {
+        let present = tick >> SLOT_SHIFT;
+        self.wheels.iter().all(|w| w.cursor >= present)
+    }
+
+    /// Takes out the connection of `rank` with the nearest deadline, to half a second, and says
+    /// how many slots from the cursor it hung. What the calls after this one will need is asked
+    /// for. `late` is a slot number: none from there on.
+    #[inline(always)]
+    fn take_head(&mut self, table: &Table, rank: usize, late: u64) -> Option<(u32, u64)> {
+        let wheel = self.wheels.get_mut(rank)?;
         let slot = wheel.next_slot()?;
         if slot >= late {
             return None;
         }
-        let lists = self.lists.get(rank as usize * SLOTS as usize + (slot % SLOTS) as usize)?;
-        let lane =
-            (1..=LANES).map(|n| (wheel.lane_out + n) % LANES).find(|l| lists[*l].first != 0)?;
-        wheel.lane_out = lane;
-        let ix = lists[lane].first - 1;
+        let list = rank * SLOTS as usize + (slot % SLOTS) as usize;
+        let lists = self.lists.get_mut(list)?;
+        let mut lane = (wheel.lane_out + 1) % LANES;
+        // Ends: the slot holds something.
+        for _ in 0..LANES {
+            if lists[lane].first != 0 {
+                break;
+            }
+            lane = (lane + 1) % LANES;
+        }
+        let ix = lists[lane].first.checked_sub(1)?;
+        (wheel.lane_out, wheel.len) = (lane, wheel.len.wrapping_sub(1));
+        let ahead = slot - wheel.cursor;
         let next = table.cold(ix).next;
+        let soon = lists[(lane + LANES / 2) % LANES].first;
+        lists[lane].first = next;
         if next != 0 {
             table.prefetch_place(next - 1);
+        } else {
+            lists[lane].last = 0;
+            self.see_empty(list * LANES);
         }
-        let soon = lists[(lane + LANES / 2) % LANES].first;
         if soon != 0 {
             table.prefetch_links(soon - 1);
         }
-        Some(ix)
+        Some((ix, ahead))
     }
 
-    /// The next connection that is due, within `budget` steps.
-    pub fn next_due(
+    /// Takes out the next connection that is due, within `budget` steps.
+    pub fn take_due(
         &mut self,
         table: &mut Table,
         rank: Rank,
@@ -292,21 +353,21 @@ impl Wheels {
             return None;
         }
         while *budget > 0 {
-            let ix = self.head(table, rank, now_slot)?;
+            let (ix, _) = self.take_head(table, rank as usize, now_slot)?;
             *budget -= 1;
             debug_assert!(table.hot(ix).has(flag::LIVE));
             if is_due(table.hot(ix).deadline, tick) {
                 return Some(ix);
             }
-            self.unqueue(table, ix);
             self.queue(table, ix, tick);
         }
         None
     }
 
-    /// The connection of `rank` that would be the first to die. One whose deadline was put off
-    /// since it was queued is queued anew, up to `tries` times; then it is whoever comes.
-    pub fn nearest(
+    /// Takes out the connection of `rank` that would be the first to die. One whose deadline was
+    /// put off since it was queued is queued anew, up to `tries` times; then it is whoever comes.
+    #[inline(always)]
+    pub fn take_nearest(
         &mut self,
         table: &mut Table,
         rank: Rank,
@@ -315,17 +376,15 @@ impl Wheels {
     ) -> Option<u32> {
         self.wheels.get_mut(rank as usize)?.catch_up(tick);
         for _ in 0..tries {
-            let ix = self.head(table, rank, u64::MAX)?;
+            let (ix, ahead) = self.take_head(table, rank as usize, u64::MAX)?;
             let deadline = table.hot(ix).deadline;
             let wheel = self.wheels.get(rank as usize)?;
-            let wanted = wheel.slot_of(deadline, tick) - wheel.cursor;
-            if wanted <= self.ahead(rank as usize, table, ix) {
+            if wheel.slot_of(deadline, tick) - wheel.cursor <= ahead {
                 return Some(ix);
             }
-            self.unqueue(table, ix);
             self.queue(table, ix, tick);
         }
-        self.head(table, rank, u64::MAX)
+        self.take_head(table, rank as usize, u64::MAX).map(|(ix, _)| ix)
     }
 }
 

@@ -179,7 +179,7 @@ impl Asked {
     ) -> Result<(), CtError> {
         self.narrow = None;
         self.translations.clear();
-        if !conntrack.open_narrow(packet, &mut self.first, commit, now) {
+        if !conntrack.open_narrow(packet, &mut self.first, commit, now)? {
             let (narrow, segment, zone) = packet;
             let packet = CtPacket::of_narrow(narrow, segment, zone);
             conntrack.open(&packet, &mut self.first, commit, now)?;

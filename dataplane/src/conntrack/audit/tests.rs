@@ -144,7 +144,8 @@ fn breaks() -> [Break; 11] {
         (
             |w| {
                 let ix = first_live(&w[0], flag::LIVE);
-                w[0].table.remove(ix);
+                w[0].table.unlink(ix);
+                w[0].table.release(ix);
             },
             "hangs where it does not belong",
         ),

@@ -3,8 +3,8 @@
 use crate::clock::Now;
 use crate::conntrack::audit::Audit;
 use crate::conntrack::{
-    Commit, Conntrack, CtConfig, CtPacket, CtZoneConfig, Judged, Narrow, NatKind, NatMode, NatSpec,
-    Segment, ZoneCounts,
+    Commit, Conntrack, CtConfig, CtError, CtPacket, CtZoneConfig, Judged, Narrow, NatKind, NatMode,
+    NatSpec, Segment, ZoneCounts,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -71,25 +71,27 @@ fn table(seed: u64, conns_max: usize) -> Conntrack {
 }
 
 /// Looks a packet up, and opens its connection if it is to have one: by the narrow road if that
-/// will have it. Says whether it had.
+/// will have it. Says whether it had, and what came of it.
 fn play(
     ct: &mut Conntrack,
     p: &(Narrow, Segment, u16),
     c: &Commit,
     now: Now,
     narrow: bool,
-) -> bool {
+) -> (bool, Result<(), CtError>) {
     let packet = CtPacket::of_narrow(&p.0, &p.1, p.2);
     let mut j: Judged = ct.judge(&packet, ct.hash_of(&packet), now);
     ct.accept(&j, now);
     if !j.is_stranger() {
-        return false;
+        return (false, Ok(()));
     }
-    if narrow && ct.open_narrow((&p.0, &p.1, p.2), &mut j, c, now) {
-        return true;
+    if narrow {
+        match ct.open_narrow((&p.0, &p.1, p.2), &mut j, c, now) {
+            Ok(false) => {}
+            done => return (true, done.map(|_| ())),
+        }
     }
-    _ = ct.open(&packet, &mut j, c, now);
-    false
+    (false, ct.open(&packet, &mut j, c, now))
 }
 
 fn everything(ct: &Conntrack, now: Now) -> (Vec<String>, String) {
@@ -123,8 +125,10 @@ fn live(seed: u64, conns_max: usize, steps: &[Step]) -> usize {
                 let seg = Segment { flags: if tcp { 2 } else { 0 }, ..Segment::default() };
                 let p = (n, seg, u16::from(commit % 2));
                 let c = &commits[usize::from(commit)];
-                play(&mut both[0], &p, c, now, false);
-                narrow += usize::from(play(&mut both[1], &p, c, now, true));
+                let (_, wanted) = play(&mut both[0], &p, c, now, false);
+                let (done, outcome) = play(&mut both[1], &p, c, now, true);
+                assert_eq!(outcome, wanted);
+                narrow += usize::from(done);
             }
         }
         let [plain, words] = both.each_ref().map(|ct| everything(ct, now));

@@ -19,7 +19,7 @@
 mod audit;
 
 use super::lanes::places;
-use super::table::Lines;
+use super::lines::Lines;
 use crate::prefetch::prefetch;
 
 /// Entries of a bucket.
@@ -49,11 +49,23 @@ impl Bucket {
     fn empty(&self) -> u32 {
         places(&self.owners, 0)
     }
+
+    /// The owner of the first of these places: its connection and direction.
+    #[inline(always)]
+    fn owner(&self, places: u32) -> (u32, usize) {
+        let owner = self.owners[places.trailing_zeros() as usize % WIDTH];
+        ((owner >> 1).wrapping_sub(1), (owner & 1) as usize)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, place: usize, tag: u32, owner: u32) {
+        (self.tags[place % WIDTH], self.owners[place % WIDTH]) = (tag, owner);
+    }
 }
 
 /// The index.
 pub struct Index {
-    lines: Lines,
+    lines: Lines<Bucket>,
     buckets: usize,
 }
 
@@ -66,7 +78,7 @@ impl Index {
     /// With so many slots, or few more.
     pub fn new(slots: usize) -> Self {
         let buckets = slots.div_ceil(WIDTH);
-        Self { lines: Lines::new(buckets * WIDTH), buckets }
+        Self { lines: Lines::new(buckets), buckets }
     }
 
     pub fn bytes(&self) -> usize {
@@ -75,14 +87,13 @@ impl Index {
 
     #[inline]
     fn bucket(&self, at: usize) -> &Bucket {
-        zerocopy::transmute_ref!(self.lines.get::<8>(at))
+        self.lines.get(at)
     }
 
+    #[inline]
     fn put(&mut self, at: usize, place: usize, tag: u32, owner: u32) {
-        let Some(line) = self.lines.get_mut::<8>(at) else { return };
-        let bucket: &mut Bucket = zerocopy::transmute_mut!(line);
-        if let (Some(t), Some(o)) = (bucket.tags.get_mut(place), bucket.owners.get_mut(place)) {
-            (*t, *o) = (tag, owner);
+        if let Some(bucket) = self.lines.get_mut(at) {
+            bucket.put(place, tag, owner);
         }
     }
 
@@ -108,22 +119,46 @@ impl Index {
     }
 
     /// The first connection of this tag that `side` takes, and the direction that it says; `side`
-    /// is told the entry's.
+    /// is told the entry's. Most look-ups end at the first entry of the first bucket, or find none.
     #[inline(always)]
     pub fn find(
         &self,
         tag: u32,
         side: impl Fn(u32, usize) -> Option<usize>,
     ) -> Option<(u32, usize)> {
-        let mut at = self.home(tag);
+        let home = self.home(tag);
+        let bucket = self.bucket(home);
+        let empty = bucket.empty();
+        let same = places(&bucket.tags, tag) & !empty;
+        if same == 0 && empty != 0 {
+            return None;
+        }
+        if same != 0 {
+            let (ix, dir) = bucket.owner(same);
+            if let Some(dir) = side(ix, dir) {
+                return Some((ix, dir));
+            }
+        }
+        self.find_on(home, tag, side)
+    }
+
+    /// The same, from the beginning.
+    #[cold]
+    #[inline(never)]
+    fn find_on(
+        &self,
+        home: usize,
+        tag: u32,
+        side: impl Fn(u32, usize) -> Option<usize>,
+    ) -> Option<(u32, usize)> {
+        let mut at = home;
         // Ends: at most half of the places are in use.
         loop {
             let bucket = self.bucket(at);
             let empty = bucket.empty();
             let mut same = places(&bucket.tags, tag) & !empty;
             while same != 0 {
-                let owner = bucket.owners[same.trailing_zeros() as usize % WIDTH];
-                let (ix, dir) = ((owner >> 1).wrapping_sub(1), (owner & 1) as usize);
+                let (ix, dir) = bucket.owner(same);
                 if let Some(dir) = side(ix, dir) {
                     return Some((ix, dir));
                 }
@@ -137,24 +172,48 @@ impl Index {
     }
 
     /// Enters a direction of a connection; there is room.
-    #[inline]
+    #[inline(always)]
     pub fn link(&mut self, tag: u32, ix: u32, dir: usize) {
-        let mut at = self.home(tag);
+        let home = self.home(tag);
+        let Some(bucket) = self.lines.get_mut(home) else { return };
+        let empty = bucket.empty();
+        if empty == 0 {
+            return self.link_on(home, tag, ix, dir);
+        }
+        bucket.put(empty.trailing_zeros() as usize, tag, owner_of(ix, dir));
+    }
+
+    /// The same, where the home is full.
+    #[cold]
+    #[inline(never)]
+    fn link_on(&mut self, home: usize, tag: u32, ix: u32, dir: usize) {
+        let mut at = home;
         loop {
+            at = self.after(at);
             let empty = self.bucket(at).empty();
             if empty != 0 {
-                let place = empty.trailing_zeros() as usize;
-                return self.put(at, place, tag, owner_of(ix, dir));
+                return self.put(at, empty.trailing_zeros() as usize, tag, owner_of(ix, dir));
             }
-            at = self.after(at);
         }
     }
 
     /// Takes an entry out.
-    #[inline]
+    #[inline(always)]
     pub fn unlink(&mut self, tag: u32, ix: u32, dir: usize) {
-        let owner = owner_of(ix, dir);
-        let mut at = self.home(tag);
+        let (home, owner) = (self.home(tag), owner_of(ix, dir));
+        let Some(bucket) = self.lines.get_mut(home) else { return };
+        let (empty, here) = (bucket.empty(), places(&bucket.owners, owner));
+        if empty == 0 || here == 0 {
+            return self.unlink_on(home, owner);
+        }
+        bucket.put(here.trailing_zeros() as usize, 0, 0);
+    }
+
+    /// The same, where buckets are full.
+    #[cold]
+    #[inline(never)]
+    fn unlink_on(&mut self, home: usize, owner: u32) {
+        let mut at = home;
         loop {
             let bucket = self.bucket(at);
             let (empty, here) = (bucket.empty(), places(&bucket.owners, owner));

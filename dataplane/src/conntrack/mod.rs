@@ -41,6 +41,7 @@ mod index;
 mod judge;
 mod key;
 mod lanes;
+mod lines;
 mod nat;
 mod nat_ports;
 mod open;

@@ -11,7 +11,7 @@
 use super::conn::{Peer, flag};
 use super::expire::{Class, Term, ticks};
 use super::key::{IpKey, Narrow, TCP};
-use super::nat::{NatKind, NatMode, NatSpec, port_at};
+use super::nat::{NatKind, NatMode, NatSpec, first_port};
 use super::nat_ports::{Key, PoolIx};
 use super::tcp::{self, Segment};
 use super::wheel::Rank;
@@ -78,7 +78,11 @@ impl Conntrack {
     ) -> Option<(u32, Candidate)> {
         let candidate = self.candidate(n, (hash, zone), c)?;
         let reply_hash = candidate.hash.unwrap_or(hash);
-        if self.table.find_narrow(reply_hash, &candidate.reply, zone).is_some() {
+        // What is judged to have no connection has none by the reverse of its tuple either.
+        let may_be_taken = candidate.hash.is_some() || self.table.has_turned();
+        let taken = |ct: &Self| ct.table.find_narrow(reply_hash, &candidate.reply, zone).is_some();
+        debug_assert!(may_be_taken || !taken(self));
+        if may_be_taken && taken(self) {
             return None;
         }
         if let Some((pool, port)) = candidate.port
@@ -126,14 +130,14 @@ impl Conntrack {
                 let port = match s.ports {
                     None => reply.ports as u16,
                     Some((lo, hi)) => {
-                        self.pools.unused_at_once(pool, hi, port_at((lo, hi), seed))?
+                        self.pools.unused_at_once(pool, hi, first_port((lo, hi), seed))?
                     }
                 };
                 (reply.with_dst(address, port), Some((pool, port)))
             }
             NatKind::Dst => {
                 let own = (reply.ports >> 16) as u16;
-                let port = s.ports.map_or(own, |range| port_at(range, seed));
+                let port = s.ports.map_or(own, |range| first_port(range, seed));
                 (reply.with_src(address, port), None)
             }
         };

@@ -10,7 +10,7 @@
 mod audit;
 
 use super::key::{HashKey, Tuple};
-use super::table::Lines;
+use super::lines::Lines;
 use crate::prefetch::prefetch;
 
 /// Bits of an entry's fifth word, above which are the tuple's ports and protocol.
@@ -35,7 +35,7 @@ pub enum Entered {
 
 /// Redirects to others, at the worker where their tuples have their home.
 pub struct Redirects {
-    lines: Lines,
+    lines: Lines<Entry>,
     slots: usize,
     len: usize,
     /// Of these, with any source port.
@@ -64,7 +64,7 @@ impl Redirects {
     /// Room for so many.
     pub fn new(max: usize, key: HashKey) -> Self {
         let slots = if max == 0 { 0 } else { (2 * max).next_power_of_two() };
-        Self { lines: Lines::new(slots * 8), slots, len: 0, open: 0, key }
+        Self { lines: Lines::new(slots), slots, len: 0, open: 0, key }
     }
 
     #[inline]
@@ -78,12 +78,12 @@ impl Redirects {
 
     #[inline]
     fn at(&self, n: usize) -> &Entry {
-        self.lines.get::<8>(n & (self.slots - 1))
+        self.lines.get(n & (self.slots - 1))
     }
 
     fn put(&mut self, n: usize, e: Entry) {
         let slots = self.slots;
-        if let Some(place) = self.lines.get_mut::<8>(n & (slots - 1)) {
+        if let Some(place) = self.lines.get_mut(n & (slots - 1)) {
             *place = e;
         }
     }

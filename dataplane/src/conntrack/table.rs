@@ -10,55 +10,16 @@ mod audit;
 use super::conn::{Cold, Hot, WideAddresses, flag, wide_of};
 use super::index::Index;
 use super::key::{HashKey, Narrow, Tuple};
+use super::lines::Lines;
 use crate::prefetch::prefetch;
-use crate::sys::advise_huge_pages;
-
-/// Zeroed 64-bit words that begin at a cache line.
-pub(super) struct Lines {
-    words: Vec<u64>,
-    first: usize,
-}
-
-impl Lines {
-    pub fn new(words: usize) -> Self {
-        // A plain vector of integers is zeroed by the kernel, page by page as it is touched.
-        let mut words = vec![0u64; words + 8];
-        advise_huge_pages(&mut words);
-        let first = words.as_ptr().align_offset(64).min(7);
-        Self { words, first }
-    }
-
-    #[inline]
-    pub fn get<const N: usize>(&self, ix: usize) -> &[u64; N] {
-        let from = self.first + ix * N;
-        match self.words.get(from..).and_then(|w| w.first_chunk()) {
-            Some(chunk) => chunk,
-            None => {
-                debug_assert!(false, "index beyond the table");
-                &[0; N]
-            }
-        }
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.words.len() * 8
-    }
-
-    #[inline]
-    pub fn get_mut<const N: usize>(&mut self, ix: usize) -> Option<&mut [u64; N]> {
-        let from = self.first + ix * N;
-        debug_assert!(from + N <= self.words.len());
-        self.words.get_mut(from..).and_then(|w| w.first_chunk_mut())
-    }
-}
 
 /// The arrays.
 pub struct Table {
     key: HashKey,
     index: Index,
-    hot: Lines,
-    cold: Lines,
-    wide: Lines,
+    hot: Lines<Hot>,
+    cold: Lines<Cold>,
+    wide: Lines<WideAddresses>,
     conns_max: u32,
     max: u32,
     /// Places that were used at least once.
@@ -66,6 +27,8 @@ pub struct Table {
     /// Free list through `Cold::next`: index plus one.
     free: u32,
     len: u32,
+    /// Connections that are `TURNED`.
+    turned: u32,
 }
 
 /// Upper bound of `conns_max`: an index slot keeps 31 bits for the connection, and 32 hash bits
@@ -81,14 +44,15 @@ impl Table {
         Self {
             key,
             index: Index::new(conns_max * SLOTS_PER_CONN),
-            hot: Lines::new(conns_max * 8),
-            cold: Lines::new(conns_max * 4),
-            wide: Lines::new(conns_max * 8),
+            hot: Lines::new(conns_max),
+            cold: Lines::new(conns_max),
+            wide: Lines::new(conns_max),
             conns_max: conns_max as u32,
             max: conns_max as u32,
             fresh: 0,
             free: 0,
             len: 0,
+            turned: 0,
         }
     }
 
@@ -126,27 +90,27 @@ impl Table {
 
     #[inline]
     pub fn hot(&self, ix: u32) -> &Hot {
-        zerocopy::transmute_ref!(self.hot.get::<8>(ix as usize))
+        self.hot.get(ix as usize)
     }
 
     /// `None` only beyond the table, which no index in use is.
     #[inline]
     pub fn hot_mut(&mut self, ix: u32) -> Option<&mut Hot> {
-        self.hot.get_mut::<8>(ix as usize).map(|w| zerocopy::transmute_mut!(w))
+        self.hot.get_mut(ix as usize)
     }
 
     #[inline]
     pub fn cold(&self, ix: u32) -> &Cold {
-        zerocopy::transmute_ref!(self.cold.get::<4>(ix as usize))
+        self.cold.get(ix as usize)
     }
 
     #[inline]
     pub fn cold_mut(&mut self, ix: u32) -> Option<&mut Cold> {
-        self.cold.get_mut::<4>(ix as usize).map(|w| zerocopy::transmute_mut!(w))
+        self.cold.get_mut(ix as usize)
     }
 
     pub fn wide(&self, ix: u32) -> &WideAddresses {
-        zerocopy::transmute_ref!(self.wide.get::<8>(ix as usize))
+        self.wide.get(ix as usize)
     }
 
     pub fn tuple(&self, ix: u32, dir: usize) -> Tuple {
@@ -155,14 +119,14 @@ impl Table {
 
     #[inline]
     pub fn prefetch(&self, ix: u32) {
-        prefetch(self.hot.get::<8>(ix as usize));
+        prefetch(self.hot(ix));
     }
 
     /// Asks for what `remove` needs of a place.
     #[inline]
     pub fn prefetch_place(&self, ix: u32) {
         self.prefetch(ix);
-        prefetch(self.cold.get::<4>(ix as usize));
+        prefetch(self.cold(ix));
     }
 
     /// Asks for a connection's slots of the index; its place should be there already. Of IPv6 it
@@ -217,6 +181,13 @@ impl Table {
         self.index.find((hash >> 32) as u32, |ix, _| self.hot(ix).side_of_narrow(n, zone))
     }
 
+    /// Whether a tuple that nothing answers to may have a reverse that something answers to: only
+    /// a connection that is translated has tuples that are not each other's reverse.
+    #[inline(always)]
+    pub fn has_turned(&self) -> bool {
+        self.turned > 0
+    }
+
     /// Whether anything answers to the tuple.
     pub fn taken(&self, t: &Tuple, zone: u16) -> bool {
         self.find(self.hash(t, zone), t, zone).is_some()
@@ -248,8 +219,7 @@ impl Table {
             | if is_turned { flag::TURNED } else { 0 };
         hot.set_tuples(orig, reply);
         if orig.v6 {
-            let wide = wide_of(orig, reply);
-            *self.wide.get_mut::<8>(ix as usize)? = zerocopy::transmute!(wide);
+            *self.wide.get_mut(ix as usize)? = wide_of(orig, reply);
         }
         let reply_hash = if is_turned { Some(self.hash(reply, zone)) } else { None };
         self.link(ix, hash, reply_hash);
@@ -289,6 +259,7 @@ impl Table {
     pub fn link(&mut self, ix: u32, hash: u64, reply_hash: Option<u64>) {
         self.index.link((hash >> 32) as u32, ix, 0);
         if let Some(hash) = reply_hash {
+            self.turned += 1;
             self.index.link((hash >> 32) as u32, ix, 1);
         }
     }
@@ -309,6 +280,7 @@ impl Table {
     pub fn unlink(&mut self, ix: u32) {
         self.index.unlink((self.hash_at(ix, 0) >> 32) as u32, ix, 0);
         if self.hot(ix).has(flag::TURNED) {
+            self.turned -= 1;
             self.index.unlink((self.hash_at(ix, 1) >> 32) as u32, ix, 1);
         }
         if let Some(hot) = self.hot_mut(ix) {
@@ -401,7 +373,7 @@ mod tests {
         }
     }
 
-    /// 64 hot, 32 cold, 32 of the index, and what it takes to begin at a cache line.
+    /// 64 hot, 32 cold, 32 of the index.
     #[test]
     fn a_connection_takes_128_bytes_whatever_the_size() {
         for conns in [1, 3, 1000, 4097, 99_991, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_000_000] {
@@ -409,7 +381,7 @@ mod tests {
             assert_eq!(table.capacity(), conns);
             // The last bucket may be half a line more than its share.
             let odd = conns % 2 * 32;
-            assert_eq!(table.narrow_bytes(), conns * 128 + odd + 3 * 64, "{conns}");
+            assert_eq!(table.narrow_bytes(), conns * 128 + odd, "{conns}");
         }
     }
 
@@ -427,13 +399,5 @@ mod tests {
             table.release(ix);
         });
         assert_eq!((table.len(), table.index.used()), (0, 0));
-    }
-
-    #[test]
-    fn lines_begin_at_cache_lines() {
-        let table = Table::new(100, HashKey::new(1));
-        for ix in [0, 1, 99] {
-            assert_eq!(std::ptr::from_ref(table.hot(ix)) as usize % 64, 0);
-        }
     }
 }

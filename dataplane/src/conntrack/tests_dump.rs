@@ -195,7 +195,7 @@ fn a_lower_maximum_lets_stay_who_is_there() {
     assert_eq!(ct.set(&max(100)).conns_max, 40, "no more than there is room for");
     let report = ct.set(&max(10));
     assert_eq!((report.conns, report.conns_max, report.places), (40, 10, 40));
-    assert_eq!(report.reserved_bytes, 40 * 128 + 3 * 64);
+    assert_eq!(report.reserved_bytes, 40 * 128);
     let open = |ct: &mut Conntrack, n| {
         let r = ct.lookup(&packet(n), Now::from_secs(2));
         ct.commit(&packet(n), &r, &Commit::default(), Now::from_secs(2)).is_ok()

@@ -23,6 +23,8 @@ pub struct Microflows {
     wide: u32,
     /// Slots that hold an entry.
     live: u32,
+    /// Entries that came and went, ever.
+    changes: u32,
     /// For each group, entries whose first group it is and which are in their second.
     spilled: Box<[u8]>,
     seed: [u64; 6],
@@ -60,6 +62,7 @@ impl Microflows {
             groups_max,
             wide: groups - 1,
             live: 0,
+            changes: 0,
             spilled: vec![0; groups_max as usize].into(),
             seed,
             mask: KeyMask::ALL,
@@ -169,12 +172,19 @@ impl Microflows {
                 || line_same(self.stack.get(at), stack_words(&key.stack), &self.mask.stack))
     }
 
+    /// Another number after an entry came or went: what was found before may be elsewhere.
+    #[inline]
+    pub fn changes(&self) -> u32 {
+        self.changes
+    }
+
     /// Empties a slot; gives what it held.
     pub fn take(&mut self, at: u32) -> Option<Entry> {
         let slot = self.slots.get_mut(at as usize).filter(|s| s.traversal != NONE)?;
         let held = *slot;
         *slot = Entry { flags: held.flags & OF_THE_PLACE, ..EMPTY };
         self.live -= 1;
+        self.changes = self.changes.wrapping_add(1);
         self.gone(at, held.tag());
         Some(held)
     }
@@ -186,6 +196,7 @@ impl Microflows {
         let hash = self.mix(key, &mut Masked::default());
         let [a, b, c, _] = hash.to_le_bytes();
         self.live += 1;
+        self.changes = self.changes.wrapping_add(1);
         self.slots[i] = Entry {
             key: *masked,
             traversal: walk.traversal,

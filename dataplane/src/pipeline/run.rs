@@ -6,8 +6,8 @@
 //! traversals), then judge in order of arrival.
 //!
 //! **Order.** Packets are judged and sent in the order in which they came, hits and misses alike,
-//! so no flow is ever reordered. A walk may change the cache; from the first walk of a batch on,
-//! what was found before is looked up again.
+//! so no flow is ever reordered. What missed may change the cache; from the first packet of a batch
+//! on that did, what was found before is looked up again.
 
 use super::execute::{Hand, Sent};
 use super::hit::Hit;
@@ -168,6 +168,7 @@ impl Lane {
         egress: &mut E,
     ) -> usize {
         let (mut stale, mut missed, mut walks, mut hits2) = (0, 0, 0, 0);
+        let as_found = self.cache.changes();
         let mut sent = Sent::default();
         for i in 0..n {
             if TIER2 {
@@ -179,11 +180,11 @@ impl Lane {
                     continue;
                 }
                 self.find_behind(i);
-            } else if missed > 0
+            } else if self.cache.changes() != as_found
                 && self.cache_on
                 && let Some(slot) = self.batch.get_mut(i)
             {
-                // The walk may have taken or made entries.
+                // A packet before has taken or made entries.
                 slot.hit = self.cache.find(slot.home, &slot.key, &slot.masked).unwrap_or(NONE);
             }
             match self.serve::<E, false>(i, now, &mut sent, pool, egress) {

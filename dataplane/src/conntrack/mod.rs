@@ -426,21 +426,24 @@ impl Conntrack {
     #[inline(always)]
     fn clear(&mut self, ix: u32) {
         let hot = self.table.hot(ix);
-        let (zone, holds) = (hot.zone, hot.has(flag::POOL) || hot.alg | hot.told != 0);
-        if holds {
-            self.let_go(ix);
+        let (zone, holds_port, is_known) = (hot.zone, hot.has(flag::POOL), hot.alg | hot.told != 0);
+        if holds_port {
+            match hot.narrow(1) {
+                Some(reply) => self.pools.release_narrow(&reply, zone),
+                None => self.release_port(&self.table.tuple(ix, 1), zone),
+            }
+        }
+        if is_known {
+            self.make_unknown(ix);
         }
         self.zones.leave(zone);
         self.table.unlink(ix);
     }
 
-    /// Gives back what a connection has beside its place.
+    /// Helpers and other workers need not know of a connection any more.
     #[inline(never)]
-    fn let_go(&mut self, ix: u32) {
+    fn make_unknown(&mut self, ix: u32) {
         let hot = *self.table.hot(ix);
-        if hot.has(flag::POOL) {
-            self.release_port(&self.table.tuple(ix, 1), hot.zone);
-        }
         if hot.alg != 0 {
             self.algs.forget(ix, &mut self.homes);
         }

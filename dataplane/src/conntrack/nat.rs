@@ -97,6 +97,18 @@ impl NatSpec {
         (count, first, seed.rotate_left(32))
     }
 
+    /// The first address and what the port hangs on, of IPv4: as `start` says, in words.
+    #[inline(always)]
+    pub(super) fn start_narrow(&self, src: u32, hash: u64) -> (u32, u64) {
+        let (min, max) = (self.addr_min as u32, self.addr_max as u32);
+        let count = u64::from(max.saturating_sub(min)) + 1;
+        let first = match self.mode {
+            NatMode::Persistent => persistent(IpKey::from(src)) % count,
+            _ => scaled(hash, count),
+        };
+        (min.saturating_add(first as u32), hash.rotate_left(32))
+    }
+
     /// Only resolves clashes.
     pub fn keeps_address(&self) -> bool {
         self.addr_min == 0 && self.addr_max == 0

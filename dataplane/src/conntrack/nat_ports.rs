@@ -19,7 +19,7 @@
 
 mod audit;
 
-use super::key::{IpKey, Tuple};
+use super::key::{IpKey, Narrow, Tuple};
 use crate::limits::NAT_POOLS_MAX;
 
 pub(super) const PORTS: usize = 1 << 16;
@@ -165,6 +165,7 @@ impl PortPools {
     }
 
     /// The pool of an address, if there is one.
+    #[inline(always)]
     pub fn find(&self, key: &Key) -> Option<PoolIx> {
         let mut at = mix(key);
         // Ends: the directory is at most half full.
@@ -211,6 +212,7 @@ impl PortPools {
     }
 
     /// One more user of a port. False if the port has as many as can be counted.
+    #[inline]
     pub fn acquire(&mut self, PoolIx(pool): PoolIx, port: u16) -> bool {
         let bit = 1 << (port % 64);
         let (Some(used), Some(of)) =
@@ -262,6 +264,14 @@ impl PortPools {
         if self.has_failures {
             self.tell_failure(at, port, remote);
         }
+    }
+
+    /// The same of the connection with this reply tuple.
+    pub fn release_narrow(&mut self, reply: &Narrow, zone: u16) {
+        let (remote, address) = (reply.addresses >> 32, reply.addresses as u32);
+        let key = Key { address: IpKey::from(address), zone, proto: reply.proto, v6: false };
+        let remote = (IpKey::from(remote), (reply.ports >> 16) as u16);
+        self.release(&key, reply.ports as u16, remote);
     }
 
     /// A search that failed may now find this.

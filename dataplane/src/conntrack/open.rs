@@ -120,8 +120,7 @@ impl Conntrack {
         if s.keeps_address() || s.mode == NatMode::Random {
             return None;
         }
-        let (_, first, seed) = s.start(IpKey::from(n.addresses >> 32), (hash, 0));
-        let address = s.addr_min.saturating_add(first) as u32;
+        let (address, seed) = s.start_narrow((n.addresses >> 32) as u32, hash);
         let reply = n.reversed();
         let (reply, port) = match s.kind {
             NatKind::Src => {

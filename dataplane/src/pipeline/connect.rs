@@ -141,7 +141,8 @@ impl Walk<'_, '_> {
             None => CtPacket::from_key(key, l4, zone),
         };
         packet.checksum_ok &= p.checksums_good || l4sum::checksums_ok(p.bytes, &layers, bare);
-        if self.payload.shape & shape::L3_VALID == 0 {
+        // What `pop_mpls` has called by a wrong name is none either.
+        if self.payload.shape & shape::L3_VALID == 0 || self.key.l3_lost != 0 {
             // Cut, or otherwise no IP packet: its addresses are not to be believed.
             packet.kind = Kind::Invalid;
         }

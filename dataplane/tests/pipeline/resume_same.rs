@@ -224,3 +224,9 @@ fn random_programs_do_pause() {
         (0..60).map(life).fold((0, 0), |(a, b), (pausing, pauses)| (a + pausing, b + pauses));
     assert!(pausing > 200 && pauses > 400, "{pausing} packets paused, {pauses} times");
 }
+
+/// `pop_mpls` gives IPv6 the type of IPv4: connection tracking sees no IPv4 packet there.
+#[test]
+fn a_life_in_which_a_popped_packet_has_a_wrong_name() {
+    life(9_860_224_135_349_442_580);
+}

@@ -4,29 +4,18 @@
 //! range, tuple) change nothing: the packet stays new and goes on as it is, and the next one of
 //! the flow tries again. Open vSwitch does the same.
 //!
-//! **A full table** gives up a connection for a new one, in this order: one that is due; the
-//! half-open one that would die first; the closed one that would die first (`wheel::Rank`). An
-//! established connection is never given up: if there are no others, the commit is refused. So a
-//! flood of half-open connections pushes out itself, oldest first, and a client has the time in
-//! which the flood fills the table to complete its handshake. (Linux gives up those that are not
-//! assured and refuses then; Open vSwitch's userspace refuses at once.) **A full zone** refuses:
-//! its limit keeps one tenant from others, and says nothing about who in it is worth less.
+//! A full table makes room (`end`) or refuses. A full zone refuses: its limit keeps one tenant from
+//! others, and says nothing about who in it is worth less.
 
 use super::conn::{Peer, flag};
 use super::ct_state::{INV, NEW, TRK};
-use super::expire::{Class, Term, is_due, ticks};
+use super::expire::{Class, Term, ticks};
 use super::home::Untold;
 use super::judge::Judged;
 use super::key::{self, CtPacket, Kind};
 use super::nat::{self, NatKind};
-use super::wheel::Rank;
 use super::{Commit, Conntrack, CtError, CtResult, other, tcp};
 use crate::clock::Now;
-
-/// Steps of expiry that a commit into a full table takes, if the calls of `age` have left any.
-const ROOM_STEPS: usize = 8;
-/// Connections that a commit into a full table looks at before it takes what comes.
-const EVICT_TRIES: usize = 8;
 
 impl Conntrack {
     /// `ct(commit)` after `lookup` gave `r`. Creates the entry, or changes mark and label of the
@@ -180,41 +169,6 @@ impl Conntrack {
         self.wheels.queue(&mut self.table, ix, tick);
         self.stats.created += 1;
         Ok(ix)
-    }
-
-    /// Whether a full table has room, or something that may give way.
-    #[inline]
-    pub(super) fn can_make_room(&mut self, tick: u64) -> bool {
-        !self.wheels.are_done(tick) && self.collect(tick, ROOM_STEPS, 1) > 0
-            || self.wheels.any(Rank::HalfOpen)
-            || self.wheels.any(Rank::Closed)
-    }
-
-    /// Gives up the connection that is worth least. An established one is not among them.
-    fn evict(&mut self, tick: u64) {
-        if let Some(ix) = self.choose_victim(tick) {
-            self.bury(ix);
-        }
-    }
-
-    /// The same, and its place is the next one's.
-    #[inline(always)]
-    pub(super) fn take_over(&mut self, tick: u64) -> Option<u32> {
-        let ix = self.choose_victim(tick)?;
-        self.clear(ix);
-        self.table.blank(ix)
-    }
-
-    #[inline(always)]
-    fn choose_victim(&mut self, tick: u64) -> Option<u32> {
-        let Self { wheels, table, .. } = self;
-        let ix = match wheels.take_nearest(table, Rank::HalfOpen, tick, EVICT_TRIES) {
-            Some(ix) => ix,
-            None => wheels.take_nearest(table, Rank::Closed, tick, EVICT_TRIES)?,
-        };
-        let due = is_due(table.hot(ix).deadline, tick);
-        *(if due { &mut self.stats.expired } else { &mut self.stats.evicted }) += 1;
-        Some(ix)
     }
 
     /// The reply tuple of a new connection.

@@ -32,6 +32,7 @@ mod collect;
 mod commit;
 mod conn;
 mod dump;
+mod end;
 mod expire;
 mod filter;
 pub mod frag;
@@ -409,54 +410,6 @@ impl Conntrack {
         }
         let hot = self.table.hot(c.ix);
         (hot.has(flag::LIVE) && hot.gen_no == c.gen_no).then_some(hot)
-    }
-
-    fn remove(&mut self, ix: u32) {
-        self.wheels.unqueue(&mut self.table, ix);
-        self.bury(ix);
-    }
-
-    /// Ends a connection that hangs in no wheel any more.
-    fn bury(&mut self, ix: u32) {
-        self.clear(ix);
-        self.table.release(ix);
-    }
-
-    /// The same, but its place is kept, for another one.
-    #[inline(always)]
-    fn clear(&mut self, ix: u32) {
-        let hot = self.table.hot(ix);
-        let (zone, holds_port, is_known) = (hot.zone, hot.has(flag::POOL), hot.alg | hot.told != 0);
-        if holds_port {
-            match hot.narrow(1) {
-                Some(reply) => self.pools.release_narrow(&reply, zone),
-                None => self.release_port(&self.table.tuple(ix, 1), zone),
-            }
-        }
-        if is_known {
-            self.make_unknown(ix);
-        }
-        self.zones.leave(zone);
-        self.table.unlink(ix);
-    }
-
-    /// Helpers and other workers need not know of a connection any more.
-    #[inline(never)]
-    fn make_unknown(&mut self, ix: u32) {
-        let hot = *self.table.hot(ix);
-        if hot.alg != 0 {
-            self.algs.forget(ix, &mut self.homes);
-        }
-        if hot.told != 0 {
-            let (orig, reply) = (self.table.tuple(ix, 0), self.table.tuple(ix, 1));
-            self.homes.disclaim(hot.told, &orig, &reply);
-        }
-    }
-
-    /// Gives back the port that NAT chose for a connection.
-    fn release_port(&mut self, reply: &Tuple, zone: u16) {
-        let key = nat_ports::Key { address: reply.dst, zone, proto: reply.proto, v6: reply.v6 };
-        self.pools.release(&key, reply.dest_port(), nat_ports::remote_of(reply));
     }
 
     /// What to write into this packet so that it continues on the other side of the

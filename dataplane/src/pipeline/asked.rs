@@ -74,8 +74,8 @@ pub(super) struct Asked {
     pub narrow: Option<NarrowRewrite>,
     /// What opened the last connection: as likely as not it will open the next one, too.
     pub last_commit: u16,
-    /// A cached walk has opened a connection, since that was asked last.
-    has_opened: bool,
+    /// A cached walk was to open a connection, since that was asked last.
+    was_first: bool,
 }
 
 impl Asked {
@@ -87,7 +87,7 @@ impl Asked {
             translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             narrow: None,
             last_commit: NO_COMMIT,
-            has_opened: false,
+            was_first: false,
         }
     }
 
@@ -178,6 +178,7 @@ impl Asked {
         now: Now,
     ) -> Result<(), CtError> {
         self.narrow = None;
+        self.was_first = true;
         self.translations.clear();
         if !conntrack.open_narrow(packet, &mut self.first, commit, now)? {
             let (narrow, segment, zone) = packet;
@@ -185,14 +186,13 @@ impl Asked {
             conntrack.open(&packet, &mut self.first, commit, now)?;
         }
         self.narrow = conntrack.narrow_translation_of(&self.first);
-        self.has_opened = true;
         Ok(())
     }
 
-    /// Whether a connection was opened since the last call.
+    /// Whether a connection was opened or refused since the last call.
     #[inline]
-    pub fn take_opened(&mut self) -> bool {
-        std::mem::take(&mut self.has_opened)
+    pub fn take_first(&mut self) -> bool {
+        std::mem::take(&mut self.was_first)
     }
 
     /// The translation in its general form.

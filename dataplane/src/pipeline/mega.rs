@@ -46,8 +46,9 @@ impl Lane {
         }
         let served = self.batch.get(i).and_then(|slot| self.mega.get(slot.hit));
         let Some(traversal) = served.map(|e| e.traversal) else { return true };
-        // The next packet of a connection that has begun goes another way, or none comes.
-        let is_first = self.asked.take_opened();
+        // The next packet of a connection that has begun goes another way, or none comes. One that
+        // was refused is as likely as not of a flood, which is to push nobody out.
+        let is_first = self.asked.take_first();
         if self.cache_on && !is_first && self.adapt.keeps_tier1() {
             self.traversals.share(traversal);
             self.put_micro(i, traversal, now);

@@ -237,6 +237,8 @@ fn what_a_full_zone_refuses_a_cached_walk_is_counted_and_goes_on() {
     let seen = s.see();
     let refused = seen.stats.iter().find(|(name, _)| *name == "ct_zone_full");
     assert_eq!((seen.conns.len(), refused), (10, Some(&("ct_zone_full", 30))));
+    let inserts = s.cached.counters.stat(Stat::Tier1Inserts);
+    assert!(inserts < 4, "what is refused pushes nobody out: {inserts} of {CLIENTS}");
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Lane {
             }
         }
         if away != 0 {
-            self.find_away(away);
+            strange &= !self.find_away::<TRACKS>(away);
         }
         if TRACKS && strange != 0 {
             self.find_connections(strange);
@@ -145,15 +145,17 @@ impl Lane {
     }
 
     /// Finds the entries of these packets of the batch, which may be beside their homes. Not
-    /// inlined: few are, and what they need is asked for in stages as well.
+    /// inlined: few are, and what they need is asked for in stages as well. Says of which of them
+    /// the connection is known.
     #[inline(never)]
-    fn find_away(&mut self, away: u64) {
-        let mut rest = 0;
+    fn find_away<const TRACKS: bool>(&mut self, away: u64) -> u64 {
+        let (mut rest, mut known) = (0, 0);
         for i in ones(away) {
             let Some(slot) = self.batch.get_mut(i) else { break };
             if let Some(at) = self.cache.find_elsewhere(slot.home, &slot.key, &slot.masked) {
                 slot.hit = at;
                 ask_traversal(&self.cache, &self.traversals, at);
+                known |= 1 << i;
             } else if let Some(again) = self.cache.second_home(slot.home, &slot.key) {
                 slot.hit = again;
                 self.cache.ask_group(again);
@@ -165,7 +167,15 @@ impl Lane {
             let found = self.cache.find_in_group(slot.hit, &slot.key, &slot.masked);
             slot.hit = found.unwrap_or(NONE);
             ask_traversal(&self.cache, &self.traversals, slot.hit);
+            known |= u64::from(found.is_some()) << i;
         }
+        if TRACKS {
+            for i in ones(known) {
+                let Some(slot) = self.batch.get_mut(i) else { break };
+                known ^= u64::from(!ask_known(&self.cache, &self.conntrack, slot)) << i;
+            }
+        }
+        known
     }
 
     /// Hashes what connection tracking will be asked of these packets of the batch, and asks for

@@ -36,9 +36,9 @@ const IDLE_ROUNDS: u32 = 64;
 /// Longest sleep; also the pace of housekeeping when idle.
 const SLEEP_MAX_MS: i32 = 50;
 /// Time between two rounds of housekeeping.
-const HOUSEKEEP_NS: u64 = 5_000_000;
+pub const HOUSEKEEP_NS: u64 = 5_000_000;
 /// Entries looked at by one round of housekeeping, of each kind.
-const HOUSEKEEP_BUDGET: usize = 256;
+pub const HOUSEKEEP_BUDGET: usize = 256;
 /// Time between two rounds of carrying counts from cache entries to rules.
 const SETTLE_NS: u64 = 250_000_000;
 /// Entries whose counts are carried between two batches: some microseconds.

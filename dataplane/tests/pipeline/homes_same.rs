@@ -24,6 +24,8 @@ use sluice_dataplane::packet::parse::{Layers, parse_limited};
 const PACKETS: u32 = 150;
 /// Ports that packets have of themselves; others were chosen.
 const PORTS: [u16; 3] = [80, 1000, 2000];
+/// Those of SCTP.
+const SCTP_PORTS: [u16; 2] = [7, 8];
 const OUTSIDE: [u8; 4] = [203, 0, 113, 1];
 
 /// Whether workers may be told apart by it: it makes other tuples than packets have, or goes by
@@ -192,7 +194,8 @@ fn has_given_way(one: &Lanes, s: &Lanes) -> bool {
 /// not many.
 fn has_met_ours(s: &Lanes) -> bool {
     let (conns, port) = (s.conns(), |c: &ConnInfo| c.reply.dport);
-    conns.iter().any(|c| port(c) != c.orig.sport && PORTS.contains(&port(c)))
+    let is_ours = |port| PORTS.contains(&port) || SCTP_PORTS.contains(&port);
+    conns.iter().any(|c| port(c) != c.orig.sport && is_ours(port(c)))
 }
 
 /// Time passes, until all that has died is collected: one worker sees at once that a connection is

@@ -166,3 +166,15 @@ fn most_are_opened_in_words() {
     let opened = live(3, 300, &steps);
     assert!(opened > 30, "{opened} opened in words");
 }
+
+/// A table full of answered connections refuses by both roads, counts it once, and has as many of
+/// the zone as before.
+#[test]
+fn a_full_table_refuses_in_words_as_well() {
+    let packet =
+        |sport, dst, reply| Step::Packet { src: 0, dst, sport, tcp: false, reply, commit: 0 };
+    let mut steps: Vec<Step> =
+        (0..8).flat_map(|n| [packet(n, 0, false), packet(n, 0, true)]).collect();
+    steps.extend((0..8).map(|n| packet(n, 1, false)));
+    assert_eq!(live(3, 8, &steps), 16, "eight are opened, eight are refused");
+}

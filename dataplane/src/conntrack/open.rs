@@ -31,7 +31,8 @@ struct Candidate {
 
 impl Conntrack {
     /// Opens the connection of a packet that was judged to have none, and makes the judgement one
-    /// of its first packet. False: nothing has changed, and `open` is to be asked.
+    /// of its first packet. False: nothing has changed, and `open` is to be asked. An error: it was
+    /// refused, which is counted, and `open` would say no other.
     #[inline]
     pub fn open_narrow(
         &mut self,

@@ -295,8 +295,8 @@ impl CtPacket {
         p
     }
 
-    /// The tuple of a packet that no action has changed. `None`: it is a fragment, of ICMP, or not
-    /// of IP, and only [`CtPacket::from_key`] reads it.
+    /// The tuple of a packet that no action has changed, where its key has it. `None`: it is a
+    /// fragment, of ICMP, or not of IP.
     #[inline]
     pub fn tuple_of(key: &PacketKey) -> Option<Tuple> {
         let base = &key.base;
@@ -316,13 +316,38 @@ impl CtPacket {
         Some(Tuple { src, dst, sport, dport, proto: base.ip_proto, v6 })
     }
 
-    /// Reads such a packet.
+    /// Reads such a packet, or one of ICMP that quotes no other. `None`: only
+    /// [`CtPacket::from_key`] reads it.
     #[inline]
     pub fn from_packet(key: &PacketKey, l4: &[u8], zone: u16) -> Option<Self> {
-        let tuple = Self::tuple_of(key)?;
+        let Some(tuple) = Self::tuple_of(key) else { return Self::of_icmp(key, l4, zone) };
         let seg = Segment::default();
         let mut p = Self { tuple, zone, kind: Kind::Invalid, seg, checksum_ok: true };
         p.kind = p.read_l4(l4);
+        Some(p)
+    }
+
+    #[inline(never)]
+    fn of_icmp(key: &PacketKey, l4: &[u8], zone: u16) -> Option<Self> {
+        let base = &key.base;
+        let is_ip = base.eth_type == 0x0800_u16.to_be_bytes() && base.ip_proto == ICMP
+            || base.eth_type == 0x86dd_u16.to_be_bytes() && base.ip_proto == ICMPV6;
+        if !is_ip || base.ip_frag != 0 || base.shape & shape::L3_VALID == 0 {
+            return None;
+        }
+        let v6 = base.ip_proto == ICMPV6;
+        let (src, dst) = addresses(key, v6);
+        let number = u16::from_be_bytes;
+        let (sport, dport) = (number(base.tp_src), number(base.tp_dst));
+        let tuple = Tuple { src, dst, sport, dport, proto: base.ip_proto, v6 };
+        let seg = Segment::default();
+        let mut p = Self { tuple, zone, kind: Kind::Invalid, seg, checksum_ok: true };
+        p.kind = p.read_l4(l4);
+        match p.kind {
+            Kind::Related => return None,
+            Kind::Normal => p.tuple.sport = number(*l4.get(4..)?.first_chunk()?),
+            Kind::Invalid => {}
+        }
         Some(p)
     }
 

@@ -6,6 +6,7 @@ use crate::packets::*;
 use sluice_dataplane::action::Action;
 use sluice_dataplane::conntrack::NatKind;
 use sluice_dataplane::counters::Stat;
+use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 
 const VIP: [u8; 4] = [10, 96, 0, 1];
@@ -152,6 +153,49 @@ fn every_connection_gets_its_own_translation_from_one_walk() {
         assert_eq!(p[36..38], (1000 + n).to_be_bytes());
     }
     assert!(s.walks() - walks < 60, "{} walks of 240 packets", s.walks() - walks);
+}
+
+/// So does every ping: an identifier is translated as a port is, whoever pinged before.
+#[test]
+fn pings_get_their_own_translation_from_one_walk() {
+    let outside = [203, 0, 113, 9];
+    let commit = ct(1).commit().nat_to(NatKind::Src, outside, None);
+    let mut s = Switch::sized(
+        &Net::of([
+            ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
+            is_new(1).does([commit.go(), out(2)]),
+            flow(1, 1).masked(Field::CtState, 0x22, 0x22).does([out(2)]),
+            ip().is(Field::InPort, 2).does([ct(1).nat().table(2).go()]),
+            flow(2, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
+        ]),
+        64,
+        512,
+    );
+    // Pairs of clients have one identifier, and each has two.
+    let id_of = |n: u16, k: u16| 7 + n / 2 + 100 * k;
+    let ping = |n: u16, k: u16| eth().ipv4([10, 0, 1, n as u8], FAR).echo_request(id_of(n, k), n);
+    let all: Vec<(u16, u16)> = (0..CLIENTS / 2).flat_map(|n| [(n, 0), (n, 1)]).collect();
+    let pings: Vec<Vec<u8>> = all.iter().map(|(n, k)| ping(*n, *k).build()).collect();
+    let half = pings.len() / 2;
+    let walks = s.walks();
+    let round = |s: &mut Switch| [s.batch(1, &pings[..half]), s.batch(1, &pings[half..])].concat();
+    let first = round(&mut s);
+    let given: std::collections::BTreeSet<&[u8]> = first.iter().map(|(_, p)| &p[38..40]).collect();
+    assert_eq!(given.len(), pings.len(), "an identifier each");
+    for _ in 0..3 {
+        assert_eq!(round(&mut s), first, "and keeps it");
+        for ((n, k), (_, sent)) in all.iter().zip(&first) {
+            let id = u16::from_be_bytes([sent[38], sent[39]]);
+            let answer = PacketBuilder::eth(B, A).ipv4(FAR, outside).echo_reply(id, *n).build();
+            let home = PacketBuilder::eth(B, A)
+                .ipv4(FAR, [10, 0, 1, *n as u8])
+                .echo_reply(id_of(*n, *k), *n)
+                .build();
+            assert_eq!(s.send(2, &answer), vec![(1, home)]);
+        }
+    }
+    let walked = s.walks() - walks;
+    assert!(walked < 60, "{walked} walks of {} packets", pings.len() * 7);
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Table {
         prefetch(self.hot(ix));
     }
 
-    /// Asks for what `remove` needs of a place.
+    /// Asks for what ending a connection needs of its place.
     #[inline]
     pub fn prefetch_place(&self, ix: u32) {
         self.prefetch(ix);

@@ -125,21 +125,23 @@ fn what_looks_at_a_translated_address_goes_by_its_own_connection() {
     }
 }
 
+/// Port 1 goes out by port 2 from this address.
+fn behind_nat(outside: [u8; 4], ports: Option<(u16, u16)>) -> Switch {
+    let commit = ct(1).commit().nat_to(NatKind::Src, outside, ports);
+    let list = [
+        ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
+        is_new(1).does([commit.go(), out(2)]),
+        flow(1, 1).masked(Field::CtState, 0x22, 0x22).does([out(2)]),
+        ip().is(Field::InPort, 2).does([ct(1).nat().table(2).go()]),
+        flow(2, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
+    ];
+    Switch::sized(&Net::of(list), 64, 512)
+}
+
 #[test]
 fn every_connection_gets_its_own_translation_from_one_walk() {
     let outside = [203, 0, 113, 9];
-    let commit = ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999)));
-    let mut s = Switch::sized(
-        &Net::of([
-            ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
-            is_new(1).does([commit.go(), out(2)]),
-            flow(1, 1).masked(Field::CtState, 0x22, 0x22).does([out(2)]),
-            ip().is(Field::InPort, 2).does([ct(1).nat().table(2).go()]),
-            flow(2, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
-        ]),
-        64,
-        512,
-    );
+    let mut s = behind_nat(outside, Some((5000, 5999)));
     let walks = s.walks();
     let rounds = converse(&mut s, FAR);
     let mut given: Vec<&[u8]> = rounds[0].iter().map(|(_, p)| &p[34..36]).collect();
@@ -159,18 +161,7 @@ fn every_connection_gets_its_own_translation_from_one_walk() {
 #[test]
 fn pings_get_their_own_translation_from_one_walk() {
     let outside = [203, 0, 113, 9];
-    let commit = ct(1).commit().nat_to(NatKind::Src, outside, None);
-    let mut s = Switch::sized(
-        &Net::of([
-            ip().is(Field::InPort, 1).does([ct(1).nat().table(1).go()]),
-            is_new(1).does([commit.go(), out(2)]),
-            flow(1, 1).masked(Field::CtState, 0x22, 0x22).does([out(2)]),
-            ip().is(Field::InPort, 2).does([ct(1).nat().table(2).go()]),
-            flow(2, 1).masked(Field::CtState, 0x2a, 0x2a).does([out(1)]),
-        ]),
-        64,
-        512,
-    );
+    let mut s = behind_nat(outside, None);
     // Pairs of clients have one identifier, and each has two.
     let id_of = |n: u16, k: u16| 7 + n / 2 + 100 * k;
     let ping = |n: u16, k: u16| eth().ipv4([10, 0, 1, n as u8], FAR).echo_request(id_of(n, k), n);

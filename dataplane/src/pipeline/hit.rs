@@ -190,10 +190,12 @@ impl Lane {
                 entry.conn = self.asked.guess();
             }
         }
+        let owing = if TIER2 { &mut self.mega_owing } else { &mut self.owing };
+        let due = count(entry, t, len as u32, owing, slot.hit);
+        // Not before: the counts are read in one word with the half that this writes.
         entry.used = Tick::of(now);
         entry.epoch = self.recent.epoch();
-        let owing = if TIER2 { &mut self.mega_owing } else { &mut self.owing };
-        if let Some(due) = count(entry, t, len as u32, owing, slot.hit) {
+        if let Some(due) = due {
             credit(&self.traversals, &self.program, traversal, due, now);
         }
         match leave(t, slot, self.asked.narrow, &self.counters, sent, pool, egress) {

@@ -16,7 +16,9 @@
 //! says in which zone to ask. The *answer* has the bits of the whole walk and, beside the key, what
 //! came out: the state, and mark and label as far as the walk looked at them. A lookup of a packet
 //! that finds a question asks, and looks up again with what it is told. Whatever else has to agree
-//! is among the guards of the answer's traversal.
+//! is among the guards of the answer's traversal. A walk whose commit was refused has an answer of
+//! its own, under a state that no packet is in ([`REFUSED`]): a packet that has no connection is
+//! looked up under it once its commit has been refused.
 //!
 //! **Bounds.** The number of masks is bounded, so a lookup costs at most that many probes: a
 //! sender who makes the tables show a new mask with each packet (tuple space explosion, Csikor
@@ -28,12 +30,15 @@
 use super::entry::{EMPTY, Entry, Kept, LINES, Masked, NONE, OF_THE_PLACE, QUESTION, Tick};
 use super::mask::KeyMask;
 use super::memo::Memo;
-use crate::conntrack::Guess;
+use crate::conntrack::{Guess, ct_state};
 use crate::limits::MEGAFLOW_MASKS;
 use crate::packet::key::{KeyBase, PacketKey};
 
 /// What IPv6, tunnelled and tagged packets have beyond the first line: zero where there is none.
 type Lines = [[u64; 8]; 3];
+
+/// In place of the state: there is no connection, the packet may open one, and it was refused.
+pub const REFUSED: u8 = ct_state::TRK | ct_state::NEW | ct_state::INV;
 
 /// What a megaflow is about, beside the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +190,17 @@ impl Megaflows {
         let serves = e.traversal != NONE && kind_fits && differs == 0;
         tuple.hits = tuple.hits.saturating_add(u32::from(serves));
         serves
+    }
+
+    /// The answer at a place, if it is one for a packet of which connection tracking has told this
+    /// state, and no mark or label. Of packets with one line only.
+    #[inline(always)]
+    pub fn answer_at(&mut self, at: u32, key: &PacketKey, state: u8) -> Option<&mut Entry> {
+        let base = super::mask::base_ref(&key.base);
+        if !is_one_line(key) || !self.serves::<true>(at, base, (state, 0, 0)) {
+            return None;
+        }
+        self.slots.get_mut(at as usize)
     }
 
     #[inline(never)]

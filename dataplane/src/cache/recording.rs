@@ -10,7 +10,7 @@
 //! has looked at more, the tuple of its connection or of the translated packet, is *pinned*: it
 //! holds for its connections only.
 
-use super::traversal::{Item, NONE};
+use super::traversal::{Item, NONE, are_of_refused};
 use crate::action::step::Step;
 use crate::conntrack::{ConnRef, NatRewrite, Tuple};
 use crate::counters::Drop;
@@ -87,6 +87,8 @@ pub struct Recording {
     pub(super) seen_other: Mask,
     /// The walk holds for its connections only.
     pub pinned: bool,
+    /// The walk is what becomes of packets whose commit is refused.
+    pub is_of_refused: bool,
 }
 
 /// What a `ct` of a walk came to.
@@ -103,7 +105,7 @@ pub struct Tracked {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Question {
     pub zone: u16,
-    /// `Conntrack::kind_of` its outcome.
+    /// The state that was told, or `REFUSED`.
     pub kind: u8,
     pub mark: u32,
     pub label: u128,
@@ -151,6 +153,7 @@ impl Recording {
         self.is_of_translated = false;
         self.seen_other = FlowKey::ZERO;
         self.pinned = false;
+        self.is_of_refused = false;
     }
 
     /// From here on the walk looks at the packet as it was translated, or as it came.
@@ -177,6 +180,14 @@ impl Recording {
             self.cacheable = false;
             return;
         }
+        self.name_what_was_told();
+        // Only tier 2 is asked by what became of a commit, and only of a first one.
+        let has_place = !self.is_of_refused || self.wide && are_of_refused(&self.guards);
+        self.cacheable &= has_place;
+    }
+
+    /// Fills in what the walk has looked at of its connections.
+    fn name_what_was_told(&mut self) {
         let (seen, pinned) = (self.seen, self.pinned);
         let mut tracked = self.tracked.iter();
         let mut at = 0;
@@ -199,6 +210,25 @@ impl Recording {
                 at += 1;
             }
         }
+    }
+
+    /// Equal for equal walks.
+    pub(super) fn content_hash(&self) -> u64 {
+        let mut h = 0x1234_5678_9abc_def0u64;
+        let mut mix = |v: u64| h = (h ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        self.rules.iter().for_each(|r| mix(u64::from(*r)));
+        self.steps.iter().for_each(|s| {
+            if let Step::Output(p) = s {
+                mix(u64::from(p.0) + 7);
+            }
+        });
+        self.guards.iter().for_each(|g| {
+            if let Item::Ct(t) = g {
+                mix(u64::from(t.zone) << 16 | u64::from(t.state) << 1 | u64::from(t.again));
+            }
+        });
+        mix(self.steps.len() as u64);
+        h ^ (h >> 32)
     }
 
     pub(super) fn items(&self) -> impl Iterator<Item = Item> + '_ {

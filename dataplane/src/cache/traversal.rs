@@ -26,6 +26,8 @@ pub struct Track {
     pub is_read: bool,
     /// It asks of the same packet, in the same zone, what the one before it has asked.
     pub again: bool,
+    /// Its commit was refused, and what follows is for packets whose commit is.
+    pub refused: bool,
     /// Number of what it commits, or `NO_COMMIT`.
     pub commit: u16,
     /// Mark that the walk saw, as far as it looked.
@@ -106,6 +108,7 @@ pub(super) const NONE: u32 = u32::MAX;
 enum Kind {
     One,
     Opening,
+    Refused,
     Other,
 }
 
@@ -113,7 +116,12 @@ impl Kind {
     fn of(guards: &[Item]) -> Self {
         match guards {
             [Item::Ct(one)] if one.is_plain() => Self::One,
-            [Item::Ct(look), Item::Ct(commit)] if commit.opens_after(look) => Self::Opening,
+            [Item::Ct(look), Item::Ct(commit)] if commit.opens_after(look) => {
+                match commit.refused {
+                    true => Self::Refused,
+                    false => Self::Opening,
+                }
+            }
             _ => Self::Other,
         }
     }
@@ -126,7 +134,14 @@ pub enum Asks<'a> {
     One(&'a Track),
     /// A `ct` that finds nothing, and one of the same packet that commits it.
     Opening(&'a Track, &'a Track),
+    /// The same, where the commit was refused.
+    Refused(&'a Track, &'a Track),
     Other,
+}
+
+/// Whether guards are those of `Asks::Refused`.
+pub(super) fn are_of_refused(guards: &[Item]) -> bool {
+    Kind::of(guards) == Kind::Refused
 }
 
 /// What must be known before a traversal is used.
@@ -182,6 +197,7 @@ impl Traversal {
         match (self.head.asks, &self.items) {
             (Kind::One, [Item::Ct(one), ..]) => Asks::One(one),
             (Kind::Opening, [Item::Ct(look), Item::Ct(commit), ..]) => Asks::Opening(look, commit),
+            (Kind::Refused, [Item::Ct(look), Item::Ct(commit), ..]) => Asks::Refused(look, commit),
             _ => Asks::Other,
         }
     }
@@ -273,7 +289,7 @@ impl Traversals {
 
     /// Keeps a recording; `None` when the pool cannot hold it.
     pub fn store(&mut self, rec: &Recording) -> Option<u32> {
-        let place = (!rec.pinned).then(|| content_hash(rec) as usize % SHARED);
+        let place = (!rec.pinned).then(|| rec.content_hash() as usize % SHARED);
         if let Some(have) = place.and_then(|p| self.shared.get(p).copied())
             && self.is_same(have, rec)
         {
@@ -300,6 +316,7 @@ impl Traversals {
             turns: false,
             is_read: true,
             again: false,
+            refused: false,
             commit: NO_COMMIT,
             mark: 0,
             mark_mask: 0,
@@ -393,24 +410,6 @@ impl Traversals {
             at = next;
         }
     }
-}
-
-fn content_hash(rec: &Recording) -> u64 {
-    let mut h = 0x1234_5678_9abc_def0u64;
-    let mut mix = |v: u64| h = (h ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-    rec.rules.iter().for_each(|r| mix(u64::from(*r)));
-    rec.steps.iter().for_each(|s| {
-        if let Step::Output(p) = s {
-            mix(u64::from(p.0) + 7);
-        }
-    });
-    rec.guards.iter().for_each(|g| {
-        if let Item::Ct(t) = g {
-            mix(u64::from(t.zone) << 16 | u64::from(t.state) << 1 | u64::from(t.again));
-        }
-    });
-    mix(rec.steps.len() as u64);
-    h ^ (h >> 32)
 }
 
 /// Walks the chain of records.

@@ -112,9 +112,10 @@ impl Conntrack {
     }
 
     fn create(&mut self, p: &CtPacket, c: &Commit, hash: u64, tick: u64) -> Result<u32, CtError> {
-        let made = match self.zones.enter(p.zone) {
-            true => self.create_in_zone(p, c, hash, tick).inspect_err(|_| self.zones.leave(p.zone)),
-            false => Err(CtError::ZoneFull),
+        let made = match () {
+            () if self.table.is_full() && !self.can_make_room(tick) => Err(CtError::TableFull),
+            () if !self.zones.enter(p.zone) => Err(CtError::ZoneFull),
+            () => self.create_in_zone(p, c, hash, tick).inspect_err(|_| self.zones.leave(p.zone)),
         };
         made.map_err(|e| self.refused(e))
     }
@@ -132,9 +133,6 @@ impl Conntrack {
         hash: u64,
         tick: u64,
     ) -> Result<u32, CtError> {
-        if self.table.is_full() && !self.can_make_room(tick) {
-            return Err(CtError::TableFull);
-        }
         let expected = self.expectation(p, tick);
         let (choice, flags) = match &expected {
             Some((e, _)) => self.translate_expected(p, c, e)?,

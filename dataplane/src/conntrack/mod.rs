@@ -185,6 +185,13 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// Of a connection that is there it changes nothing.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        let says = self.mark.is_some() || self.label.is_some();
+        !self.force && self.nat.is_none() && self.alg.is_none() && !says
+    }
+
     /// What `exec` makes of mark and label.
     #[inline]
     pub fn exec(&self, (mut mark, mut label): (u32, u128)) -> (u32, u128) {

@@ -130,6 +130,8 @@ pub struct PortPools {
     has_failures: bool,
     /// A commit that is refused does not count.
     is_trial: bool,
+    /// Where the last one would have been counted that is not.
+    uncounted: Option<PoolIx>,
 }
 
 /// A bit for each of 64 ports.
@@ -161,6 +163,7 @@ impl PortPools {
             failures: vec![None; FAILURES],
             has_failures: false,
             is_trial: false,
+            uncounted: None,
         }
     }
 
@@ -355,9 +358,16 @@ impl PortPools {
 
     /// A commit found no free tuple.
     pub fn count_exhausted(&mut self, PoolIx(pool): PoolIx) {
-        if let Some(p) = self.pools.get_mut(pool) {
-            p.exhausted += u64::from(!self.is_trial);
+        if self.is_trial {
+            self.uncounted = Some(PoolIx(pool));
+        } else if let Some(p) = self.pools.get_mut(pool) {
+            p.exhausted += 1;
         }
+    }
+
+    /// Counts what was not, because it was a trial.
+    pub fn count_after_all(&mut self) {
+        self.uncounted.take().into_iter().for_each(|at| self.count_exhausted(at));
     }
 
     pub fn counts_refusals(&self) -> bool {
@@ -367,6 +377,9 @@ impl PortPools {
     /// Whether the next commits count that are refused.
     pub fn count_refusals(&mut self, count: bool) {
         self.is_trial = !count;
+        if self.is_trial {
+            self.uncounted = None;
+        }
     }
 
     /// Appends what there is to show of each pool, as far as the list's capacity goes.

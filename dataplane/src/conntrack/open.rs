@@ -10,9 +10,11 @@
 
 use super::conn::{Peer, flag};
 use super::expire::{Class, Term, ticks};
-use super::key::{IpKey, Narrow, TCP};
-use super::nat::{NatKind, NatMode, NatSpec, first_port};
+use super::judge::Guess;
+use super::key::{CtPacket, IpKey, Narrow, TCP};
+use super::nat::{NarrowRewrite, NatKind, NatMode, NatSpec, first_port};
 use super::nat_ports::{Key, PoolIx};
+use super::pass::Plain;
 use super::tcp::{self, Segment};
 use super::wheel::Rank;
 use super::{Commit, Conntrack, CtError, Judged};
@@ -41,49 +43,105 @@ impl Conntrack {
         c: &Commit,
         now: Now,
     ) -> Result<bool, CtError> {
-        let Some(hash) = j.stranger().filter(|_| c.alg.is_none() && self.is_lone(n, c)) else {
-            return Ok(false);
+        let Some(hash) = j.stranger() else { return Ok(false) };
+        let opened = self.open_unknown((n, seg, zone), hash, c, now)?;
+        opened.into_iter().for_each(|ix| j.opened(ix));
+        Ok(opened.is_some())
+    }
+
+    /// The same in one go with the question whether there is a connection; `hash` is that of
+    /// `hash_of_narrow`. Where to look for it, and what the packet is translated to. `None`:
+    /// nothing has changed, and `judge` is to be asked.
+    #[inline(always)]
+    pub fn open_plain(
+        &mut self,
+        p: &Plain,
+        (zone, hash): (u16, u64),
+        c: &Commit,
+        now: Now,
+    ) -> Result<Option<(Guess, Option<NarrowRewrite>)>, CtError> {
+        let segment = match p.is_valid() {
+            true if p.narrow.is_udp() => Some(Segment::default()),
+            true => CtPacket::narrow_segment(&p.narrow, p.l4).filter(tcp::may_open),
+            false => None,
         };
+        let Some(segment) = segment else { return Ok(None) };
+        if self.table.find_narrow(hash, &p.narrow, zone).is_some() {
+            return Ok(None);
+        }
+        let Some(ix) = self.open_unknown((&p.narrow, &segment, zone), hash, c, now)? else {
+            return Ok(None);
+        };
+        let is_turned = c.nat.is_some();
+        let rewrite = if is_turned { self.table.hot(ix).narrow_rewrite(false) } else { None };
+        Ok(Some((Guess::new(ix, 0), rewrite)))
+    }
+
+    /// Opens the connection of a packet that has none. Its place.
+    #[inline(always)]
+    fn open_unknown(
+        &mut self,
+        (n, seg, zone): (&Narrow, &Segment, u16),
+        hash: u64,
+        c: &Commit,
+        now: Now,
+    ) -> Result<Option<u32>, CtError> {
+        if c.alg.is_some() || !self.is_lone(n, c) {
+            return Ok(None);
+        }
         let tick = ticks(now);
+        if self.table.is_full() && !self.can_make_room(tick) {
+            return Err(self.refused(CtError::TableFull));
+        }
         if !self.zones.enter(zone) {
             return Err(self.refused(CtError::ZoneFull));
         }
-        if self.table.is_full() && !self.can_make_room(tick) {
-            self.zones.leave(zone);
-            return Err(self.refused(CtError::TableFull));
-        }
-        let Some((ix, candidate)) = self.settle(n, (hash, zone), c, tick) else {
-            self.zones.leave(zone);
-            return Ok(false);
+        let packet = (n, seg, zone);
+        let ix = match &c.nat {
+            Some(spec) if spec.is_for(false) => self.open_translated(packet, hash, spec, tick),
+            _ => self.open_as_it_is(packet, hash, tick),
         };
-        self.table.link(ix, hash, candidate.hash);
-        let deadline = self.write_narrow(ix, (n, seg, zone), &candidate, tick);
-        self.wheels.queue_as(&mut self.table, ix, (Rank::HalfOpen, deadline), tick);
-        self.stats.created += 1;
-        if c.mark.is_some() || c.label.is_some() {
-            self.set_mark_label(ix, c);
+        match ix {
+            None => self.zones.leave(zone),
+            Some(ix) if c.mark.is_some() || c.label.is_some() => self.set_mark_label(ix, c),
+            Some(_) => {}
         }
-        j.opened(ix);
-        Ok(true)
+        Ok(ix)
     }
 
-    /// A place, and the reply tuple with its port; `None` if that is not the first one that would
-    /// be tried.
+    /// Opens a connection that is not translated; `None` if its reply tuple is taken.
     #[inline(always)]
-    fn settle(
+    fn open_as_it_is(
         &mut self,
-        n: &Narrow,
-        (hash, zone): (u64, u16),
-        c: &Commit,
+        (n, seg, zone): (&Narrow, &Segment, u16),
+        hash: u64,
         tick: u64,
-    ) -> Option<(u32, Candidate)> {
-        let candidate = self.candidate(n, (hash, zone), c)?;
-        let reply_hash = candidate.hash.unwrap_or(hash);
+    ) -> Option<u32> {
+        let reply = n.reversed();
+        let taken = |ct: &Self| ct.table.find_narrow(hash, &reply, zone).is_some();
         // What is judged to have no connection has none by the reverse of its tuple either.
+        debug_assert!(self.table.has_turned() || !taken(self));
+        if self.table.has_turned() && taken(self) {
+            return None;
+        }
+        let candidate = Candidate { reply, hash: None, port: None, flags: 0 };
+        self.settle((n, seg, zone), hash, &candidate, tick)
+    }
+
+    /// Opens a connection that is translated to what would be tried first; `None` if that cannot be
+    /// had, or be told in words.
+    #[inline(never)]
+    fn open_translated(
+        &mut self,
+        (n, seg, zone): (&Narrow, &Segment, u16),
+        hash: u64,
+        spec: &NatSpec,
+        tick: u64,
+    ) -> Option<u32> {
+        let candidate = self.translated(n, (hash, zone), spec)?;
+        let reply_hash = candidate.hash.unwrap_or(hash);
         let may_be_taken = candidate.hash.is_some() || self.table.has_turned();
-        let taken = |ct: &Self| ct.table.find_narrow(reply_hash, &candidate.reply, zone).is_some();
-        debug_assert!(may_be_taken || !taken(self));
-        if may_be_taken && taken(self) {
+        if may_be_taken && self.table.find_narrow(reply_hash, &candidate.reply, zone).is_some() {
             return None;
         }
         if let Some((pool, port)) = candidate.port
@@ -91,9 +149,26 @@ impl Conntrack {
         {
             return None;
         }
-        self.draw_if(c);
+        // Chance is drawn for each commit that translates, whether or not it is used.
+        self.draw();
+        self.settle((n, seg, zone), hash, &candidate, tick)
+    }
+
+    /// Takes a place, and makes the connection in it.
+    #[inline(always)]
+    fn settle(
+        &mut self,
+        packet: (&Narrow, &Segment, u16),
+        hash: u64,
+        candidate: &Candidate,
+        tick: u64,
+    ) -> Option<u32> {
         let ix = if self.table.is_full() { self.take_over(tick) } else { self.table.take() }?;
-        Some((ix, candidate))
+        self.table.link(ix, hash, candidate.hash);
+        let deadline = self.write_narrow(ix, packet, candidate, tick);
+        self.wheels.queue_as(&mut self.table, ix, (Rank::HalfOpen, deadline), tick);
+        self.stats.created += 1;
+        Some(ix)
     }
 
     /// Whether nobody else has to do with it.
@@ -108,14 +183,6 @@ impl Conntrack {
     }
 
     /// What `commit` would try first, where that can be told in words.
-    #[inline(always)]
-    fn candidate(&self, n: &Narrow, (hash, zone): (u64, u16), c: &Commit) -> Option<Candidate> {
-        match &c.nat {
-            Some(spec) if spec.is_for(false) => self.translated(n, (hash, zone), spec),
-            _ => Some(Candidate { reply: n.reversed(), hash: None, port: None, flags: 0 }),
-        }
-    }
-
     #[inline(never)]
     fn translated(&self, n: &Narrow, (hash, zone): (u64, u16), s: &NatSpec) -> Option<Candidate> {
         if s.keeps_address() || s.mode == NatMode::Random {
@@ -145,14 +212,6 @@ impl Conntrack {
         let flags = if s.kind == NatKind::Src { flag::SNAT } else { flag::DNAT };
         let hash = if is_turned { Some(self.hash_of_narrow(&reply, zone)) } else { None };
         Some(Candidate { reply, hash, port, flags })
-    }
-
-    /// Chance is drawn for each commit that translates, whether or not it is used.
-    #[inline(always)]
-    fn draw_if(&mut self, c: &Commit) {
-        if c.nat.as_ref().is_some_and(|s| s.is_for(false)) {
-            self.draw();
-        }
     }
 
     #[inline(always)]

@@ -42,7 +42,7 @@ pub struct Wanted {
 impl Plain<'_> {
     /// Whether the packet is valid, as far as its sides do not matter.
     #[inline(always)]
-    fn is_valid(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         if self.narrow.ports & 0xffff == 0 || self.narrow.ports >> 16 == 0 {
             return false;
         }

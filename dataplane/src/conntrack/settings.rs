@@ -180,6 +180,12 @@ impl Conntrack {
         self.pools.count_refusals(count);
     }
 
+    /// Counts the last commit that was tried so, and refused, after all.
+    pub fn count_after_all(&mut self, refused: CtError) {
+        self.pools.count_after_all();
+        self.count_refusal(refused);
+    }
+
     /// A commit was refused.
     pub(super) fn count_refusal(&mut self, refused: CtError) {
         if !self.pools.counts_refusals() {

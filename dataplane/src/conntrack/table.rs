@@ -178,7 +178,9 @@ impl Table {
     /// The same of a narrow one.
     #[inline(always)]
     pub fn find_narrow(&self, hash: u64, n: &Narrow, zone: u16) -> Option<(u32, usize)> {
-        self.index.find((hash >> 32) as u32, |ix, _| self.hot(ix).side_of_narrow(n, zone))
+        // By value: what the far end of a search is given by reference lives in memory.
+        let n = *n;
+        self.index.find((hash >> 32) as u32, move |ix, _| self.hot(ix).side_of_narrow(&n, zone))
     }
 
     /// Whether a tuple that nothing answers to may have a reverse that something answers to: only

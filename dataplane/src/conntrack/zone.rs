@@ -103,6 +103,7 @@ impl Zones {
 
     /// Takes a place for one more connection; false: that would be one too many. A limit set below
     /// the count stops new connections and removes none.
+    #[inline]
     pub(super) fn enter(&mut self, zone: u16) -> bool {
         let limit = match self.limit(zone) {
             0 => u32::MAX,
@@ -145,6 +146,7 @@ impl Zones {
     }
 
     /// Gives a place back.
+    #[inline]
     pub(super) fn leave(&mut self, zone: u16) {
         let Some(cell) = self.cell(zone) else { return };
         debug_assert!(cell.load(Relaxed) > 0);

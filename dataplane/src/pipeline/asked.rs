@@ -9,6 +9,7 @@
 //! are one (`conntrack::pass`). `open` makes the connection of a first packet (`opening`).
 
 use super::lane::Slot;
+use crate::cache::entry::NONE;
 use crate::cache::traversal::{NO_COMMIT, Track};
 use crate::clock::Now;
 use crate::conntrack::{
@@ -74,8 +75,18 @@ pub(super) struct Asked {
     pub narrow: Option<NarrowRewrite>,
     /// What opened the last connection: as likely as not it will open the next one, too.
     pub last_commit: u16,
-    /// A cached walk was to open a connection, since that was asked last.
-    was_first: bool,
+    /// The answer of tier 2 that did.
+    pub opener: u32,
+    /// What was refused to this packet, and is not counted yet.
+    pub refused: Option<Refusal>,
+}
+
+/// A commit that was refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    /// Its number.
+    pub commit: u16,
+    pub reason: CtError,
 }
 
 impl Asked {
@@ -87,7 +98,8 @@ impl Asked {
             translations: Vec::with_capacity(TRAVERSAL_CONNS_MAX),
             narrow: None,
             last_commit: NO_COMMIT,
-            was_first: false,
+            opener: NONE,
+            refused: None,
         }
     }
 
@@ -100,7 +112,7 @@ impl Asked {
         zone: u16,
         now: Now,
     ) -> Option<&Judged> {
-        self.zone = None;
+        (self.zone, self.refused) = (None, None);
         match Narrow::of(&slot.key.base) {
             Some(narrow) if slot.layers.flags == 0 => {
                 ask_narrow(conntrack, slot, (&narrow, zone), now, &mut self.first)?
@@ -129,15 +141,7 @@ impl Asked {
         t: &Track,
         now: Now,
     ) -> Option<Guess> {
-        let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0)?;
-        let (l3, l4, end) = (slot.layers.l3, slot.layers.l4, slot.layers.end);
-        let bytes = slot.frame.as_ref()?.bytes();
-        let packet = Plain {
-            narrow,
-            ip: bytes.get(usize::from(l3)..)?.first_chunk::<20>()?,
-            l4: bytes.get(usize::from(l4)..usize::from(end))?,
-            checksums_good: slot.checksums_good,
-        };
+        let packet = plain_of(slot)?;
         let want = Wanted { zone: t.zone, state: t.state, nat: t.nat, turns: t.turns };
         let (guess, rewrite) = conntrack.pass(&packet, slot.ct.guess, want, now)?;
         if t.turns {
@@ -178,7 +182,6 @@ impl Asked {
         now: Now,
     ) -> Result<(), CtError> {
         self.narrow = None;
-        self.was_first = true;
         self.translations.clear();
         if !conntrack.open_narrow(packet, &mut self.first, commit, now)? {
             let (narrow, segment, zone) = packet;
@@ -187,12 +190,6 @@ impl Asked {
         }
         self.narrow = conntrack.narrow_translation_of(&self.first);
         Ok(())
-    }
-
-    /// Whether a connection was opened or refused since the last call.
-    #[inline]
-    pub fn take_first(&mut self) -> bool {
-        std::mem::take(&mut self.was_first)
     }
 
     /// The translation in its general form.
@@ -222,6 +219,20 @@ impl Asked {
         self.list.push(Answer { packet, judged, bits });
         !judged.is_helped
     }
+}
+
+/// The packet, if it is narrow and no fragment.
+#[inline(always)]
+pub(super) fn plain_of(slot: &Slot) -> Option<Plain<'_>> {
+    let narrow = Narrow::of(&slot.key.base).filter(|_| slot.layers.flags == 0)?;
+    let (l3, l4, end) = (slot.layers.l3, slot.layers.l4, slot.layers.end);
+    let bytes = slot.frame.as_ref()?.bytes();
+    Some(Plain {
+        narrow,
+        ip: bytes.get(usize::from(l3)..)?.first_chunk::<20>()?,
+        l4: bytes.get(usize::from(l4)..usize::from(end))?,
+        checksums_good: slot.checksums_good,
+    })
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@
 //! recorded: the state, and mark and label as far as the walk looked at them. Which connection it
 //! is does not matter, unless the walk is pinned to it. Questions and answers are in `asked`.
 
-use super::asked::{Answer, Asked, Course, packet_of};
+use super::asked::{Answer, Asked, Course, Refusal, packet_of};
 use super::commits::Commits;
 use super::lane::Slot;
 use super::opening::Opening;
@@ -30,10 +30,24 @@ pub(super) struct Ground<'a> {
     pub now: Now,
 }
 
+/// What the guards of a traversal came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// One does not hold.
+    Fails,
+    /// All do.
+    Holds,
+    /// All do, and something may have been committed.
+    Commits,
+    /// A connection was opened, or refused.
+    Opens,
+    /// All do, but a connection was refused that what follows is built on.
+    Refused,
+}
+
 impl Ground<'_> {
     /// Whether all guards of a traversal hold; then all is done that the walk would have done on
-    /// its way. `given`: the first question has been asked. Says whether something may have been
-    /// committed.
+    /// its way. `given`: the first question has been asked.
     #[inline(always)]
     pub fn hold(
         &mut self,
@@ -41,16 +55,24 @@ impl Ground<'_> {
         guards: impl Iterator<Item = Item> + Clone,
         slot: &Slot,
         given: bool,
-    ) -> Option<bool> {
+    ) -> Held {
+        let held = |holds, so| if holds { so } else { Held::Fails };
         match t.asks() {
-            Asks::One(track) => self.hold_plain(track, slot, given).then_some(false),
+            Asks::One(track) => held(self.hold_plain(track, slot, given), Held::Holds),
             Asks::Opening(look, commit) => match self.open((look, commit), slot, given) {
-                Opening::Done => Some(true),
-                Opening::Fails => None,
+                Opening::Done => Held::Opens,
+                Opening::Met => Held::Holds,
+                Opening::Fails => Held::Fails,
+                Opening::Refused => Held::Refused,
                 // What was asked will be asked again.
-                Opening::Unusual => self.hold_all(guards, slot, given).then_some(true),
+                Opening::Unusual => match self.hold_all(guards, slot, given) {
+                    true => Held::Commits,
+                    false if self.asked.refused.is_some() => Held::Refused,
+                    false => Held::Fails,
+                },
             },
-            Asks::Other => self.hold_all(guards, slot, given).then_some(true),
+            Asks::Refused(look, commit) => self.hold_refused(look, commit),
+            Asks::Other => held(self.hold_all(guards, slot, given), Held::Commits),
         }
     }
 
@@ -73,6 +95,20 @@ impl Ground<'_> {
             }
         }
         true
+    }
+
+    /// The same where it was asked, and a commit was tried: it was refused, and is counted.
+    #[inline(always)]
+    fn hold_refused(&mut self, look: &Track, commit: &Track) -> Held {
+        match self.asked.refused.take() {
+            Some(r) if r.commit == commit.commit && self.asked.zone == Some(look.zone) => {
+                self.counters.add(refusal(r.reason), 1);
+                self.conntrack.count_after_all(r.reason);
+                self.asked.narrow = None;
+                Held::Opens
+            }
+            _ => Held::Fails,
+        }
     }
 
     /// The translation of a packet that is not narrow.
@@ -213,8 +249,11 @@ impl Ground<'_> {
                 None => continue,
                 Some(&commit) => match self.commit(&t, &packet, &judged, &commit) {
                     Ok(rewrite) => rewrite,
-                    // The walk, which comes next, counts it.
-                    Err(_) if is_built_on(&t) => return false,
+                    // Who knows what becomes of the packet counts it.
+                    Err(e) if is_built_on(&t) => {
+                        self.asked.refused = Some(Refusal { commit: t.commit, reason: e });
+                        return false;
+                    }
                     Err(e) => {
                         self.counters.add(refusal(e), 1);
                         None

@@ -8,7 +8,7 @@
 
 use super::delta::{Dirty, Recent};
 use super::execute::{Hand, Sent};
-use super::guards::Ground;
+use super::guards::{Ground, Held};
 use super::home::tell_due;
 use super::lane::{Egress, Lane, Slot};
 use super::owing::Owing;
@@ -32,8 +32,13 @@ const BYTES_OWED_MAX: u32 = 1 << 31;
 const PACKETS_OWED_MAX: u16 = 1 << 15;
 
 /// What became of a packet that hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hit {
     Served,
+    /// So it was, and opened a connection, or was refused one.
+    Opened,
+    /// Its commit was refused, and what becomes of it then is another entry's.
+    Refused,
     /// There is an entry, and it does not hold.
     Stale,
     None,
@@ -41,7 +46,7 @@ pub(super) enum Hit {
 
 /// Counts a packet on its entry, at this place. Some: counts that are to be credited at once.
 #[inline(always)]
-fn count(
+pub(super) fn count(
     entry: &mut Entry,
     t: &Traversal,
     len: u32,
@@ -94,7 +99,7 @@ fn run_common(
 /// Runs the common steps, and sends the packet if those are all. Says how many it ran, if they are
 /// not.
 #[inline(always)]
-fn leave<E: Egress>(
+pub(super) fn leave<E: Egress>(
     t: &Traversal,
     slot: &mut Slot,
     narrow: Option<NarrowRewrite>,
@@ -164,6 +169,7 @@ impl Lane {
         if !head.fits(len) || !is_current::<TIER2>(&self.recent, entry, mask, head) {
             return Hit::Stale;
         }
+        let mut hit = Hit::Served;
         let passed = match t.asks() {
             Asks::One(track) if !TIER2 => self.asked.pass(&mut self.conntrack, slot, track, now),
             _ => Guess::NONE,
@@ -182,9 +188,13 @@ impl Lane {
             };
             // The question was asked to find the answer.
             match ground.hold(t, guards, slot, TIER2 && entry.is_answer()) {
-                None => return Hit::Stale,
-                Some(false) => {}
-                Some(true) => tell_due(&mut self.conntrack, egress),
+                Held::Fails => return Hit::Stale,
+                Held::Refused => return Hit::Refused,
+                Held::Holds => {}
+                held => {
+                    tell_due(&mut self.conntrack, egress);
+                    hit = if held == Held::Opens { Hit::Opened } else { hit };
+                }
             }
             if !TIER2 {
                 entry.conn = self.asked.guess();
@@ -202,13 +212,13 @@ impl Lane {
             None => {}
             Some(done) => self.serve_rest(i, traversal, done, now, sent, pool, egress),
         }
-        Hit::Served
+        hit
     }
 
     /// Runs the steps of a hit from number `done` on: all kinds, however many.
     #[inline(never)]
     #[expect(clippy::too_many_arguments, reason = "what `serve` has in hand")]
-    fn serve_rest<E: Egress>(
+    pub(super) fn serve_rest<E: Egress>(
         &mut self,
         i: usize,
         traversal: u32,

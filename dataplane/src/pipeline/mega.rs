@@ -10,7 +10,7 @@ use super::keymask;
 use super::lane::{Egress, Lane};
 use super::upkeep::{credit, vacate};
 use crate::cache::entry::{Kept, NONE, Tick};
-use crate::cache::megaflow::About;
+use crate::cache::megaflow::{About, REFUSED};
 use crate::cache::recording::Question;
 use crate::cache::traversal::Item;
 use crate::clock::Now;
@@ -41,22 +41,23 @@ impl Lane {
         self.adapt.tier2_lookup(tried, found.is_some());
         let Some(at) = found else { return false };
         slot.hit = at;
-        if !self.serve_from_mega(i, now, sent, pool, egress) {
+        let hit = self.serve_from_mega(i, now, sent, pool, egress);
+        if hit == Hit::None {
             return false;
         }
         let served = self.batch.get(i).and_then(|slot| self.mega.get(slot.hit));
         let Some(traversal) = served.map(|e| e.traversal) else { return true };
         // The next packet of a connection that has begun goes another way, or none comes. One that
         // was refused is as likely as not of a flood, which is to push nobody out.
-        let is_first = self.asked.take_first();
-        if self.cache_on && !is_first && self.adapt.keeps_tier1() {
+        if self.cache_on && hit != Hit::Opened && self.adapt.keeps_tier1() {
             self.traversals.share(traversal);
             self.put_micro(i, traversal, now);
         }
         true
     }
 
-    /// Serves packet `i` from the megaflow that was found for it; frees that if it does not hold.
+    /// Serves packet `i` from the megaflow that was found for it; frees that if it does not hold,
+    /// and then there is none.
     #[inline(always)]
     pub(super) fn serve_from_mega<E: Egress>(
         &mut self,
@@ -65,31 +66,61 @@ impl Lane {
         sent: &mut Sent,
         pool: &mut FramePool,
         egress: &mut E,
-    ) -> bool {
+    ) -> Hit {
         let is_asked = match self.batch.get(i).and_then(|slot| self.mega.get(slot.hit)) {
             Some(entry) => entry.is_question(),
-            None => return false,
+            None => return Hit::None,
         };
         if is_asked {
             let question = self.batch.get(i).map_or(NONE, |slot| slot.hit);
             let answer = self.find_answer(i, now);
-            let Some(slot) = self.batch.get_mut(i) else { return false };
+            let Some(slot) = self.batch.get_mut(i) else { return Hit::None };
             slot.hit = answer.unwrap_or(NONE);
             if answer.is_none() {
                 self.outdated(question, now);
-                return false;
+                return Hit::None;
             }
         }
+        let hit = self.serve::<E, true>(i, now, sent, pool, egress);
+        let at = self.batch.get(i).map_or(NONE, |slot| slot.hit);
+        match hit {
+            Hit::Opened => self.asked.opener = at,
+            Hit::Stale => return self.forget_mega(at, now),
+            Hit::Refused => return self.serve_refused(i, now, sent, pool, egress),
+            Hit::Served | Hit::None => {}
+        }
+        hit
+    }
+
+    /// Serves packet `i`, whose commit was refused, from the megaflow of such packets, if there is
+    /// one.
+    #[inline(never)]
+    pub(super) fn serve_refused<E: Egress>(
+        &mut self,
+        i: usize,
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> Hit {
+        // As likely as not the next one is refused, too.
+        self.asked.opener = NONE;
+        let Some(slot) = self.batch.get_mut(i) else { return Hit::None };
+        let (found, tried) = self.mega.find_answer(&slot.key, (REFUSED, 0, 0));
+        self.first.looked_up(tried, found.is_some());
+        let Some(at) = found else { return Hit::None };
+        slot.hit = at;
         match self.serve::<E, true>(i, now, sent, pool, egress) {
-            Hit::Served => return true,
-            Hit::None => {}
-            Hit::Stale => {
-                self.counters.add(Stat::Tier2Stale, 1);
-                let at = self.batch.get(i).map_or(NONE, |slot| slot.hit);
-                self.vacate_mega(at, now);
-            }
+            Hit::Stale | Hit::Refused => self.forget_mega(at, now),
+            hit => hit,
         }
-        false
+    }
+
+    /// A megaflow does not hold: away with it.
+    fn forget_mega(&mut self, at: u32, now: Now) -> Hit {
+        self.counters.add(Stat::Tier2Stale, 1);
+        self.vacate_mega(at, now);
+        Hit::None
     }
 
     /// Asks connection tracking what packet `i`, which has a question, is. Its answer's place.
@@ -129,7 +160,7 @@ impl Lane {
     /// Keeps the recording of packet `i`'s walk where it is of use.
     pub(super) fn keep(&mut self, i: usize, now: Now) {
         let tier2 = self.recording.wide && self.uses_tier2();
-        let is_enough = tier2 && self.first.is_tier2();
+        let is_enough = tier2 && self.first.is_tier2() || self.recording.is_of_refused;
         let tier1 = self.cache_on && !is_enough && self.adapt.keeps_tier1();
         if !tier1 && !tier2 {
             return;

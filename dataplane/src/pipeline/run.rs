@@ -175,7 +175,9 @@ impl Lane {
                 if missed > 0 {
                     self.find_mega(i);
                 }
-                if self.serve_from_mega(i, now, &mut sent, pool, egress) {
+                if self.serve_first::<E, true>(i, now, &mut sent, pool, egress)
+                    || self.serve_from_mega(i, now, &mut sent, pool, egress) != Hit::None
+                {
                     hits2 += 1;
                     continue;
                 }
@@ -188,8 +190,8 @@ impl Lane {
                 slot.hit = self.cache.find(slot.home, &slot.key, &slot.masked).unwrap_or(NONE);
             }
             match self.serve::<E, false>(i, now, &mut sent, pool, egress) {
-                Hit::Served => continue,
-                Hit::Stale => stale += 1,
+                Hit::Served | Hit::Opened => continue,
+                Hit::Stale | Hit::Refused => stale += 1,
                 Hit::None => {}
             }
             missed += 1;
@@ -222,7 +224,11 @@ impl Lane {
             self.mega.rank();
             self.first.missed();
         }
-        if !TIER2 && self.uses_tier2() && self.serve_mega(i, now, sent, pool, egress) {
+        if !TIER2
+            && self.uses_tier2()
+            && (self.serve_first::<E, false>(i, now, sent, pool, egress)
+                || self.serve_mega(i, now, sent, pool, egress))
+        {
             self.counters.add(Stat::Tier2Hits, 1);
             return false;
         }

@@ -13,12 +13,16 @@
 //! Not recorded at all: what cannot be asked in one go before anything has happened. That is a `ct`
 //! of a tuple that actions have made, one that is asked for the second time after its answer had
 //! consequences, one behind a translation that a commit has just chosen, and `force`.
+//!
+//! A walk whose commit was refused, and which goes on otherwise than one whose commit was not, is
+//! recorded as what becomes of packets whose commit is refused: those are found out by trying.
 
 use super::asked::{Course, read};
 use super::connect::Outcome;
 use super::keymask;
 use super::miss::Walk;
 use crate::action::{Action, Ct, Nat};
+use crate::cache::megaflow::REFUSED;
 use crate::cache::recording::{Question, Tracked, is_of_tuple};
 use crate::cache::traversal::{Item, NO_COMMIT, Track};
 use crate::conntrack::{CtPacket, CtResult};
@@ -89,9 +93,8 @@ impl Walk<'_, '_> {
         (result, outcome): (&CtResult, &Outcome),
         turns: bool,
     ) -> Option<()> {
-        let is_built_on = ct.table.is_some() || ct.nat.is_some();
         let full = self.rec.tracked.len() >= TRAVERSAL_CONNS_MAX;
-        if ct.force || full || self.before.is_over || outcome.is_refused && is_built_on {
+        if ct.force || full || self.before.is_over {
             return None;
         }
         let zone = packet.zone;
@@ -115,6 +118,7 @@ impl Walk<'_, '_> {
             Some(commit) => self.world.commits.number(commit)?,
             None => NO_COMMIT,
         };
+        let refused = outcome.is_refused && (ct.table.is_some() || ct.nat.is_some());
         self.guard(Item::Ct(Track {
             zone,
             state: result.state,
@@ -122,6 +126,7 @@ impl Walk<'_, '_> {
             turns,
             is_read: ct.table.is_some(),
             again,
+            refused,
             commit,
             mark: 0,
             mark_mask: 0,
@@ -143,7 +148,18 @@ impl Walk<'_, '_> {
         {
             course.turn(zone, &packet.tuple, rewrite);
         }
+        if refused {
+            self.note_refused();
+        }
         Some(())
+    }
+
+    /// The walk is that of packets whose commit is refused.
+    #[cold]
+    fn note_refused(&mut self) {
+        self.before.is_over = true;
+        self.rec.is_of_refused = true;
+        self.rec.question.iter_mut().for_each(|q| q.kind = REFUSED);
     }
 
     /// The first `ct`: of the packet as it came, or it is not recorded.

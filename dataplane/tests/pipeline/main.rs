@@ -22,6 +22,7 @@ mod learn;
 mod lengths;
 mod meters;
 mod nat;
+mod openings;
 mod packets;
 mod punts;
 mod resume;

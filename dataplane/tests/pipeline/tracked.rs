@@ -329,10 +329,10 @@ fn refusals(s: &mut Switch) -> [u64; 5] {
     all[3]
 }
 
-/// A cached walk that is built on its commit is not for a packet whose commit is refused: that is
-/// walked, untranslated, and counted once.
+/// A cached walk that is built on its commit is not for a packet whose commit is refused: that
+/// leaves untranslated, by a cached walk of its own, and is counted once.
 #[test]
-fn what_is_refused_where_a_walk_is_built_on_it_is_walked_and_counted_once() {
+fn what_is_refused_where_a_walk_is_built_on_it_goes_its_own_way_and_is_counted_once() {
     let nat = |ports| move || ct(1).commit().nat_to(NatKind::Src, [192, 0, 2, 1], Some(ports));
     let all: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, FAR)).collect();
     let is_own = |(_, p): &&(u16, Vec<u8>)| p[26] == 10;
@@ -357,10 +357,24 @@ fn what_is_refused_where_a_walk_is_built_on_it_is_walked_and_counted_once() {
         assert_eq!(refusals(&mut s), [36, 36, 0, 0, 0]);
         let refused = s.see().stats.iter().find(|(name, _)| *name == "ct_nat_exhausted").copied();
         assert_eq!(refused, Some(("ct_nat_exhausted", 36)));
+        assert!(s.walks() < 6, "{} walks", s.walks());
         // Again, now that there is a walk for what is refused.
+        let walks = s.walks();
         s.batch(1, &all);
         s.see();
         assert_eq!(refusals(&mut s), [72, 72, 0, 0, 0]);
+        assert_eq!(s.walks(), walks + 4, "the four that are known");
+        // There is room again, and then there is none.
+        let now = s.now;
+        s.sides().iter_mut().for_each(|s| _ = s.lane.conntrack().flush(now, |_| true));
+        for wanted in [36, 36, 36] {
+            let sent = s.batch(1, &all);
+            assert_eq!((sent.len(), sent.iter().filter(is_own).count()), (40, wanted));
+        }
+        s.see();
+        assert_eq!((refusals(&mut s), s.walks()), ([180, 180, 0, 0, 0], walks + 9));
+        let inserts = s.cached.counters.stat(Stat::Tier1Inserts);
+        assert!(inserts < 12, "what is refused pushes nobody out: {inserts}");
     }
     // A zone, and the whole table.
     let program = || {

@@ -2,9 +2,11 @@
 
 use crate::clock::Now;
 use crate::conntrack::audit::Audit;
+use crate::conntrack::nat::NarrowRewrite;
+use crate::conntrack::pass::Plain;
 use crate::conntrack::{
-    Commit, Conntrack, CtConfig, CtError, CtPacket, CtZoneConfig, Judged, Narrow, NatKind, NatMode,
-    NatSpec, Segment, ZoneCounts,
+    Commit, Conntrack, CtConfig, CtError, CtPacket, CtZoneConfig, Guess, Judged, Narrow, NatKind,
+    NatMode, NatSpec, Segment, ZoneCounts,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -70,28 +72,70 @@ fn table(seed: u64, conns_max: usize) -> Conntrack {
     Conntrack::new(&CtConfig { conns_max, seed, zones, zone_counts, ..CtConfig::default() })
 }
 
-/// Looks a packet up, and opens its connection if it is to have one: by the narrow road if that
-/// will have it. Says whether it had, and what came of it.
+/// The roads to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Road {
+    General,
+    Words,
+    OneGo,
+}
+
+/// The packet's header of layer 4, without ports: only its flags and lengths are looked at.
+fn segment_bytes(n: &Narrow, seg: &Segment) -> Vec<u8> {
+    if n.is_udp() {
+        return vec![0, 0, 0, 0, 0, 8, 1, 1];
+    }
+    let mut b = vec![0; 20];
+    (b[12], b[13]) = (5 << 4, seg.flags);
+    b
+}
+
+/// Looks a packet up, and opens its connection if it is to have one: by this road if that will have
+/// it. Says whether it had, and what came of it.
 fn play(
     ct: &mut Conntrack,
     p: &(Narrow, Segment, u16),
     c: &Commit,
     now: Now,
-    narrow: bool,
+    road: Road,
 ) -> (bool, Result<(), CtError>) {
+    if road == Road::OneGo {
+        let (ip, l4) = ([0; 20], segment_bytes(&p.0, &p.1));
+        let plain = Plain { narrow: p.0, ip: &ip, l4: &l4, checksums_good: true };
+        match ct.open_plain(&plain, (p.2, ct.hash_of_narrow(&p.0, p.2)), c, now) {
+            Ok(None) => {}
+            Ok(Some((guess, rewrite))) => {
+                assert_is_at(ct, p, (guess, rewrite), now);
+                return (true, Ok(()));
+            }
+            Err(e) => return (true, Err(e)),
+        }
+    }
     let packet = CtPacket::of_narrow(&p.0, &p.1, p.2);
     let mut j: Judged = ct.judge(&packet, ct.hash_of(&packet), now);
     ct.accept(&j, now);
     if !j.is_stranger() {
         return (false, Ok(()));
     }
-    if narrow {
+    if road == Road::Words {
         match ct.open_narrow((&p.0, &p.1, p.2), &mut j, c, now) {
             Ok(false) => {}
             done => return (true, done.map(|_| ())),
         }
     }
     (false, ct.open(&packet, &mut j, c, now))
+}
+
+/// What was opened in one go is what is found.
+fn assert_is_at(
+    ct: &Conntrack,
+    p: &(Narrow, Segment, u16),
+    (guess, rewrite): (Guess, Option<NarrowRewrite>),
+    now: Now,
+) {
+    let packet = CtPacket::of_narrow(&p.0, &p.1, p.2);
+    let judged = ct.judge(&packet, ct.hash_of(&packet), now);
+    assert_eq!((judged.guess(), ct.narrow_translation_of(&judged)), (guess, rewrite));
 }
 
 fn everything(ct: &Conntrack, now: Now) -> (Vec<String>, String) {
@@ -101,19 +145,19 @@ fn everything(ct: &Conntrack, now: Now) -> (Vec<String>, String) {
     (list, format!("{:?}", ct.stats()))
 }
 
-/// Says how many connections were opened by the narrow road.
-fn live(seed: u64, conns_max: usize, steps: &[Step]) -> usize {
-    let mut both = [table(seed, conns_max), table(seed, conns_max)];
-    let (mut now, mut narrow) = (Now::from_secs(10), 0);
+/// Says how many connections were opened in words, and in one go.
+fn live(seed: u64, conns_max: usize, steps: &[Step]) -> [usize; 2] {
+    let mut all = [0; 3].map(|_| table(seed, conns_max));
+    let (mut now, mut opened) = (Now::from_secs(10), [0; 2]);
     let commits = commits();
     for step in steps {
         match *step {
             Step::Wait(s) => {
                 now = now.plus_ms(u64::from(s) * 1000);
-                both.iter_mut().for_each(|ct| _ = ct.age(now));
+                all.iter_mut().for_each(|ct| _ = ct.age(now));
             }
             Step::Flush(zone) => {
-                both.iter_mut().for_each(|ct| _ = ct.flush(now, |c| c.zone == u16::from(zone)));
+                all.iter_mut().for_each(|ct| _ = ct.flush(now, |c| c.zone == u16::from(zone)));
             }
             Step::Packet { src, dst, sport, tcp, reply, commit } => {
                 let n = Narrow {
@@ -125,19 +169,23 @@ fn live(seed: u64, conns_max: usize, steps: &[Step]) -> usize {
                 let seg = Segment { flags: if tcp { 2 } else { 0 }, ..Segment::default() };
                 let p = (n, seg, u16::from(commit % 2));
                 let c = &commits[usize::from(commit)];
-                let (_, wanted) = play(&mut both[0], &p, c, now, false);
-                let (done, outcome) = play(&mut both[1], &p, c, now, true);
-                assert_eq!(outcome, wanted);
-                narrow += usize::from(done);
+                let (_, wanted) = play(&mut all[0], &p, c, now, Road::General);
+                for (n, road) in [Road::Words, Road::OneGo].into_iter().enumerate() {
+                    let (done, outcome) = play(&mut all[1 + n], &p, c, now, road);
+                    assert_eq!(outcome, wanted, "{road:?}");
+                    opened[n] += usize::from(done);
+                }
             }
         }
-        let [plain, words] = both.each_ref().map(|ct| everything(ct, now));
-        assert_eq!(plain, words);
+        let [general, words, one_go] = all.each_ref().map(|ct| everything(ct, now));
+        assert_eq!(general, words);
+        assert_eq!(general, one_go);
     }
-    let [plain, words] = both.each_ref().map(|ct| Audit::of(&[ct], now));
+    let [general, words, one_go] = all.each_ref().map(|ct| Audit::of(&[ct], now));
     assert!(words.findings.is_empty(), "{:?}", words.findings);
-    assert_eq!(plain, words);
-    narrow
+    assert_eq!(general, words);
+    assert_eq!(general, one_go);
+    opened
 }
 
 proptest! {
@@ -164,7 +212,7 @@ fn most_are_opened_in_words() {
         })
         .collect();
     let opened = live(3, 300, &steps);
-    assert!(opened > 30, "{opened} opened in words");
+    assert!(opened[0] > 30 && opened[1] == opened[0], "{opened:?} in words, and in one go");
 }
 
 /// A table full of answered connections refuses by both roads, counts it once, and has as many of
@@ -176,5 +224,5 @@ fn a_full_table_refuses_in_words_as_well() {
     let mut steps: Vec<Step> =
         (0..8).flat_map(|n| [packet(n, 0, false), packet(n, 0, true)]).collect();
     steps.extend((0..8).map(|n| packet(n, 1, false)));
-    assert_eq!(live(3, 8, &steps), 16, "eight are opened, eight are refused");
+    assert_eq!(live(3, 8, &steps), [16; 2], "eight are opened, eight are refused");
 }

@@ -398,3 +398,18 @@ fn what_is_refused_where_a_walk_is_built_on_it_goes_its_own_way_and_is_counted_o
     }
     assert_eq!((s.see().conns.len(), refusals(&mut s)), (64, [0, 0, 30, 36, 0]));
 }
+
+/// A zone that is full after a range of ports was.
+#[test]
+fn what_is_refused_next_is_not_counted_as_what_was_refused_before() {
+    let nat = ct(1).commit().nat_to(NatKind::Src, [192, 0, 2, 1], Some((7000, 7003)));
+    let list = [ip().does([ct(1).table(1).go()]), is_new(1).does([nat.go(), out(2)])];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let some = |range: std::ops::Range<u16>| range.map(|n| to(n, FAR)).collect::<Vec<_>>();
+    s.batch(1, &some(0..5));
+    assert_eq!(refusals(&mut s), [1, 1, 0, 0, 0]);
+    s.sides().iter_mut().for_each(|s| s.lane.conntrack().zones_mut().set_limit(1, Some(4)));
+    s.batch(1, &some(5..10));
+    assert_eq!(refusals(&mut s), [1, 1, 5, 0, 0]);
+    s.see();
+}

@@ -71,7 +71,8 @@ impl Ground<'_> {
                     false => Held::Fails,
                 },
             },
-            Asks::Refused(look, commit) => self.hold_refused(look, commit),
+            Asks::Refused(look, commit) if given => self.hold_refused(look, commit),
+            Asks::Refused(..) => Held::Fails,
             Asks::Other => held(self.hold_all(guards, slot, given), Held::Commits),
         }
     }

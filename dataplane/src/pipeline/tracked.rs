@@ -157,7 +157,6 @@ impl Walk<'_, '_> {
     /// The walk is that of packets whose commit is refused.
     #[cold]
     fn note_refused(&mut self) {
-        self.before.is_over = true;
         self.rec.is_of_refused = true;
         self.rec.question.iter_mut().for_each(|q| q.kind = REFUSED);
     }

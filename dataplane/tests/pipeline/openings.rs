@@ -152,14 +152,17 @@ fn among_those_of_before_a_translation() {
 #[test]
 fn by_steps_of_all_kinds() {
     let outside = [203, 0, 113, 9];
-    let nat = || ct(1).commit().nat_to(NatKind::Src, outside, None).go();
+    let nat = || ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999))).go();
     for actions in [vec![nat(), out(2), out(3)], vec![out(4), nat(), out(2)]] {
         let list = [ip().does([ct(1).table(1).go()]), is_new().does(actions)];
         let mut s = Switch::sized(&Net::of(list), 64, 512);
-        let packets: Vec<Vec<u8>> = (0..20).map(|n| first(n).build()).collect();
-        let sent = s.batch(1, &packets);
-        assert_eq!(sent.len(), 40);
-        assert!(sent.iter().all(|(port, b)| (*port == 4) != (b[26..30] == outside)));
+        // The first batch has nothing to go by.
+        for crowd in [0..4, 4..20, 20..40] {
+            let packets: Vec<Vec<u8>> = crowd.map(|n| first(n).build()).collect();
+            let sent = s.batch(1, &packets);
+            assert_eq!(sent.len(), 2 * packets.len());
+            assert!(sent.iter().all(|(port, b)| (*port == 4) != (b[26..30] == outside)));
+        }
         s.see();
     }
 }

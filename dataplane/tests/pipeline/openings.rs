@@ -167,6 +167,43 @@ fn by_steps_of_all_kinds() {
     }
 }
 
+/// Where traffic goes one way all packets are new, and commit once more.
+#[test]
+fn met_again_by_a_commit_that_has_more_to_say() {
+    let say = |mark| ct(1).commit().exec([set(Field::CtMark, mark)]).go();
+    let list = [ip().does([ct(1).table(1).go()]), is_new().does([say(1), out(2)])];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let all: Vec<Vec<u8>> = (0..20).map(|n| first(n).build()).collect();
+    (0..4).for_each(|_| _ = s.batch(1, &all));
+    s.change(&[Edit::Modify { number: 1, actions: vec![say(2), out(2)] }]);
+    (0..2).for_each(|_| _ = s.batch(1, &all));
+    let conns = s.see().conns;
+    assert_eq!(conns.len(), 20);
+    assert!(conns.iter().all(|c| c.mark == 2), "{conns:?}");
+}
+
+/// A packet that was met untranslated, of a connection that now is.
+#[test]
+fn met_again_where_another_has_it_translated() {
+    let outside = [203, 0, 113, 9];
+    let nat = ct(1).commit().nat_to(NatKind::Src, outside, None).go();
+    let list = [
+        ip().does([ct(1).table(1).go()]),
+        is_new().is(Field::IpDscp, 1).does([nat, out(2)]),
+        is_new().is(Field::IpDscp, 0).does([ct(1).commit().nat().go(), out(2)]),
+    ];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let all = |tos| (0..20).map(|n| first(n).tos(tos).build()).collect::<Vec<_>>();
+    (0..4).for_each(|_| _ = s.batch(1, &all(0)));
+    let now = s.now;
+    s.sides().iter_mut().for_each(|s| _ = s.lane.conntrack().flush(now, |_| true));
+    for tos in [4, 0, 0] {
+        let sent = s.batch(1, &all(tos));
+        assert!(sent.iter().all(|(_, b)| b[26..30] == outside), "{tos}");
+    }
+    s.see();
+}
+
 /// Packets that are no first ones, or none at all, among those that are.
 #[test]
 fn among_others() {

@@ -413,3 +413,17 @@ fn what_is_refused_next_is_not_counted_as_what_was_refused_before() {
     assert_eq!(refusals(&mut s), [1, 1, 5, 0, 0]);
     s.see();
 }
+
+/// Of kinds that are not opened in words, as well.
+#[test]
+fn pings_that_are_refused_have_a_walk_of_their_own() {
+    let nat = ct(1).commit().nat_to(NatKind::Src, [192, 0, 2, 1], Some((7000, 7003)));
+    let list = [ip().does([ct(1).table(1).go()]), is_new(1).does([nat.go(), out(2)])];
+    let mut s = Switch::sized(&Net::of(list), 64, 512);
+    let ping = |n: u16| eth().ipv4([10, 0, 1, n as u8], FAR).echo_request(100 + n, 1).build();
+    let sent = s.batch(1, &(0..CLIENTS).map(ping).collect::<Vec<_>>());
+    assert_eq!(sent.iter().filter(|(_, b)| b[26] == 10).count(), 36);
+    assert_eq!(refusals(&mut s), [36, 36, 0, 0, 0]);
+    assert!(s.walks() < 6, "{} walks", s.walks());
+    s.see();
+}

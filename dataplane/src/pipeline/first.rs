@@ -14,6 +14,11 @@
 //! - *What tier 2 could do.* If there were many flows in the last window, the sampled batches are
 //!   looked up in tier 2 as well, for the count of masks tried and of hits.
 //!
+//! What misses tier 1 is not known while tier 2 is first, and the time in which a table of
+//! connections is set up, or flooded, tells little of the time after it. So where connections are
+//! tracked tier 1 has its turn again after `TRIAL` windows, then `LOOK` to be filled and met again;
+//! each time that this was in vain, the next turn comes after twice as many windows.
+//!
 //! While tier 2 is first, nothing enters tier 1 that tier 2 has, and packets that tier 2 does not
 //! have are looked up in tier 1 as ever. Both the bits and the hits go on being counted, and
 //! `missed` ends it early. The outcome of a packet never depends on this.
@@ -33,6 +38,11 @@ const NEAR: usize = 2048;
 /// Windows that tier 2 is not put first after it did badly; doubled each time, up to the second.
 const REST: u32 = 4;
 const REST_MAX: u32 = 1024;
+/// Windows that tier 2 is first where connections are tracked; doubled each time, up to the second.
+const TRIAL: u32 = 2;
+const TRIAL_MAX: u32 = 1024;
+/// Windows that tier 1 has then.
+const LOOK: u32 = 4;
 
 /// Which tier is asked first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +76,9 @@ pub(super) struct Choice {
     /// Windows left until tier 2 may be first again.
     resting: u32,
     rest: u32,
+    /// Windows left until tier 1 has its turn again, and of the next trial.
+    trial: u32,
+    next_trial: u32,
 }
 
 impl Choice {
@@ -84,6 +97,8 @@ impl Choice {
             many: false,
             resting: 0,
             rest: REST,
+            trial: 0,
+            next_trial: TRIAL,
         }
     }
 
@@ -135,7 +150,8 @@ impl Choice {
             return;
         }
         let different = self.different() / f64::from(self.packets);
-        let fit = 2 * self.tracked >= self.packets && 2 * self.missed <= self.packets;
+        let is_tracked = 2 * self.tracked >= self.packets;
+        let fit = is_tracked && 2 * self.missed <= self.packets;
         self.many = different >= MANY && !fit;
         self.resting = self.resting.saturating_sub(1);
         if self.first == First::Measured {
@@ -146,14 +162,33 @@ impl Choice {
                     self.leave();
                 } else if self.tier2 {
                     self.rest = REST;
+                    self.try_on(is_tracked);
                 }
             } else if near && self.many && self.resting == 0 && self.lookups > 0 {
                 self.tier2 = self.hits_of(16) && 2 * self.tried <= 5 * self.lookups;
+                if self.tier2 {
+                    self.trial = self.next_trial;
+                    self.next_trial = (self.trial * 2).min(TRIAL_MAX);
+                }
+            } else if fit && self.resting == 0 {
+                self.next_trial = TRIAL;
             }
         }
         self.sketch.fill(0);
         (self.packets, self.lookups, self.tried) = (0, 0, 0);
         (self.hits, self.tracked, self.missed) = (0, 0, 0);
+    }
+
+    /// Another window with tier 2 first. It may have been the last of the trial.
+    fn try_on(&mut self, is_tracked: bool) {
+        if !is_tracked {
+            return;
+        }
+        self.trial = self.trial.saturating_sub(1);
+        if self.trial == 0 {
+            self.tier2 = false;
+            self.resting = LOOK;
+        }
     }
 
     /// Whether at most one lookup in so many missed.
@@ -233,10 +268,36 @@ mod tests {
         let mut c = Choice::new(First::Measured);
         tracked_windows(&mut c, 4, (1_000_003, true, 10), (10, 1, true));
         assert!(!c.is_tier2());
-        tracked_windows(&mut c, 4, (1_000_003, true, 20), (10, 1, true));
+        tracked_windows(&mut c, 3, (1_000_003, true, 20), (10, 1, true));
         assert!(c.is_tier2(), "most miss");
         tracked_windows(&mut c, 4, (1000, true, 0), (10, 1, true));
         assert!(!c.is_tier2(), "few flows");
+    }
+
+    /// What was so while connections were set up need not be so after.
+    #[test]
+    fn tier_1_has_its_turn_again_where_connections_are_tracked() {
+        let mut c = Choice::new(First::Measured);
+        let mut turns = |missed, n| {
+            (0..n)
+                .filter(|_| {
+                    let missed = if c.is_tier2() { 0 } else { missed };
+                    tracked_windows(&mut c, 1, (1_000_003, true, missed), (10, 1, true));
+                    c.is_tier2()
+                })
+                .count()
+        };
+        let all = turns(32, 150);
+        assert!((116..=130).contains(&all), "in vain: {all} of 150");
+        assert!(turns(0, 140) < 135, "in the end");
+        assert_eq!(turns(0, 20), 0, "it has them all");
+        assert!(turns(32, 12) > 3, "and a short trial again");
+        let mut c = Choice::new(First::Measured);
+        windows(&mut c, 2, 1_000_003, 10, 1, true);
+        for _ in 0..20 {
+            assert!(c.is_tier2(), "not tracked");
+            windows(&mut c, 1, 1_000_003, 10, 1, true);
+        }
     }
 
     #[test]

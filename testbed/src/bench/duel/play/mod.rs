@@ -275,12 +275,12 @@ impl<'a> Player<'a> {
     }
 }
 
-/// How long ours runs before it is measured: until a flood has filled the table, or as many
-/// connections expire as are made.
+/// How long ours runs before it is measured: until a flood has filled the table and the caches have
+/// found their order, or as many connections expire as are made.
 fn settling(load: &Load) -> &'static str {
     match load.traffic {
         Traffic::New(_) => "3",
-        Traffic::Flooded(_) => "1",
+        Traffic::Flooded(_) => "2",
         _ => "",
     }
 }

@@ -82,11 +82,13 @@ impl Ground<'_> {
             return Opening::Fails;
         }
         let Some(what) = self.commits.get(commit.commit) else { return Opening::Unusual };
+        if self.asked.zone() != Some(look.zone) {
+            return Opening::Fails;
+        }
         if !self.asked.is_strange() {
             return self.meet((look, commit), what);
         }
-        let is_zone = self.asked.zone() == Some(look.zone);
-        if !is_zone || !are_for(self.asked.state(), (look, commit), what) {
+        if !are_for(self.asked.state(), (look, commit), what) {
             return Opening::Fails;
         }
         let Some((narrow, segment)) = narrow_of(slot) else { return Opening::Unusual };
@@ -111,16 +113,17 @@ impl Ground<'_> {
     }
 
     /// The same for a packet of a connection that nobody has answered yet, as all are where traffic
-    /// goes one way: committed once more, it stays what it is.
+    /// goes one way: committed once more, it stays what it is. Not of one that is translated: what
+    /// its state says of that, and what becomes of the packet, hangs on which `ct` asks for it.
     #[inline(always)]
     fn meet(&mut self, (look, commit): (&Track, &Track), what: &Commit) -> Opening {
         let first = &self.asked.first;
-        let is_usual = first.is_steady && what.is_plain();
-        if !is_usual || commit.nat || self.conntrack.conn_of(first).is_none() {
+        let is_usual = first.is_steady && what.is_plain() && !commit.nat;
+        let conntrack = &self.conntrack;
+        if !is_usual || conntrack.conn_of(first).is_none() || conntrack.nat_bits_of(first) != 0 {
             return Opening::Unusual;
         }
-        let is_zone = self.asked.zone() == Some(look.zone);
-        if !is_zone || first.state != look.state || first.state != commit.state || commit.turns {
+        if first.state != look.state || first.state != commit.state || commit.turns {
             return Opening::Fails;
         }
         self.conntrack.accept(first, self.now);

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use sluice_dataplane::action::group::GroupKind;
 use sluice_dataplane::packet::field::{Format, Maskable};
+use sluice_dataplane::packet::key::VLAN_PRESENT;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Fields that exist in every packet.
@@ -112,7 +113,9 @@ fn arb_set(fields: &'static [Field]) -> impl Strategy<Value = FlowAction> {
         |(field, v, m, whole)| {
             let full = ones(field.info().bits);
             let mask = if whole || m & full == 0 { full } else { m & full };
-            FlowAction::SetField { field, value: v & full, mask }
+            // It does not take a tag off.
+            let tag = if field == Field::VlanVid { mask & u128::from(VLAN_PRESENT) } else { 0 };
+            FlowAction::SetField { field, value: v & full | tag, mask }
         },
     )
 }

@@ -7,6 +7,7 @@ use super::span::Span;
 use super::subfield::{OptionPlace, SubField};
 use super::value::{parse_masked, parse_option, parse_uint, parse_within};
 use sluice_dataplane::packet::field::{Field, ones};
+use sluice_dataplane::packet::key::VLAN_PRESENT;
 
 fn arrow<'a>(v: Span<'a>, usage: &'static str) -> Result<(Span<'a>, Span<'a>), FlowError> {
     v.split_once("->").ok_or_else(|| v.err(Problem::Expected(usage)))
@@ -70,6 +71,10 @@ pub fn set_field(v: Span<'_>, names: &dyn PortNames) -> Result<FlowAction, FlowE
     if mask == 0 {
         return Err(value_text.err(Problem::Rule("a set_field must set at least one bit")));
     }
+    // A tag is there, or the flow would be refused; whoever leaves bit 12 out means to keep it. By
+    // OpenFlow 1.0, where such flows come from, there is no bit 12; later versions refuse them.
+    let tag = if field == Field::VlanVid { mask & u128::from(VLAN_PRESENT) } else { 0 };
+    let value = value | tag;
     Ok(match option {
         Some(place) => FlowAction::SetOption { dst: SubField::option(field, place), value, mask },
         None => FlowAction::SetField { field, value, mask },

@@ -81,6 +81,21 @@ fn what_an_action_writes() {
     assert_eq!(write("dec_ttl"), None);
 }
 
+/// `ovs-ofctl` makes `mod_vlan_vid` of it, or refuses it, by the version that it speaks.
+#[test]
+fn a_vlan_id_that_is_set_leaves_the_tag_there() {
+    let write = |a: &str| {
+        let flow = parse_flow(&format!("dl_vlan=5 actions={a}"), &NoNames).unwrap();
+        let Some(Write { value, mask, .. }) = flow.actions[0].write() else { panic!("{a}") };
+        (value, mask)
+    };
+    assert_eq!(write("set_field:100->vlan_vid"), (0x1064, 0x1fff));
+    assert_eq!(write("set_field:4196->vlan_vid"), (0x1064, 0x1fff));
+    assert_eq!(write("set_field:1/0x1001->vlan_vid"), (0x1001, 0x1001));
+    assert_eq!(write("set_field:1/0xf->vlan_vid"), (1, 0xf));
+    assert_eq!(write("set_field:0->vlan_tci"), (0, 0xffff));
+}
+
 #[test]
 fn files_have_sections_comments_and_lines() {
     let (a, b) = (names(), NoNames);

@@ -9,9 +9,9 @@
 //! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
 //! empty caches and connections, but for those of `--warm`, and tells how the rate comes up.
 //!
-//! With fresh packets time goes on from burst to burst and connections expire between them, as in a
-//! worker's loop; at the end the packets that are not fresh come once more, to see whether their
-//! connections are all there still.
+//! Time goes on from burst to burst, read each time, and house is kept in between at the pace of a
+//! worker's loop. With fresh packets, those that are not fresh come once more at the end, to see
+//! whether their connections are all there still.
 
 use super::churn::{Churn, ChurnOptions, Inbox, churn};
 use super::engine::{Caches, Engine};
@@ -221,12 +221,12 @@ fn lap(
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
     }
-    let clock = Clock { base: e.now(), start: Instant::now() };
+    let mut clock = Clock::new(e.now());
     let mut cold = options.cold.then(|| Cold::new(options.seconds));
     let is_short = options.cold || mail.is_some();
     let look = if is_short { BATCHES_PER_LOOK_SHORT } else { BATCHES_PER_LOOK };
     let take = |lane: &mut Lane, now: Now| mail.iter().for_each(|m| m.take(lane, now));
-    let mut nth = make_ready(&mut e, load, &clock, options, &mut |lane| take(lane, clock.now()));
+    let mut nth = make_ready(&mut e, load, &mut clock, options, &take);
     let before = Counted::of(&e);
     let mut fresh = load.has_fresh().then(Fresh::default);
     let mut packets = 0;
@@ -238,18 +238,16 @@ fn lap(
     let mut elapsed = Duration::ZERO;
     while elapsed < limit && !load.is_empty() {
         nth += 1;
-        let (done, of_it) = pass(&mut e, load, &clock, nth, look, &mut |lane, done| {
-            take(lane, clock.now());
+        let (done, of_it) = pass(&mut e, load, &mut clock, nth, look, &mut |lane, now, done| {
+            take(lane, now);
             let elapsed = start.elapsed();
             cold.iter_mut().for_each(|c| c.note(elapsed, packets + done));
             elapsed < limit
         });
         packets += done;
         fresh.iter_mut().for_each(|f| f.packets += of_it);
-        let now = clock.now();
-        e.lane.housekeep(now, HOUSEKEEP_BUDGET);
         // A pass may be shorter than the way to the next look.
-        take(&mut e.lane, now);
+        take(&mut e.lane, clock.now());
         elapsed = start.elapsed();
         cold.iter_mut().for_each(|c| c.end_of_pass(elapsed));
     }
@@ -285,27 +283,27 @@ fn lap(
 fn make_ready(
     e: &mut Engine,
     load: &Load,
-    clock: &Clock,
+    clock: &mut Clock,
     options: &BenchOptions,
-    take: &mut dyn FnMut(&mut Lane),
+    take: &dyn Fn(&mut Lane, Now),
 ) -> u64 {
     let mut nth = 0;
     // Three times: entries whose first packets could not be kept come later.
     while nth < if options.cold { 0 } else { 3 } {
         nth += 1;
-        pass(e, load, clock, nth, BATCHES_PER_LOOK_SHORT, &mut |lane, _| {
-            take(lane);
+        pass(e, load, clock, nth, BATCHES_PER_LOOK_SHORT, &mut |lane, now, _| {
+            take(lane, now);
             true
         });
     }
     let settled = Duration::from_secs_f64(options.settle_seconds);
-    while clock.start.elapsed() < settled && !load.is_empty() {
+    let start = Instant::now();
+    while start.elapsed() < settled && !load.is_empty() {
         nth += 1;
-        pass(e, load, clock, nth, BATCHES_PER_LOOK, &mut |lane, _| {
-            take(lane);
-            clock.start.elapsed() < settled
+        pass(e, load, clock, nth, BATCHES_PER_LOOK, &mut |lane, now, _| {
+            take(lane, now);
+            start.elapsed() < settled
         });
-        e.lane.housekeep(clock.now(), HOUSEKEEP_BUDGET);
     }
     e.lane.settle(clock.now());
     nth
@@ -350,11 +348,27 @@ fn moved(
 struct Clock {
     base: Now,
     start: Instant,
+    next_housekeep_ns: u64,
 }
 
 impl Clock {
+    fn new(base: Now) -> Self {
+        Self { base, start: Instant::now(), next_housekeep_ns: base.ns + HOUSEKEEP_NS }
+    }
+
     fn now(&self) -> Now {
         Now::from_ns(self.base.ns + self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// A round of a worker's loop begins.
+    #[inline]
+    fn begin_round(&mut self, lane: &mut Lane) -> Now {
+        let now = self.now();
+        if now.ns >= self.next_housekeep_ns {
+            self.next_housekeep_ns = now.ns + HOUSEKEEP_NS;
+            lane.housekeep(now, HOUSEKEEP_BUDGET);
+        }
+        now
     }
 }
 
@@ -369,36 +383,27 @@ fn lost(e: &mut Engine, load: &Load, now: Now) -> u64 {
     played.saturating_sub(sent.0)
 }
 
-/// All packets once, or until `go_on`, asked every `look` batches with the lane and the number so
-/// far, says no. Says how many went, and how many of them were fresh.
+/// All packets once, or until `go_on`, asked every `look` batches with the lane, the time and the
+/// number so far, says no. Says how many went, and how many of them were fresh.
 fn pass(
     e: &mut Engine,
     load: &Load,
-    clock: &Clock,
+    clock: &mut Clock,
     nth: u64,
     look: usize,
-    go_on: &mut dyn FnMut(&mut Lane, u64) -> bool,
+    go_on: &mut dyn FnMut(&mut Lane, Now, u64) -> bool,
 ) -> (u64, u64) {
     let (mut done, mut fresh) = (0, 0);
-    let (mut now, has_fresh) = (clock.now(), load.has_fresh());
-    let mut next_housekeep_ns = now.ns + HOUSEKEEP_NS;
     for (i, burst) in load.bursts.iter().enumerate() {
         load.fill(burst, nth, e);
         let packets = burst.range.len() as u64;
         done += packets;
-        if has_fresh {
-            fresh += if burst.is_fresh { packets } else { 0 };
-            // As a worker: time goes on between batches, and it is its pace that keeps house.
-            now = clock.now();
-            if now.ns >= next_housekeep_ns {
-                next_housekeep_ns = now.ns + HOUSEKEEP_NS;
-                e.lane.housekeep(now, HOUSEKEEP_BUDGET);
-            }
-        }
+        fresh += if burst.is_fresh { packets } else { 0 };
+        let now = clock.begin_round(&mut e.lane);
         e.lane.run(&mut e.burst, burst.port, now, &mut e.pool, &mut Discard);
         if i % look == look - 1 {
             e.lane.drain_events().for_each(drop);
-            if !go_on(&mut e.lane, done) {
+            if !go_on(&mut e.lane, now, done) {
                 break;
             }
         }

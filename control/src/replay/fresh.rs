@@ -19,25 +19,29 @@ pub(super) fn step(nth: u64) -> u16 {
     (nth % PERIOD) as u16
 }
 
-/// Where the layer 4 header begins, and its checksum.
-fn places(bytes: &[u8]) -> Option<(usize, usize)> {
-    let header = usize::from(*bytes.get(ETHERNET)? & 0xf) * 4;
-    let at = ETHERNET + header;
-    match *bytes.get(ETHERNET + 9)? {
-        TCP => Some((at, at + 16)),
-        UDP => Some((at, at + 6)),
-        _ => None,
-    }
+/// Where a packet has what changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    /// Source port, where the layer 4 header begins.
+    port: usize,
+    sum: usize,
+}
+
+/// `None` of what cannot be made fresh.
+pub(super) fn places(bytes: &[u8]) -> Option<Places> {
+    let is_ipv4 = bytes.get(12..15).is_some_and(|t| t[..2] == [8, 0] && t[2] >> 4 == 4);
+    let port = ETHERNET + usize::from(*bytes.get(ETHERNET)? & 0xf) * 4;
+    let sum = match *bytes.get(ETHERNET + 9)? {
+        TCP => port + 16,
+        UDP => port + 6,
+        _ => return None,
+    };
+    (is_ipv4 && bytes.len() >= sum + 2).then_some(Places { port, sum })
 }
 
 /// Refuses what cannot be made fresh.
 pub(super) fn check(packet: &Packet) -> Result<(), ReplayError> {
-    let b = &packet.bytes;
-    let is_ipv4 = b.get(12..15).is_some_and(|t| t[..2] == [8, 0] && t[2] >> 4 == 4);
-    match places(b).filter(|(_, sum)| is_ipv4 && b.len() >= sum + 2) {
-        Some(_) => Ok(()),
-        None => Err(ReplayError::NotFresh),
-    }
+    places(&packet.bytes).map(|_| ()).ok_or(ReplayError::NotFresh)
 }
 
 fn add(a: u16, b: u16) -> u16 {
@@ -51,13 +55,12 @@ fn change(bytes: &mut [u8], at: usize, f: impl FnOnce(u16) -> u16) {
     }
 }
 
-/// Adds to the source port of an IPv4 packet of UDP or TCP that `check` let pass.
+/// Adds to the source port of the packet that has these places.
 #[inline]
-pub(super) fn freshen(bytes: &mut [u8], by: u16) {
-    let Some((port, sum)) = places(bytes) else { return };
-    change(bytes, port, |v| add(v, by));
+pub(super) fn freshen(bytes: &mut [u8], at: Places, by: u16) {
+    change(bytes, at.port, |v| add(v, by));
     // In UDP a sum of 0 says that there is none; the other zero stands for it.
-    change(bytes, sum, |v| match !add(!v, by) {
+    change(bytes, at.sum, |v| match !add(!v, by) {
         0 => 0xffff,
         v => v,
     });
@@ -68,6 +71,10 @@ mod tests {
     use super::*;
     use sluice_dataplane::packet::key::PortIx;
 
+    fn sum_at(b: &[u8]) -> usize {
+        if b[23] == TCP { 38 + 16 } else { 38 + 6 }
+    }
+
     /// IPv4 with an option word, and a layer 4 packet of 20 bytes with its sum filled in.
     fn packet(proto: u8, src_port: u16) -> Vec<u8> {
         let mut b = vec![0; 14 + 24 + 20];
@@ -77,7 +84,7 @@ mod tests {
         b[26..34].copy_from_slice(&[10, 1, 2, 3, 198, 18, 255, 9]);
         b[38..40].copy_from_slice(&src_port.to_be_bytes());
         b[40] = 7;
-        let sum = places(&b).unwrap().1;
+        let sum = sum_at(&b);
         let value = match !whole_sum(&b) {
             0 => 0xffff,
             v => v,
@@ -102,15 +109,15 @@ mod tests {
                 let mut seen = std::collections::HashSet::new();
                 for nth in 0..PERIOD {
                     let mut b = plain.clone();
-                    freshen(&mut b, step(nth));
+                    freshen(&mut b, places(&plain).unwrap(), step(nth));
                     assert_eq!(whole_sum(&b), 0xffff, "{proto} {src_port} {nth}");
-                    let sum = places(&b).unwrap().1;
+                    let sum = sum_at(&b);
                     assert_ne!(b[sum..sum + 2], [0, 0]);
                     assert_ne!(b[38..40], [0, 0]);
                     assert!(seen.insert([b[38], b[39]]));
                 }
                 let mut again = plain.clone();
-                freshen(&mut again, step(PERIOD));
+                freshen(&mut again, places(&plain).unwrap(), step(PERIOD));
                 assert_eq!(again, plain);
             }
         }

@@ -69,9 +69,16 @@ impl Order {
 /// The packets, each at the start of a cache line, as in a frame.
 pub(super) struct Load {
     bytes: Vec<u8>,
-    /// Start and length of each packet.
-    packets: Vec<(usize, usize)>,
+    packets: Vec<Place>,
     pub bursts: Vec<Burst>,
+}
+
+/// Where a packet lies.
+struct Place {
+    start: usize,
+    len: usize,
+    /// What changes with each pass.
+    fresh: Option<fresh::Places>,
 }
 
 /// Packets of one port, all of them fresh or none.
@@ -88,7 +95,8 @@ impl Load {
             let at = load.bytes.len().next_multiple_of(64);
             load.bytes.resize(at, 0);
             load.bytes.extend_from_slice(&p.bytes);
-            load.packets.push((at, p.bytes.len()));
+            let fresh = if p.is_fresh { fresh::places(&p.bytes) } else { None };
+            load.packets.push(Place { start: at, len: p.bytes.len(), fresh });
             let n = load.packets.len();
             match load.bursts.last_mut() {
                 Some(b)
@@ -115,19 +123,21 @@ impl Load {
         self.bursts.iter().any(|b| b.is_fresh)
     }
 
-    /// The bytes of each packet of a burst.
-    fn burst(&self, burst: &Burst) -> impl Iterator<Item = &[u8]> {
-        self.packets[burst.range.clone()].iter().map(|(at, len)| &self.bytes[*at..*at + *len])
+    /// Each packet of a burst, and what changes in it.
+    fn burst(&self, burst: &Burst) -> impl Iterator<Item = (&[u8], Option<fresh::Places>)> {
+        let all = self.packets[burst.range.clone()].iter();
+        all.map(|p| (&self.bytes[p.start..p.start + p.len], p.fresh))
     }
 
     /// Copies a burst into fresh frames of the engine, as the `nth` pass has it.
     #[inline]
     pub fn fill(&self, burst: &Burst, nth: u64, e: &mut Engine) {
-        for bytes in self.burst(burst) {
+        let by = fresh::step(nth);
+        for (bytes, places) in self.burst(burst) {
             let Some(mut frame) = e.pool.alloc() else { continue };
             frame.copy_from(bytes);
-            if burst.is_fresh {
-                fresh::freshen(frame.bytes_mut(), fresh::step(nth));
+            if let Some(at) = places {
+                fresh::freshen(frame.bytes_mut(), at, by);
             }
             if let Err(frame) = e.burst.push(frame) {
                 e.pool.free(frame);
@@ -204,7 +214,7 @@ mod tests {
         let load = Load::new(&own.iter().collect::<Vec<_>>(), Order::File);
         let sizes: Vec<_> = load.bursts.iter().map(|b| (b.port.0, b.range.len())).collect();
         assert_eq!(sizes, [(0, 32), (0, 18), (1, 32), (1, 18)]);
-        let bytes: Vec<_> = load.bursts.iter().flat_map(|b| load.burst(b)).collect();
+        let bytes: Vec<_> = load.bursts.iter().flat_map(|b| load.burst(b)).map(|p| p.0).collect();
         assert_eq!(bytes, own.iter().map(|p| &p.bytes[..]).collect::<Vec<_>>());
     }
 }

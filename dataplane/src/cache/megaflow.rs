@@ -61,6 +61,27 @@ struct Tuple {
     hits: u32,
 }
 
+/// An answer that packets one after the other are held against.
+pub struct Answer<'a> {
+    pub entry: &'a mut Entry,
+    tuple: &'a mut Tuple,
+}
+
+impl Answer<'_> {
+    /// Whether a packet matches it. Of packets with one line only.
+    #[inline(always)]
+    pub fn is_for(&self, key: &PacketKey) -> bool {
+        let (base, m) = (super::mask::base_ref(&key.base), &self.tuple.mask.base);
+        let differs = (0..5).fold(0, |d, i| d | ((base[i] & m[i]) ^ self.entry.key[i]));
+        differs == 0 && is_one_line(key)
+    }
+
+    /// So many did.
+    pub fn served(&mut self, packets: u32) {
+        self.tuple.hits = self.tuple.hits.saturating_add(packets);
+    }
+}
+
 /// The megaflows of a worker. All memory is taken at start.
 pub struct Megaflows {
     slots: Box<[Entry]>,
@@ -192,15 +213,15 @@ impl Megaflows {
         serves
     }
 
-    /// The answer at a place, if it is one for a packet of which connection tracking has told this
-    /// state, and no mark or label. Of packets with one line only.
-    #[inline(always)]
-    pub fn answer_at(&mut self, at: u32, key: &PacketKey, state: u8) -> Option<&mut Entry> {
-        let base = super::mask::base_ref(&key.base);
-        if !is_one_line(key) || !self.serves::<true>(at, base, (state, 0, 0)) {
-            return None;
-        }
-        self.slots.get_mut(at as usize)
+    /// The answer at a place, if it is one for packets of which connection tracking has told this
+    /// state, and no mark or label.
+    #[inline]
+    pub fn answer_at(&mut self, at: u32, state: u8) -> Option<Answer<'_>> {
+        let entry = self.slots.get_mut(at as usize)?;
+        let tuple = self.tuples.get_mut(usize::from(entry.tag[0]))?;
+        let kind = [state, gist((0, 0), tuple.told?)];
+        let is_for = entry.traversal != NONE && [entry.tag[1], entry.tag[2]] == kind;
+        is_for.then_some(Answer { entry, tuple })
     }
 
     #[inline(never)]

@@ -57,7 +57,11 @@ impl Lane {
     #[inline]
     pub(super) fn find(&mut self, n: usize) {
         if self.first.is_tier2() {
-            (0..n).for_each(|i| self.find_mega(i));
+            if self.first.crowds.is_expected() {
+                self.batch.iter_mut().take(n).for_each(|slot| slot.hit = NONE);
+            } else {
+                (0..n).for_each(|i| self.find_mega(i));
+            }
             if self.tracks {
                 self.find_connections(u64::MAX >> (u64::BITS as usize - n.clamp(1, BATCH_MAX)));
             }
@@ -206,6 +210,10 @@ impl Lane {
             any |= 1 << i;
         }
         let translates = self.commits.get(self.asked.last_commit).and_then(|c| c.nat.as_ref());
+        if self.first.crowds.is_expected() && translates.is_none() {
+            // They have no connections to be asked for.
+            return;
+        }
         for i in ones(any) {
             let Some(slot) = self.batch.get_mut(i) else { break };
             let Some((zone, hash)) = slot.ct.hash else { continue };

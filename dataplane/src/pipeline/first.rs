@@ -22,6 +22,10 @@
 //! While tier 2 is first, nothing enters tier 1 that tier 2 has, and packets that tier 2 does not
 //! have are looked up in tier 1 as ever. Both the bits and the hits go on being counted, and
 //! `missed` ends it early. The outcome of a packet never depends on this.
+//!
+//! Batches that are taken for crowds of first packets (`crowd`) are left out of all this.
+
+use super::crowd::Crowds;
 
 /// One batch in so many is looked at.
 const SAMPLED: u32 = 64;
@@ -52,6 +56,8 @@ pub enum First {
     Measured,
     /// Always tier 2.
     Tier2,
+    /// The same, and every batch is taken for a crowd of first packets.
+    Crowds,
 }
 
 /// What was measured, and what follows from it.
@@ -79,13 +85,14 @@ pub(super) struct Choice {
     /// Windows left until tier 1 has its turn again, and of the next trial.
     trial: u32,
     next_trial: u32,
+    pub crowds: Crowds,
 }
 
 impl Choice {
     pub fn new(first: First) -> Self {
         Self {
             first,
-            tier2: first == First::Tier2,
+            tier2: first != First::Measured,
             until: SAMPLED,
             sketch: Box::new([0; WORDS]),
             packets: 0,
@@ -99,23 +106,24 @@ impl Choice {
             rest: REST,
             trial: 0,
             next_trial: TRIAL,
+            crowds: Crowds::new(first == First::Crowds),
         }
     }
 
-    /// Whether tier 2 is asked first.
+    /// Whether tier 2 is asked first, of the batch in hand.
     #[inline]
     pub fn is_tier2(&self) -> bool {
-        self.tier2
+        self.tier2 || self.crowds.is_expected()
     }
 
-    /// Whether the batch that comes now is one to look at.
+    /// Whether the batch in hand is one to look at. What is taken for a crowd tells nothing.
     #[inline]
     pub fn samples(&mut self) -> bool {
         self.until -= 1;
         if self.until == 0 {
             self.until = SAMPLED;
         }
-        self.until == SAMPLED
+        self.until == SAMPLED && !self.crowds.is_expected()
     }
 
     /// Whether sampled batches should be looked up in tier 2 though tier 1 is first.
@@ -126,9 +134,22 @@ impl Choice {
     /// A lookup of tier 2 tried so many masks.
     #[inline]
     pub fn looked_up(&mut self, tried: usize, hit: bool) {
+        if self.crowds.is_expected() {
+            return;
+        }
         self.lookups += 1;
         self.tried += tried as u32;
         self.hits += u32::from(hit);
+    }
+
+    /// So many packets were served by what was tried for them first.
+    #[inline]
+    pub fn served_at_once(&mut self, packets: u32) {
+        if !self.crowds.is_expected() {
+            self.lookups += packets;
+            self.tried += packets;
+            self.hits += packets;
+        }
     }
 
     /// A sampled packet, by its flow's hash, and whether connection tracking is asked of it.

@@ -44,17 +44,18 @@ pub(super) enum Hit {
     None,
 }
 
-/// Counts a packet on its entry, at this place. Some: counts that are to be credited at once.
+/// Counts a packet, or a batch at most, and its bytes on its entry, at this place. Some: counts
+/// that are to be credited at once.
 #[inline(always)]
 pub(super) fn count(
     entry: &mut Entry,
     t: &Traversal,
-    len: u32,
+    (packets, bytes): (u16, u32),
     owing: &mut Owing,
     at: u32,
 ) -> Option<(u32, u32)> {
-    entry.packets = entry.packets.wrapping_add(1);
-    entry.bytes = entry.bytes.wrapping_add(len);
+    entry.packets = entry.packets.wrapping_add(packets);
+    entry.bytes = entry.bytes.wrapping_add(bytes);
     if !entry.owes() {
         entry.set_owes(true);
         if t.is_long() {
@@ -201,7 +202,7 @@ impl Lane {
             }
         }
         let owing = if TIER2 { &mut self.mega_owing } else { &mut self.owing };
-        let due = count(entry, t, len as u32, owing, slot.hit);
+        let due = count(entry, t, (1, len as u32), owing, slot.hit);
         // Not before: the counts are read in one word with the half that this writes.
         entry.used = Tick::of(now);
         entry.epoch = self.recent.epoch();

@@ -20,6 +20,7 @@ mod choose;
 mod commit;
 mod commits;
 mod connect;
+mod crowd;
 mod delta;
 mod events;
 mod execute;

@@ -8,7 +8,7 @@
 //! **In one go.** First packets come in crowds, and those that come by one port mostly go one way.
 //! So the answer of tier 2 that opened the last connection is held against the next packet before
 //! any question is looked up: if it is for a packet that is told of no connection, and there is
-//! none, this one is opened, and the packet leaves ([`Lane::serve_first`]). Whatever is not as
+//! none, this one is opened, and the packet leaves ([`Lane::serve_firsts`]). Whatever is not as
 //! usual changes nothing, and goes the way of all packets.
 //!
 //! **Refused.** A walk that translates, or goes on in another table, is another one where its
@@ -16,16 +16,19 @@
 //! were refused (`Lane::serve_refused`): their walk counts it. If there is none, the packet walks.
 
 use super::asked::{Refusal, plain_of};
+use super::commits::Commits;
+use super::delta::Recent;
 use super::execute::Sent;
 use super::guards::{Ground, is_built_on, refusal};
 use super::hit::{Hit, count, leave};
 use super::lane::{Egress, Lane, Slot};
 use super::upkeep::credit;
 use crate::cache::entry::Tick;
-use crate::cache::traversal::{Asks, Track};
+use crate::cache::megaflow::Answer;
+use crate::cache::traversal::{Asks, Track, Traversal, Traversals};
 use crate::clock::Now;
 use crate::conntrack::ct_state::{NEW, TRK};
-use crate::conntrack::{Commit, CtPacket, Narrow, Segment};
+use crate::conntrack::{Commit, CtPacket, Guess, Narrow, Plain, Segment};
 use crate::packet::frame::Frame;
 use crate::xsk::pool::FramePool;
 
@@ -132,75 +135,150 @@ impl Ground<'_> {
     }
 }
 
+/// What opened the last connection: packets one after the other are held against it.
+struct Opener<'a> {
+    answer: Answer<'a>,
+    t: &'a Traversal,
+    what: &'a Commit,
+    /// The commit's number.
+    number: u16,
+    zone: u16,
+    builds_on: bool,
+}
+
+impl<'a> Opener<'a> {
+    /// `None` if it is for no such packets any more.
+    #[inline(always)]
+    fn new(
+        answer: Answer<'a>,
+        traversals: &'a Traversals,
+        commits: &'a Commits,
+        recent: &Recent,
+    ) -> Option<Self> {
+        let t = traversals.get(answer.entry.traversal)?;
+        let Asks::Opening(look, commit) = t.asks() else { return None };
+        let (what, number) = (commits.get(commit.commit)?, commit.commit);
+        let is_current = answer.entry.epoch == recent.epoch();
+        let (zone, builds_on) = (look.zone, is_built_on(commit));
+        let opens = is_current && are_for(STRANGER, (look, commit), what);
+        opens.then_some(Self { answer, t, what, number, zone, builds_on })
+    }
+
+    /// The packet as conntrack sees it, and its hash, if this is for such packets and nothing is
+    /// known of a connection.
+    #[inline(always)]
+    fn is_for<'s>(&self, slot: &'s Slot) -> Option<(Plain<'s>, u64)> {
+        let hash = slot.ct.hash_in(self.zone).filter(|_| slot.ct.guess.is_none())?;
+        let len = slot.frame.as_ref().map_or(0, Frame::len);
+        if !self.answer.is_for(&slot.key) || !self.t.head.fits(len) {
+            return None;
+        }
+        plain_of(slot).map(|packet| (packet, hash))
+    }
+}
+
+/// The state of a packet that has no connection.
+const STRANGER: u8 = TRK | NEW;
+
+/// What ends a run of first packets.
+enum End {
+    /// A packet that is none, or is to be judged the long way: nothing has changed for it.
+    Other,
+    /// One was refused in this zone that the walk is built on.
+    Refused(u16, Refusal),
+    /// The last one has been opened, and so many of its walk's steps are done: not all. If it is
+    /// translated, where its connection is.
+    Rest { traversal: u32, done: usize, turned: Option<Guess> },
+}
+
 impl Lane {
-    /// Serves packet `i` as the last first packet was served, if it is one, too. False: nothing has
-    /// changed.
+    /// Serves packets of the batch from number `first` on as the last first packet was served, as
+    /// long as they are such, up to `end`. How many; nothing has changed for the next one.
     #[inline(never)]
-    pub(super) fn serve_first<E: Egress, const TIER2: bool>(
+    pub(super) fn serve_firsts<E: Egress, const TIER2: bool>(
         &mut self,
-        i: usize,
+        (first, end): (usize, usize),
+        now: Now,
+        sent: &mut Sent,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) -> usize {
+        let at = self.asked.opener;
+        let Some(answer) = self.mega.answer_at(at, STRANGER) else { return 0 };
+        let opener = Opener::new(answer, &self.traversals, &self.commits, &self.recent);
+        let Some(mut opener) = opener else { return 0 };
+        let Opener { t, what, number, zone, builds_on, .. } = opener;
+        let traversal = opener.answer.entry.traversal;
+        let (mut served, mut bytes, mut last, mut why) = (0, 0, None, End::Other);
+        self.conntrack.count_refusals(!builds_on);
+        for slot in self.batch.iter_mut().take(end).skip(first) {
+            let Some((packet, hash)) = opener.is_for(slot) else { break };
+            let (guess, narrow) = match self.conntrack.open_plain(&packet, (zone, hash), what, now)
+            {
+                Ok(Some(opened)) => opened,
+                Ok(None) => break,
+                Err(reason) if builds_on => {
+                    why = End::Refused(zone, Refusal { commit: number, reason });
+                    break;
+                }
+                Err(e) => {
+                    self.counters.add(refusal(e), 1);
+                    (Guess::NONE, None)
+                }
+            };
+            let len = slot.frame.as_ref().map_or(0, Frame::len);
+            (served, bytes, last) = (served + 1, bytes + len as u32, narrow);
+            if let Some(done) = leave(t, slot, narrow, &self.counters, sent, pool, egress) {
+                why = End::Rest { traversal, done, turned: narrow.map(|_| guess) };
+                break;
+            }
+        }
+        self.conntrack.count_refusals(true);
+        if served > 0 {
+            let answer = &mut opener.answer;
+            answer.served(served);
+            let due = count(answer.entry, t, (served as u16, bytes), &mut self.mega_owing, at);
+            answer.entry.used = Tick::of(now);
+            if let Some(due) = due {
+                credit(&self.traversals, &self.program, traversal, due, now);
+            }
+            (self.asked.last_commit, self.asked.narrow) = (number, last);
+            self.first.crowds.opened(served);
+            if TIER2 {
+                self.first.served_at_once(served);
+            } else {
+                (0..served).for_each(|_| self.adapt.tier2_lookup(1, true));
+            }
+        }
+        let next = first + served as usize;
+        next - first + usize::from(self.end_firsts(why, next, now, sent, pool, egress))
+    }
+
+    /// Does what is left to do for the packet that ended a run before number `next`. Whether packet
+    /// `next` was served as well.
+    #[inline(always)]
+    fn end_firsts<E: Egress>(
+        &mut self,
+        why: End,
+        next: usize,
         now: Now,
         sent: &mut Sent,
         pool: &mut FramePool,
         egress: &mut E,
     ) -> bool {
-        const STRANGER: u8 = TRK | NEW;
-        let Some(slot) = self.batch.get_mut(i) else { return false };
-        let Some((zone, hash)) = slot.ct.hash.filter(|_| slot.ct.guess.is_none()) else {
-            return false;
-        };
-        let at = self.asked.opener;
-        let Some(entry) = self.mega.answer_at(at, &slot.key, STRANGER) else { return false };
-        let Some(t) = self.traversals.get(entry.traversal) else { return false };
-        let Asks::Opening(look, commit) = t.asks() else { return false };
-        let Some(what) = self.commits.get(commit.commit) else { return false };
-        let Some(packet) = plain_of(slot) else { return false };
-        let len = slot.frame.as_ref().map_or(0, Frame::len);
-        let is_usual = t.head.fits(len)
-            && entry.epoch == self.recent.epoch()
-            && look.zone == zone
-            && are_for(STRANGER, (look, commit), what);
-        if !is_usual {
-            return false;
-        }
-        let (builds_on, number) = (is_built_on(commit), commit.commit);
-        self.conntrack.count_refusals(!builds_on);
-        let opened = self.conntrack.open_plain(&packet, (zone, hash), what, now);
-        self.conntrack.count_refusals(true);
-        let narrow = match opened {
-            Ok(None) => return false,
-            Ok(Some((guess, narrow))) => {
-                if narrow.is_some() {
+        match why {
+            End::Other => false,
+            End::Refused(zone, refusal) => {
+                (self.asked.zone, self.asked.refused) = (Some(zone), Some(refusal));
+                self.serve_refused(next, now, sent, pool, egress) != Hit::None
+            }
+            End::Rest { traversal, done, turned } => {
+                if let Some(guess) = turned {
                     self.asked.first.passed(guess, STRANGER);
                 }
-                narrow
+                self.serve_rest(next - 1, traversal, done, now, sent, pool, egress);
+                false
             }
-            Err(reason) if builds_on => {
-                self.asked.zone = Some(zone);
-                self.asked.refused = Some(Refusal { commit: number, reason });
-                return self.serve_refused(i, now, sent, pool, egress) != Hit::None;
-            }
-            Err(e) => {
-                self.counters.add(refusal(e), 1);
-                None
-            }
-        };
-        self.asked.last_commit = number;
-        self.asked.narrow = narrow;
-        if TIER2 {
-            self.first.looked_up(1, true);
-        } else {
-            self.adapt.tier2_lookup(1, true);
         }
-        let traversal = entry.traversal;
-        let due = count(entry, t, len as u32, &mut self.mega_owing, at);
-        entry.used = Tick::of(now);
-        if let Some(due) = due {
-            credit(&self.traversals, &self.program, traversal, due, now);
-        }
-        if let Some(done) = leave(t, slot, narrow, &self.counters, sent, pool, egress) {
-            self.serve_rest(i, traversal, done, now, sent, pool, egress);
-        }
-        true
     }
 }

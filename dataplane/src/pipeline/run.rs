@@ -67,6 +67,7 @@ impl Lane {
         }
         let mut rest = burst.drain();
         loop {
+            self.begin_batch(in_port);
             let cache = (!self.first.is_tier2()).then_some(&self.cache);
             let mut n = receive(
                 &mut self.batch,
@@ -84,25 +85,41 @@ impl Lane {
                 n = self.go_home(n, (in_port, fresh), now, pool, egress);
             }
             if n > 0 {
-                self.run_batch(n, now, pool, egress);
+                self.run_batch((n, in_port), now, pool, egress);
             }
         }
         if self.has_homes {
             self.end_at_home(now, pool, egress);
         }
+        // Of the last round, which brought none.
+        self.first.crowds.end(in_port, 0);
         if self.templates.is_full() {
             self.forget();
         }
     }
 
+    /// A batch comes: how it is looked up is settled before its keys are hashed.
+    #[inline(always)]
+    fn begin_batch(&mut self, in_port: PortIx) {
+        let opens = self.tracks && self.uses_tier2();
+        self.first.crowds.begin(in_port, opens);
+    }
+
     /// Judges the packets that `receive` has brought.
     #[inline(always)]
-    fn run_batch<E: Egress>(&mut self, n: usize, now: Now, pool: &mut FramePool, egress: &mut E) {
+    fn run_batch<E: Egress>(
+        &mut self,
+        (n, in_port): (usize, PortIx),
+        now: Now,
+        pool: &mut FramePool,
+        egress: &mut E,
+    ) {
         self.find(n);
         let missed = self.judge(n, now, pool, egress);
         if self.first.samples() {
             self.sample(n, missed);
         }
+        self.first.crowds.end(in_port, n);
         if self.cache.is_crowded() {
             self.grow();
         }
@@ -118,13 +135,14 @@ impl Lane {
         while self.pieces.are_ready()
             && let Some((frame, in_port)) = self.next_part(pool)
         {
+            self.begin_batch(in_port);
             let cache = (!self.first.is_tier2()).then_some(&self.cache);
             let mut one = std::iter::once(frame);
             let from = (in_port, false);
             let (batch, program, counters) = (&mut self.batch, &self.program, &self.counters);
             let n = receive(batch, program, counters, cache, &mut one, from, pool);
             if n > 0 {
-                self.run_batch(n, now, pool, egress);
+                self.run_batch((n, in_port), now, pool, egress);
             }
         }
         self.tell(egress);
@@ -167,17 +185,26 @@ impl Lane {
         pool: &mut FramePool,
         egress: &mut E,
     ) -> usize {
-        let (mut stale, mut missed, mut walks, mut hits2) = (0, 0, 0, 0);
+        let (mut stale, mut missed, mut hits2) = (0, 0, 0);
         let as_found = self.cache.changes();
         let mut sent = Sent::default();
-        for i in 0..n {
+        let mut next = 0;
+        while next < n {
             if TIER2 {
-                if missed > 0 {
+                let served = self.serve_firsts::<E, true>((next, n), now, &mut sent, pool, egress);
+                hits2 += served as u64;
+                next += served;
+                if next == n {
+                    break;
+                }
+            }
+            let i = next;
+            next += 1;
+            if TIER2 {
+                if missed > 0 || self.first.crowds.is_expected() {
                     self.find_mega(i);
                 }
-                if self.serve_first::<E, true>(i, now, &mut sent, pool, egress)
-                    || self.serve_from_mega(i, now, &mut sent, pool, egress) != Hit::None
-                {
+                if self.serve_from_mega(i, now, &mut sent, pool, egress) != Hit::None {
                     hits2 += 1;
                     continue;
                 }
@@ -194,8 +221,9 @@ impl Lane {
                 Hit::Stale | Hit::Refused => stale += 1,
                 Hit::None => {}
             }
-            missed += 1;
-            walks += u64::from(self.miss::<E, TIER2>(i, now, &mut sent, pool, egress));
+            let served = self.miss::<E, TIER2>((i, n), now, &mut sent, pool, egress);
+            missed += served as u64;
+            next = i + served;
         }
         self.counters.add(Stat::TxPackets, sent.packets);
         self.counters.add(Stat::TxBytes, sent.bytes);
@@ -203,37 +231,43 @@ impl Lane {
         self.counters.add(Stat::Tier1Hits, hits);
         self.counters.add(Stat::Tier1Stale, stale);
         self.counters.add(Stat::Tier2Hits, hits2);
-        self.counters.add(Stat::Tier3Walks, walks);
         self.adapt.tier1_hits(hits as u32);
         missed as usize
     }
 
-    /// Serves a packet that the tier asked first does not have: from tier 2, or by a walk. True: it
-    /// walked.
+    /// Serves packet `i`, which the tier asked first does not have: from tier 2, or by a walk. If
+    /// it is a first packet like the last one, those of the batch behind it that are such, too.
+    /// How many.
     #[cold]
     #[inline(never)]
     fn miss<E: Egress, const TIER2: bool>(
         &mut self,
-        i: usize,
+        (i, end): (usize, usize),
         now: Now,
         sent: &mut Sent,
         pool: &mut FramePool,
         egress: &mut E,
-    ) -> bool {
-        if self.adapt.missed() {
-            self.mega.rank();
-            self.first.missed();
+    ) -> usize {
+        let mut served = 0;
+        if !TIER2 && self.uses_tier2() {
+            served = self.serve_firsts::<E, false>((i, end), now, sent, pool, egress);
+            if served == 0 {
+                served = usize::from(self.serve_mega(i, now, sent, pool, egress));
+            }
+            self.counters.add(Stat::Tier2Hits, served as u64);
         }
-        if !TIER2
-            && self.uses_tier2()
-            && (self.serve_first::<E, false>(i, now, sent, pool, egress)
-                || self.serve_mega(i, now, sent, pool, egress))
-        {
-            self.counters.add(Stat::Tier2Hits, 1);
-            return false;
+        if served == 0 {
+            self.walk(i, now, sent, pool, egress);
+            self.counters.add(Stat::Tier3Walks, 1);
+            served = 1;
         }
-        self.walk(i, now, sent, pool, egress);
-        true
+        for _ in 0..served {
+            if self.adapt.missed() {
+                self.mega.rank();
+                self.first.missed();
+            }
+        }
+        served
     }
 
     /// Walks the tables for a packet, sends it, and keeps the traversal.

@@ -282,7 +282,7 @@ pub struct Switch {
     pub cached: Side,
     /// With megaflows alone.
     pub wide: Side,
-    /// With both, megaflows asked first.
+    /// With both, megaflows asked first, each batch of what is tracked taken for a crowd.
     pub both: Side,
     pub plain: Side,
     pub now: Now,
@@ -299,7 +299,7 @@ impl Switch {
         let mut s = Self {
             cached: Side::new((microflows, 8), First::Measured, frames),
             wide: Side::new((0, 64), First::Measured, frames),
-            both: Side::new((microflows, 16), First::Tier2, frames),
+            both: Side::new((microflows, 16), First::Crowds, frames),
             plain: Side::new((0, 0), First::Measured, frames),
             now: Now::from_secs(1000),
             version: 0,

@@ -11,6 +11,8 @@ use sluice_dataplane::packet::build::PacketBuilder;
 use sluice_dataplane::packet::field::Field;
 use sluice_dataplane::tunnel::{TunnelConfig, TunnelKey};
 
+/// Connections that there is room for.
+const CONNS: usize = 64;
 const FAR: [u8; 4] = [198, 51, 100, 7];
 
 /// UDP of client `n`, which nobody has seen before.
@@ -32,19 +34,23 @@ fn ports(sent: &[(u16, Vec<u8>)]) -> Vec<u16> {
 
 /// Crowds of twelve, by a port; `kind` says which of two kinds each packet is of, and that is where
 /// it leaves: 2 or 3. First one of each kind, which walks; then all of one, all of the other, and
-/// by turns.
+/// by turns; then all of one until crowds are expected there, all of the other, and by turns again.
 fn crowds(s: &mut Switch, port: u16, make: impl Fn(u16, bool) -> Vec<u8>) {
     let mut n = 0;
-    let turns: [fn(u16) -> bool; 5] = [|i| i == 0, |_| false, |_| true, |i| i % 2 == 0, |i| i > 5];
-    for kind in turns {
+    type Kind = fn(u16) -> bool;
+    let turns: [Kind; 5] = [|i| i == 0, |_| false, |_| true, |i| i % 2 == 0, |i| i > 5];
+    let row: [Kind; 6] = [|_| true; 6];
+    let expected: [Kind; 4] = [|_| false, |i| i == 5, |i| i % 2 == 0, |i| i > 5];
+    for kind in turns.into_iter().chain(row).chain(expected) {
         let kinds: Vec<bool> = (0..12).map(kind).collect();
         let packets: Vec<Vec<u8>> = (n..).zip(&kinds).map(|(n, kind)| make(n, *kind)).collect();
         n += 12;
         let wanted: Vec<u16> = kinds.iter().map(|k| 2 + u16::from(*k)).collect();
         assert_eq!(ports(&s.batch(port, &packets)), wanted);
     }
-    assert_eq!(s.see().conns.len(), usize::from(n));
-    assert!(s.walks() < 20, "{} walks", s.walks());
+    assert_eq!(n, 15 * 12);
+    assert_eq!(s.see().conns.len(), CONNS, "the later ones took the places of the first");
+    assert!(s.walks() < 40, "{} walks", s.walks());
 }
 
 #[test]

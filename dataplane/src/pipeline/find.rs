@@ -94,6 +94,7 @@ impl Lane {
                 self.first.looked_up(tried, found.is_some());
             }
         }
+        let missed = (missed, self.cache.is_full());
         self.first.sampled(missed, self.mega.live(), self.uses_tier2());
     }
 

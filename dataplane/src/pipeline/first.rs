@@ -10,14 +10,17 @@
 //!   database applications", 1990); `MANY` of the packets sampled being of flows met once means
 //!   some 60 k flows that come by turns, `FEW` some 27 k. Where connection tracking is asked, that
 //!   is not enough: an entry of tier 1 knows its connection, which tier 2 has to look for, in a
-//!   line of its index. Most packets must miss tier 1 then.
+//!   line of its index. Then a good part of the packets must miss tier 1, too: a miss costs some
+//!   eight times what a hit saves.
 //! - *What tier 2 could do.* If there were many flows in the last window, the sampled batches are
 //!   looked up in tier 2 as well, for the count of masks tried and of hits.
 //!
 //! What misses tier 1 is not known while tier 2 is first, and the time in which a table of
 //! connections is set up, or flooded, tells little of the time after it. So where connections are
 //! tracked tier 1 has its turn again after `TRIAL` windows, then `LOOK` to be filled and met again;
-//! each time that this was in vain, the next turn comes after twice as many windows.
+//! each time that this was in vain, the next turn comes after twice as many windows. If tier 1 is
+//! full and still misses, there are more flows than it holds: its turn ends, and the next one comes
+//! after `TRIAL_FULL` times as many.
 //!
 //! While tier 2 is first, nothing enters tier 1 that tier 2 has, and packets that tier 2 does not
 //! have are looked up in tier 1 as ever. Both the bits and the hits go on being counted, and
@@ -45,6 +48,9 @@ const REST_MAX: u32 = 1024;
 /// Windows that tier 2 is first where connections are tracked; doubled each time, up to the second.
 const TRIAL: u32 = 2;
 const TRIAL_MAX: u32 = 1024;
+const TRIAL_FULL: u32 = 8;
+/// One packet in so many may miss tier 1 where connections are tracked and it is first.
+const MISSES_OF: u32 = 8;
 /// Windows that tier 1 has then.
 const LOOK: u32 = 4;
 
@@ -85,6 +91,8 @@ pub(super) struct Choice {
     /// Windows left until tier 1 has its turn again, and of the next trial.
     trial: u32,
     next_trial: u32,
+    /// Tier 1 has its turn after one.
+    looking: bool,
     pub crowds: Crowds,
 }
 
@@ -106,6 +114,7 @@ impl Choice {
             rest: REST,
             trial: 0,
             next_trial: TRIAL,
+            looking: false,
             crowds: Crowds::new(first == First::Crowds),
         }
     }
@@ -163,16 +172,17 @@ impl Choice {
         self.packets += 1;
     }
 
-    /// A sampled batch is over: so many of its packets tier 1 did not have, there are so many
-    /// megaflows, and tier 2 is in use or not.
-    pub fn sampled(&mut self, missed: usize, megaflows: usize, in_use: bool) {
+    /// A sampled batch is over: so many of its packets tier 1 did not have, which is full or not,
+    /// there are so many megaflows, and tier 2 is in use or not.
+    pub fn sampled(&mut self, (missed, full): (usize, bool), megaflows: usize, in_use: bool) {
         self.missed += missed as u32;
         if self.packets < WINDOW {
             return;
         }
         let different = self.different() / f64::from(self.packets);
         let is_tracked = 2 * self.tracked >= self.packets;
-        let fit = is_tracked && 2 * self.missed <= self.packets;
+        let fit = is_tracked && MISSES_OF * self.missed <= self.packets;
+        let too_many = full && 4 * self.missed > self.packets;
         self.many = different >= MANY && !fit;
         self.resting = self.resting.saturating_sub(1);
         if self.first == First::Measured {
@@ -185,11 +195,11 @@ impl Choice {
                     self.rest = REST;
                     self.try_on(is_tracked);
                 }
+            } else if near && self.looking && too_many {
+                self.begin_trial(full);
             } else if near && self.many && self.resting == 0 && self.lookups > 0 {
-                self.tier2 = self.hits_of(16) && 2 * self.tried <= 5 * self.lookups;
-                if self.tier2 {
-                    self.trial = self.next_trial;
-                    self.next_trial = (self.trial * 2).min(TRIAL_MAX);
+                if self.hits_of(16) && 2 * self.tried <= 5 * self.lookups {
+                    self.begin_trial(full);
                 }
             } else if fit && self.resting == 0 {
                 self.next_trial = TRIAL;
@@ -200,6 +210,14 @@ impl Choice {
         (self.hits, self.tracked, self.missed) = (0, 0, 0);
     }
 
+    /// Tier 2 is first.
+    fn begin_trial(&mut self, full: bool) {
+        let times = if full { TRIAL_FULL } else { 1 };
+        (self.tier2, self.looking, self.resting) = (true, false, 0);
+        self.trial = (self.next_trial * times).min(TRIAL_MAX);
+        self.next_trial = (self.trial * 2).min(TRIAL_MAX);
+    }
+
     /// Another window with tier 2 first. It may have been the last of the trial.
     fn try_on(&mut self, is_tracked: bool) {
         if !is_tracked {
@@ -207,7 +225,7 @@ impl Choice {
         }
         self.trial = self.trial.saturating_sub(1);
         if self.trial == 0 {
-            self.tier2 = false;
+            (self.tier2, self.looking) = (false, true);
             self.resting = LOOK;
         }
     }
@@ -255,6 +273,15 @@ mod tests {
         (flows, is_tracked, missed): (u32, bool, usize),
         (megaflows, tried, hit): (usize, usize, bool),
     ) {
+        windows_of(c, n, (flows, is_tracked, (missed, false)), (megaflows, tried, hit));
+    }
+
+    fn windows_of(
+        c: &mut Choice,
+        n: u32,
+        (flows, is_tracked, missed): (u32, bool, (usize, bool)),
+        (megaflows, tried, hit): (usize, usize, bool),
+    ) {
         let mut at = 0u32;
         for _ in 0..n * (WINDOW / 32) * SAMPLED {
             let looks = c.samples();
@@ -287,10 +314,10 @@ mod tests {
     #[test]
     fn tracked_flows_stay_in_tier_1_as_long_as_it_has_them() {
         let mut c = Choice::new(First::Measured);
-        tracked_windows(&mut c, 4, (1_000_003, true, 10), (10, 1, true));
+        tracked_windows(&mut c, 4, (1_000_003, true, 4), (10, 1, true));
         assert!(!c.is_tier2());
-        tracked_windows(&mut c, 3, (1_000_003, true, 20), (10, 1, true));
-        assert!(c.is_tier2(), "most miss");
+        tracked_windows(&mut c, 3, (1_000_003, true, 5), (10, 1, true));
+        assert!(c.is_tier2(), "many miss");
         tracked_windows(&mut c, 4, (1000, true, 0), (10, 1, true));
         assert!(!c.is_tier2(), "few flows");
     }
@@ -320,6 +347,22 @@ mod tests {
             assert!(c.is_tier2(), "not tracked");
             windows(&mut c, 1, 1_000_003, 10, 1, true);
         }
+    }
+
+    /// A table of a million entries and two million flows.
+    #[test]
+    fn a_full_tier_1_that_misses_has_few_and_short_turns() {
+        let mut c = Choice::new(First::Measured);
+        let mut turns = |n| -> u32 {
+            let mut one = || {
+                windows_of(&mut c, 1, (1_000_003, true, (12, true)), (10, 1, true));
+                u32::from(!c.is_tier2())
+            };
+            (0..n).map(|_| one()).sum()
+        };
+        assert_eq!(turns(2), 1, "it is tried, and tier 2 is looked up beside");
+        assert_eq!(turns(15), 0);
+        assert_eq!(turns(1 + 200), 1, "a turn of one window, then none for long");
     }
 
     #[test]

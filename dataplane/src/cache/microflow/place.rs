@@ -75,6 +75,11 @@ impl Microflows {
         self.slots.len() as u32
     }
 
+    /// Whether there are as many entries as it may hold, or more.
+    pub fn is_full(&self) -> bool {
+        self.live as usize >= self.capacity()
+    }
+
     /// Whether a group should be added.
     #[inline]
     pub fn is_crowded(&self) -> bool {

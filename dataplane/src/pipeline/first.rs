@@ -48,11 +48,12 @@ const REST_MAX: u32 = 1024;
 /// Windows that tier 2 is first where connections are tracked; doubled each time, up to the second.
 const TRIAL: u32 = 2;
 const TRIAL_MAX: u32 = 1024;
+/// Windows that tier 1 has then.
+const LOOK: u32 = 4;
+/// A trial is so many times as long if tier 1 was full.
 const TRIAL_FULL: u32 = 8;
 /// One packet in so many may miss tier 1 where connections are tracked and it is first.
 const MISSES_OF: u32 = 8;
-/// Windows that tier 1 has then.
-const LOOK: u32 = 4;
 
 /// Which tier is asked first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,28 +9,26 @@
 //! told as the *floor* beside the whole; no figure is diminished by it. A *cold* bench begins with
 //! empty caches and connections, but for those of `--warm`, and tells how the rate comes up.
 //!
-//! Time goes on from burst to burst, read each time, and house is kept in between at the pace of a
-//! worker's loop. With fresh packets, those that are not fresh come once more at the end, to see
-//! whether their connections are all there still.
+//! With fresh packets, those that are not fresh come once more at the end, to see whether their
+//! connections are all there still; `turns` says what the fresh ones cost them.
 
 use super::churn::{Churn, ChurnOptions, Inbox, churn};
 use super::engine::{Caches, Engine};
 use super::gate::{Gate, Pass};
 use super::load::{Load, Order};
+use super::passes::Passes;
 use super::report::{BenchReport, Cold, Cost, Settings, Tiers, drops, stats, tiers};
+use super::turns::Turns;
 use super::{Fresh, Packet, ReplayError};
 use crate::config::Config;
 use crate::model::Model;
 use sluice_dataplane::clock::Now;
 use sluice_dataplane::limits::BATCH_MAX;
-use sluice_dataplane::packet::frame::Frame;
-use sluice_dataplane::packet::key::{PacketKey, PortIx};
+use sluice_dataplane::packet::key::PacketKey;
 use sluice_dataplane::packet::parse::{Layers, parse};
-use sluice_dataplane::pipeline::{Egress, Lane};
+use sluice_dataplane::pipeline::Lane;
 use sluice_dataplane::sys::wait::{self, tsc};
 use sluice_dataplane::tunnel::entropy;
-use sluice_dataplane::worker::{HOUSEKEEP_BUDGET, HOUSEKEEP_NS};
-use sluice_dataplane::xsk::pool::FramePool;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -49,6 +47,8 @@ pub struct BenchOptions {
     pub cold: bool,
     /// Change rules meanwhile; for one worker.
     pub churn: Option<ChurnOptions>,
+    /// Fresh packets come in every second turn of this length; for one worker.
+    pub fresh_turns_ms: Option<u64>,
 }
 
 impl Default for BenchOptions {
@@ -61,6 +61,7 @@ impl Default for BenchOptions {
             order: Order::File,
             cold: false,
             churn: None,
+            fresh_turns_ms: None,
         }
     }
 }
@@ -74,26 +75,6 @@ const FLOOR_SHARE: f64 = 0.1;
 
 /// How often the process has called its allocator; a binary that counts sets this up.
 pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-/// Frees what it is given.
-struct Discard;
-
-impl Egress for Discard {
-    #[inline]
-    fn output(&mut self, _: PortIx, frame: Frame, pool: &mut FramePool) {
-        pool.free(frame);
-    }
-}
-
-/// Counts, too.
-struct Count(u64);
-
-impl Egress for Count {
-    fn output(&mut self, _: PortIx, frame: Frame, pool: &mut FramePool) {
-        self.0 += 1;
-        pool.free(frame);
-    }
-}
 
 /// What is played.
 #[derive(Clone, Copy)]
@@ -221,12 +202,13 @@ fn lap(
     if let Some(cpu) = cpu {
         let _ = wait::pin_to_cpu(cpu);
     }
-    let mut clock = Clock::new(e.now());
+    let mut passes = Passes::new(load, e.now());
     let mut cold = options.cold.then(|| Cold::new(options.seconds));
     let is_short = options.cold || mail.is_some();
     let look = if is_short { BATCHES_PER_LOOK_SHORT } else { BATCHES_PER_LOOK };
     let take = |lane: &mut Lane, now: Now| mail.iter().for_each(|m| m.take(lane, now));
-    let mut nth = make_ready(&mut e, load, &mut clock, options, &take);
+    make_ready(&mut e, load, &mut passes, options, &take);
+    passes.turns = options.fresh_turns_ms.map(|ms| Turns::new(ms, options.seconds));
     let before = Counted::of(&e);
     let mut fresh = load.has_fresh().then(Fresh::default);
     let mut packets = 0;
@@ -237,17 +219,16 @@ fn lap(
     let limit = Duration::from_secs_f64(options.seconds);
     let mut elapsed = Duration::ZERO;
     while elapsed < limit && !load.is_empty() {
-        nth += 1;
-        let (done, of_it) = pass(&mut e, load, &mut clock, nth, look, &mut |lane, now, done| {
+        let done = passes.pass(&mut e, look, &mut |lane, now, done| {
             take(lane, now);
             let elapsed = start.elapsed();
             cold.iter_mut().for_each(|c| c.note(elapsed, packets + done));
             elapsed < limit
         });
-        packets += done;
-        fresh.iter_mut().for_each(|f| f.packets += of_it);
+        packets += done.packets;
+        fresh.iter_mut().for_each(|f| f.packets += done.fresh);
         // A pass may be shorter than the way to the next look.
-        take(&mut e.lane, clock.now());
+        take(&mut e.lane, passes.now());
         elapsed = start.elapsed();
         cold.iter_mut().for_each(|c| c.end_of_pass(elapsed));
     }
@@ -256,13 +237,16 @@ fn lap(
     let allocations = ALLOCATIONS.load(Relaxed) - allocations;
     gate.wait();
     // What conntrack has counted is carried over with it.
-    e.lane.settle(clock.now());
+    e.lane.settle(passes.now());
     let Counted { tiers, drops, stats } = Counted::of(&e).since(&before);
     let connections = e.lane.conntrack_ref().len() as u64;
-    fresh.iter_mut().for_each(|f| f.others_lost = lost(&mut e, load, clock.now()));
+    fresh.iter_mut().for_each(|f| {
+        f.others_lost = passes.lost(&mut e);
+        f.turns = passes.turns.as_ref().and_then(Turns::report);
+    });
     // Control ends with it.
     drop(mail);
-    let floor = floor(&mut e, load, options.seconds * FLOOR_SHARE);
+    let floor = passes.floor(&mut e, options.seconds * FLOOR_SHARE);
     Lap {
         packets,
         elapsed,
@@ -278,20 +262,17 @@ fn lap(
     }
 }
 
-/// Brings the caches, of the processor too, and what comes with time to where they stay. Says how
-/// many passes there were.
+/// Brings the caches, of the processor too, and what comes with time to where they stay.
 fn make_ready(
     e: &mut Engine,
     load: &Load,
-    clock: &mut Clock,
+    passes: &mut Passes<'_>,
     options: &BenchOptions,
     take: &dyn Fn(&mut Lane, Now),
-) -> u64 {
-    let mut nth = 0;
+) {
     // Three times: entries whose first packets could not be kept come later.
-    while nth < if options.cold { 0 } else { 3 } {
-        nth += 1;
-        pass(e, load, clock, nth, BATCHES_PER_LOOK_SHORT, &mut |lane, now, _| {
+    for _ in 0..if options.cold { 0 } else { 3 } {
+        passes.pass(e, BATCHES_PER_LOOK_SHORT, &mut |lane, now, _| {
             take(lane, now);
             true
         });
@@ -299,14 +280,12 @@ fn make_ready(
     let settled = Duration::from_secs_f64(options.settle_seconds);
     let start = Instant::now();
     while start.elapsed() < settled && !load.is_empty() {
-        nth += 1;
-        pass(e, load, clock, nth, BATCHES_PER_LOOK, &mut |lane, now, _| {
+        passes.pass(e, BATCHES_PER_LOOK, &mut |lane, now, _| {
             take(lane, now);
             start.elapsed() < settled
         });
     }
-    e.lane.settle(clock.now());
-    nth
+    e.lane.settle(passes.now());
 }
 
 /// What a lane has counted.
@@ -344,89 +323,6 @@ fn moved(
     now
 }
 
-/// The lane's time: it goes on while it is measured.
-struct Clock {
-    base: Now,
-    start: Instant,
-    next_housekeep_ns: u64,
-}
-
-impl Clock {
-    fn new(base: Now) -> Self {
-        Self { base, start: Instant::now(), next_housekeep_ns: base.ns + HOUSEKEEP_NS }
-    }
-
-    fn now(&self) -> Now {
-        Now::from_ns(self.base.ns + self.start.elapsed().as_nanos() as u64)
-    }
-
-    /// A round of a worker's loop begins.
-    #[inline]
-    fn begin_round(&mut self, lane: &mut Lane) -> Now {
-        let now = self.now();
-        if now.ns >= self.next_housekeep_ns {
-            self.next_housekeep_ns = now.ns + HOUSEKEEP_NS;
-            lane.housekeep(now, HOUSEKEEP_BUDGET);
-        }
-        now
-    }
-}
-
-/// How many of the packets that are not fresh do not come out any more.
-fn lost(e: &mut Engine, load: &Load, now: Now) -> u64 {
-    let (mut played, mut sent) = (0, Count(0));
-    for burst in load.bursts.iter().filter(|b| !b.is_fresh) {
-        load.fill(burst, 0, e);
-        e.lane.run(&mut e.burst, burst.port, now, &mut e.pool, &mut sent);
-        played += burst.range.len() as u64;
-    }
-    played.saturating_sub(sent.0)
-}
-
-/// All packets once, or until `go_on`, asked every `look` batches with the lane, the time and the
-/// number so far, says no. Says how many went, and how many of them were fresh.
-fn pass(
-    e: &mut Engine,
-    load: &Load,
-    clock: &mut Clock,
-    nth: u64,
-    look: usize,
-    go_on: &mut dyn FnMut(&mut Lane, Now, u64) -> bool,
-) -> (u64, u64) {
-    let (mut done, mut fresh) = (0, 0);
-    for (i, burst) in load.bursts.iter().enumerate() {
-        load.fill(burst, nth, e);
-        let packets = burst.range.len() as u64;
-        done += packets;
-        fresh += if burst.is_fresh { packets } else { 0 };
-        let now = clock.begin_round(&mut e.lane);
-        e.lane.run(&mut e.burst, burst.port, now, &mut e.pool, &mut Discard);
-        if i % look == look - 1 {
-            e.lane.drain_events().for_each(drop);
-            if !go_on(&mut e.lane, now, done) {
-                break;
-            }
-        }
-    }
-    (done, fresh)
-}
-
-/// The same copies without a lane between: a batch of frames taken, filled and given back.
-fn floor(e: &mut Engine, load: &Load, seconds: f64) -> Cost {
-    let limit = Duration::from_secs_f64(seconds);
-    let (start, cycles) = (Instant::now(), tsc());
-    let mut packets = 0u64;
-    while start.elapsed() < limit && !load.is_empty() {
-        for burst in &load.bursts {
-            load.fill(burst, packets, e);
-            packets += burst.range.len() as u64;
-            e.burst.drain().for_each(|frame| e.pool.free(frame));
-        }
-    }
-    let cycles = tsc().saturating_sub(cycles);
-    Cost::of(packets, start.elapsed().as_nanos() as f64, cycles as f64)
-}
-
 fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
     let packets: u64 = laps.iter().map(|l| l.packets).sum();
     let mpps: f64 =
@@ -458,6 +354,7 @@ fn sum(laps: &[Lap], settings: Settings) -> BenchReport {
         fresh: laps.iter().filter_map(|l| l.fresh).reduce(|a, b| Fresh {
             packets: a.packets + b.packets,
             others_lost: a.others_lost + b.others_lost,
+            turns: a.turns.or(b.turns),
         }),
         allocations: laps.iter().map(|l| l.allocations).max().unwrap_or(0),
         floor: laps.first().map(|l| l.floor).unwrap_or_default(),

@@ -25,6 +25,12 @@ pub struct Args {
     /// each is of a new connection
     #[arg(long, value_name = "NAME=FILE", value_parser = input)]
     fresh: Vec<(String, PathBuf)>,
+    /// Fresh packets stay away and come by turns of so many milliseconds; tells what they cost the
+    /// others
+    #[arg(long, value_name = "MS", requires_all = ["bench", "fresh", "inputs"],
+        conflicts_with_all = ["workers", "cold", "churn"],
+        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    fresh_turns: Option<u64>,
     /// A port without packets (without --config)
     #[arg(long = "out", value_name = "NAME", conflicts_with = "config")]
     outputs: Vec<String>,
@@ -101,6 +107,7 @@ impl Args {
             cpu: self.cpu,
             order: self.order,
             cold: self.cold,
+            fresh_turns_ms: self.fresh_turns,
             churn: self.churn.clone().map(|flows| ChurnOptions { flows, rate: self.churn_rate }),
         });
         Options {

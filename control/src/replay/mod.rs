@@ -22,13 +22,16 @@ mod engine;
 mod fresh;
 mod gate;
 mod load;
+mod passes;
 mod report;
+mod turns;
 
 pub use bench::{ALLOCATIONS, BenchOptions};
 pub use churn::{Churn, ChurnOptions};
 pub use engine::{Caches, Engine, Sent, lane_config};
 pub use load::Order;
 pub use report::{BenchReport, Cold, Cost, FlowReport, Fresh, Report};
+pub use turns::TurnsReport;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use super::churn::Churn;
 use super::engine::Engine;
 use super::load::Order;
+use super::turns::TurnsReport;
 use super::{Out, Packet};
 use crate::model::Model;
 use serde::Serialize;
@@ -80,6 +81,9 @@ pub struct Fresh {
     pub packets: u64,
     /// Of the others, played once after the measurement: those that did not leave.
     pub others_lost: u64,
+    /// What they cost the others, where they came in turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turns: Option<TurnsReport>,
 }
 
 /// Of one packet.
@@ -236,6 +240,9 @@ impl fmt::Display for BenchReport {
                 "         {n} fresh packets, {made:.0} connections made a second, {live} live"
             )?;
             writeln!(f, "         of the other packets {lost} do not come out any more")?;
+            if let Some(turns) = &fresh.turns {
+                writeln!(f, "         {turns}")?;
+            }
         }
         if let Some(cold) = &self.cold {
             let ms = cold.first_pass_ns as f64 / 1e6;

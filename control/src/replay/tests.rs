@@ -108,4 +108,13 @@ fn each_fresh_packet_is_a_connection_and_the_others_stay() {
     assert!(fresh.packets >= 10 && fresh.packets < bench.packets, "{fresh:?}");
     assert_eq!(bench.stats.get("ct_created").copied(), Some(fresh.packets));
     assert!(bench.connections > fresh.packets, "{} live", bench.connections);
+    assert!(fresh.turns.is_none());
+    let by_turns = options.bench.map(|b| BenchOptions { fresh_turns_ms: Some(1), ..b });
+    let bench = run(&Options { bench: by_turns, ..options }).unwrap().bench.unwrap();
+    let (fresh, all) = (bench.fresh.unwrap(), bench.packets);
+    let turns = fresh.turns.unwrap();
+    assert!(turns.pairs > 0 && turns.ratio > 0.0 && turns.with_ns > 0.0, "{turns:?}");
+    // A third of a pass is fresh.
+    assert!(fresh.packets > 0 && fresh.packets < all / 3, "{fresh:?} of {all}");
+    assert_eq!(bench.stats.get("ct_created").copied(), Some(fresh.packets));
 }

@@ -46,6 +46,8 @@ pub enum Rival {
     Peer,
     /// Ours on another load
     Own(Load),
+    /// The same run of ours, in turns in which the packets of new connections stay away
+    Calm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -150,6 +152,10 @@ impl Case {
 
     pub fn measure(self, measure: Measure) -> Self {
         Self { measure, ..self }
+    }
+
+    pub fn against_calm(self) -> Self {
+        Self { rival: Rival::Calm, ..self }
     }
 
     pub fn against(self, own: Load) -> Self {

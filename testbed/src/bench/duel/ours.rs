@@ -61,6 +61,14 @@ pub struct Cost {
 pub struct Fresh {
     pub packets: u64,
     pub others_lost: u64,
+    pub turns: Option<Turns>,
+}
+
+/// Costs of a packet that is not fresh, in turns without fresh ones and with them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Turns {
+    pub without_ns: f64,
+    pub with_ns: f64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -50,6 +50,7 @@ impl Row {
     pub fn rival(&self) -> String {
         match (&self.case.rival, &self.outcome.peer) {
             (Rival::Own(load), _) => format!("own {}", load.describe()),
+            (Rival::Calm, _) => "own turns without new connections".to_owned(),
             (Rival::Peer, Some(facts)) => format!("{}: {}", facts.build, facts.setting),
             (Rival::Peer, None) => "debian: as it comes".to_owned(),
         }
@@ -90,6 +91,7 @@ impl Row {
         let rival = match &self.case.rival {
             Rival::Peer => "peer".to_owned(),
             Rival::Own(load) => load.describe(),
+            Rival::Calm => "own turns without new connections".to_owned(),
         };
         json!({
             "id": self.case.id,

@@ -26,6 +26,9 @@ use super::{Options, ours, same};
 use crate::process::wait_until;
 use crate::{Error, Result};
 
+/// Turns with and without a flood, and how long they go on.
+const TURN_MS: &str = "40";
+const TURNS_SECONDS_MIN: f64 = 2.0;
 /// What a device may be there before packets come: the switch polls it sooner than it knows it.
 const DELAY: Duration = Duration::from_millis(300);
 const SETTLE_STEP: Duration = Duration::from_millis(250);
@@ -113,9 +116,10 @@ impl<'a> Player<'a> {
             (Measure::Rate | Measure::Flood, Rival::Own(other)) => {
                 self.own_rate(case, &other, &mut out)
             }
+            (Measure::Rate | Measure::Flood, Rival::Calm) => self.turns(case, &mut out),
             (Measure::Cold, _) => self.cold(case, &mut out),
-            (Measure::SetUp, Rival::Peer) => self.set_up(case, &mut out),
             (Measure::SetUp, Rival::Own(other)) => self.own_set_up(case, &other, &mut out),
+            (Measure::SetUp, _) => self.set_up(case, &mut out),
             (Measure::Connections, _) => self.connections(case, &mut out),
             (Measure::LoadRules, _) => self.load_rules(case, &mut out),
             (Measure::Churn, _) => self.churn(case, &mut out),
@@ -125,9 +129,19 @@ impl<'a> Player<'a> {
     }
 
     fn own_round(&self, load: &Load, out: &mut Outcome) -> Result<ours::Bench> {
+        self.own_round_of(load, self.options.seconds, &[], out)
+    }
+
+    fn own_round_of(
+        &self,
+        load: &Load,
+        seconds: f64,
+        more: &[&str],
+        out: &mut Outcome,
+    ) -> Result<ours::Bench> {
         let settle = settling(load);
-        let more: &[&str] = if settle.is_empty() { &[] } else { &["--settle", settle] };
-        let bench = ours::bench(&self.files, load, self.options.seconds, more)?.bench;
+        let settle: &[&str] = if settle.is_empty() { &[] } else { &["--settle", settle] };
+        let bench = ours::bench(&self.files, load, seconds, &[settle, more].concat())?.bench;
         out.floor_cycles.push(bench.floor.tsc_cycles_per_packet);
         out.own_tiers = bench.tiers.clone();
         out.own_settings = bench.settings.clone();
@@ -144,6 +158,22 @@ impl<'a> Player<'a> {
             out.own_cycles.push(a.tsc_cycles_per_packet);
             out.rival.push(b.mpps);
             out.rival_cycles.push(b.tsc_cycles_per_packet);
+        }
+        Ok(())
+    }
+
+    /// A round is one run of ours, long enough for many turns.
+    fn turns(&self, case: &Case, out: &mut Outcome) -> Result<()> {
+        let seconds = self.options.seconds.max(TURNS_SECONDS_MIN);
+        for _ in 0..self.options.rounds {
+            let bench = self.own_round_of(&case.load, seconds, &["--fresh-turns", TURN_MS], out)?;
+            let turns = bench.fresh.and_then(|f| f.turns);
+            let turns = turns.ok_or_else(|| Error::Unexpected("no pair of turns".to_owned()))?;
+            let cycles = |ns: f64| ns * self.tsc_hz / 1e9;
+            out.own.push(1e3 / turns.with_ns);
+            out.own_cycles.push(cycles(turns.with_ns));
+            out.rival.push(1e3 / turns.without_ns);
+            out.rival_cycles.push(cycles(turns.without_ns));
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //!
 //! P5: established connections. P6: new ones, each packet one; ours in the steady state with as
 //! many expiring, the peer while it fills an empty table, without expiry. P6b: established ones
-//! while new
-//! ones flood a full table. P7: translated sources. P11: two workers.
+//! while new ones flood a full table, by turns with and without them. P7: translated sources. P11:
+//! two workers.
 
 use crate::bench::duel::case::{Case, Chart, Depth, Load, Measure};
 use crate::bench::duel::rules::Rules;
@@ -87,17 +87,22 @@ fn floods() -> Vec<Case> {
     let case = |title: &str, load| Case::new("P6b", title, load).measure(Measure::Flood);
     let (room, full) = (2 * FLOODED, FLOODED);
     vec![
-        case("1 new per 10, table full of half-open, of own calm", load(10, room))
-            .against(calm(room))
+        case("1 new per 10, table full of half-open, of own turns without", load(10, room))
+            .against_calm()
             .goal(0.9)
             .quick(),
-        case("1 new per 2, table full of half-open, of own calm", load(2, room))
+        case("1 new per 2, table full of half-open, of own turns without", load(2, room))
+            .against_calm(),
+        case("1 new per 10, table full of established, of own turns without", load(10, full))
+            .against_calm()
+            .goal(0.9)
+            .quick(),
+        case("1 new per 2, table full of established, of own turns without", load(2, full))
+            .against_calm(),
+        // What turns do not tell: what a flood leaves behind.
+        case("1 new per 10, table full of half-open, of another run without", load(10, room))
             .against(calm(room)),
-        case("1 new per 10, table full of established, of own calm", load(10, full))
-            .against(calm(full))
-            .goal(0.9)
-            .quick(),
-        case("1 new per 2, table full of established, of own calm", load(2, full))
+        case("1 new per 10, table full of established, of another run without", load(10, full))
             .against(calm(full)),
         case("1 new per 10, table full of half-open", load(10, room)),
         case("1 new per 2, table full of half-open", load(2, room)).depth(Depth::Full),

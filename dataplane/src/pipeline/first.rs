@@ -11,7 +11,8 @@
 //!   some 60 k flows that come by turns, `FEW` some 27 k. Where connection tracking is asked, that
 //!   is not enough: an entry of tier 1 knows its connection, which tier 2 has to look for, in a
 //!   line of its index. Then a good part of the packets must miss tier 1, too: a miss costs some
-//!   eight times what a hit saves.
+//!   eight times what a hit saves. And where tier 1 has room, not in one window only: flows that
+//!   all are new, or whose entries all have gone with a change of rules, miss once and no more.
 //! - *What tier 2 could do.* If there were many flows in the last window, the sampled batches are
 //!   looked up in tier 2 as well, for the count of masks tried and of hits.
 //!
@@ -54,6 +55,8 @@ const LOOK: u32 = 4;
 const TRIAL_FULL: u32 = 8;
 /// One packet in so many may miss tier 1 where connections are tracked and it is first.
 const MISSES_OF: u32 = 8;
+/// Windows in a row in which more do, while it is not full, before tier 2 has a trial.
+const LASTING: u32 = 2;
 
 /// Which tier is asked first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub(super) struct Choice {
     next_trial: u32,
     /// Tier 1 has its turn after one.
     looking: bool,
+    /// Windows in a row in which too many packets missed tier 1.
+    lasted: u32,
     pub crowds: Crowds,
 }
 
@@ -116,6 +121,7 @@ impl Choice {
             trial: 0,
             next_trial: TRIAL,
             looking: false,
+            lasted: 0,
             crowds: Crowds::new(first == First::Crowds),
         }
     }
@@ -185,6 +191,8 @@ impl Choice {
         let fit = is_tracked && MISSES_OF * self.missed <= self.packets;
         let too_many = full && 4 * self.missed > self.packets;
         self.many = different >= MANY && !fit;
+        self.lasted = if is_tracked && !fit { self.lasted.saturating_add(1) } else { 0 };
+        let lasts = !is_tracked || full || self.lasted >= LASTING;
         self.resting = self.resting.saturating_sub(1);
         if self.first == First::Measured {
             let near = in_use && megaflows <= NEAR;
@@ -198,7 +206,7 @@ impl Choice {
                 }
             } else if near && self.looking && too_many {
                 self.begin_trial(full);
-            } else if near && self.many && self.resting == 0 && self.lookups > 0 {
+            } else if near && self.many && lasts && self.resting == 0 && self.lookups > 0 {
                 if self.hits_of(16) && 2 * self.tried <= 5 * self.lookups {
                     self.begin_trial(full);
                 }
@@ -321,6 +329,22 @@ mod tests {
         assert!(c.is_tier2(), "many miss");
         tracked_windows(&mut c, 4, (1000, true, 0), (10, 1, true));
         assert!(!c.is_tier2(), "few flows");
+    }
+
+    /// Entries are made, or made anew.
+    #[test]
+    fn one_window_of_misses_is_no_reason_for_a_trial() {
+        let mut c = Choice::new(First::Measured);
+        // What misses tier 1 is looked up in tier 2.
+        let mut misses = |n| {
+            (0..WINDOW).for_each(|_| c.looked_up(1, true));
+            tracked_windows(&mut c, n, (1_000_003, true, 12), (10, 1, true));
+            let begins = c.is_tier2();
+            tracked_windows(&mut c, 1, (1_000_003, true, 0), (10, 1, true));
+            begins
+        };
+        assert!((0..5).all(|_| !misses(1)));
+        assert!(misses(2));
     }
 
     /// What was so while connections were set up need not be so after.

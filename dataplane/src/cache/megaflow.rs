@@ -217,11 +217,18 @@ impl Megaflows {
     /// state, and no mark or label.
     #[inline]
     pub fn answer_at(&mut self, at: u32, state: u8) -> Option<Answer<'_>> {
-        let entry = self.slots.get_mut(at as usize)?;
+        self.answer(at).filter(|a| {
+            let bits = a.tuple.told.unwrap_or_default();
+            [a.entry.tag[1], a.entry.tag[2]] == [state, gist((0, 0), bits)]
+        })
+    }
+
+    /// The answer at a place, if there is one.
+    #[inline]
+    pub fn answer(&mut self, at: u32) -> Option<Answer<'_>> {
+        let entry = self.slots.get_mut(at as usize).filter(|e| e.traversal != NONE)?;
         let tuple = self.tuples.get_mut(usize::from(entry.tag[0]))?;
-        let kind = [state, gist((0, 0), tuple.told?)];
-        let is_for = entry.traversal != NONE && [entry.tag[1], entry.tag[2]] == kind;
-        is_for.then_some(Answer { entry, tuple })
+        tuple.told.is_some().then_some(Answer { entry, tuple })
     }
 
     #[inline(never)]

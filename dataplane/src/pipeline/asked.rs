@@ -60,6 +60,9 @@ pub(super) struct Answer {
     pub bits: u8,
 }
 
+/// Questions whose last answers are kept.
+pub(super) const ANSWERS: usize = 8;
+
 /// What conntrack said of a packet that a cached walk may be for.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -77,6 +80,8 @@ pub(super) struct Asked {
     pub last_commit: u16,
     /// The answer of tier 2 that did.
     pub opener: u32,
+    /// Answers of tier 2 that served last after a question, by the question's place.
+    last_answers: [u32; ANSWERS],
     /// What was refused to this packet, and is not counted yet.
     pub refused: Option<Refusal>,
 }
@@ -99,6 +104,7 @@ impl Asked {
             narrow: None,
             last_commit: NO_COMMIT,
             opener: NONE,
+            last_answers: [NONE; ANSWERS],
             refused: None,
         }
     }
@@ -149,6 +155,12 @@ impl Asked {
             self.first.passed(guess, t.state);
         }
         Some(guess)
+    }
+
+    /// The answer of tier 2 that served last after this question.
+    #[inline(always)]
+    pub fn last_answer(&mut self, question: u32) -> &mut u32 {
+        &mut self.last_answers[question as usize % ANSWERS]
     }
 
     /// Where to look first for the connection of the next packet like the one that was asked of.

@@ -91,6 +91,14 @@ pub(super) struct Slot {
     pub(super) outer: Outer,
 }
 
+impl Slot {
+    /// Whether there may be a connection that the packet is of.
+    #[inline(always)]
+    pub(super) fn has_guess(&self) -> bool {
+        !self.ct.guess.is_none()
+    }
+}
+
 /// What connection tracking will most likely be asked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tracking {

@@ -71,8 +71,8 @@ impl Lane {
             Some(entry) => entry.is_question(),
             None => return Hit::None,
         };
+        let question = self.batch.get(i).map_or(NONE, |slot| slot.hit);
         if is_asked {
-            let question = self.batch.get(i).map_or(NONE, |slot| slot.hit);
             let answer = self.find_answer(i, now);
             let Some(slot) = self.batch.get_mut(i) else { return Hit::None };
             slot.hit = answer.unwrap_or(NONE);
@@ -87,6 +87,7 @@ impl Lane {
             Hit::Opened => self.asked.opener = at,
             Hit::Stale => return self.forget_mega(at, now),
             Hit::Refused => return self.serve_refused(i, now, sent, pool, egress),
+            Hit::Served if is_asked => *self.asked.last_answer(question) = at,
             Hit::Served | Hit::None => {}
         }
         hit

@@ -52,6 +52,7 @@ mod resume;
 pub mod rule;
 mod run;
 mod set;
+mod settled;
 mod stack;
 pub mod trace;
 mod tracked;

@@ -22,6 +22,7 @@ use super::execute::Sent;
 use super::guards::{Ground, is_built_on, refusal};
 use super::hit::{Hit, count, leave};
 use super::lane::{Egress, Lane, Slot};
+use super::owing::Owing;
 use super::upkeep::credit;
 use crate::cache::entry::Tick;
 use crate::cache::megaflow::Answer;
@@ -177,6 +178,22 @@ impl<'a> Opener<'a> {
     }
 }
 
+/// Counts packets of a batch, and their bytes, that were served from an answer at this place one
+/// after the other. Some: counts that are to be credited at once.
+#[inline(always)]
+pub(super) fn owe(
+    answer: &mut Answer<'_>,
+    t: &Traversal,
+    (served, bytes): (u32, u32),
+    (owing, at): (&mut Owing, u32),
+    now: Now,
+) -> Option<(u32, u32)> {
+    answer.served(served);
+    let due = count(answer.entry, t, (served as u16, bytes), owing, at);
+    answer.entry.used = Tick::of(now);
+    due
+}
+
 /// The state of a packet that has no connection.
 const STRANGER: u8 = TRK | NEW;
 
@@ -235,10 +252,7 @@ impl Lane {
         }
         self.conntrack.count_refusals(true);
         if served > 0 {
-            let answer = &mut opener.answer;
-            answer.served(served);
-            let due = count(answer.entry, t, (served as u16, bytes), &mut self.mega_owing, at);
-            answer.entry.used = Tick::of(now);
+            let due = owe(&mut opener.answer, t, (served, bytes), (&mut self.mega_owing, at), now);
             if let Some(due) = due {
                 credit(&self.traversals, &self.program, traversal, due, now);
             }

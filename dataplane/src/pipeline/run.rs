@@ -12,7 +12,7 @@
 use super::execute::{Hand, Sent};
 use super::hit::Hit;
 use super::home::tell_due;
-use super::lane::{Egress, Lane};
+use super::lane::{Egress, Lane, Slot};
 use super::miss::walk;
 use super::receive::receive;
 use super::trace::Silent;
@@ -191,7 +191,12 @@ impl Lane {
         let mut next = 0;
         while next < n {
             if TIER2 {
-                let served = self.serve_firsts::<E, true>((next, n), now, &mut sent, pool, egress);
+                let span = (next, n);
+                let served = if self.batch.get(next).is_some_and(Slot::has_guess) {
+                    self.serve_settled(span, now, &mut sent, pool, egress)
+                } else {
+                    self.serve_firsts::<E, true>(span, now, &mut sent, pool, egress)
+                };
                 hits2 += served as u64;
                 next += served;
                 if next == n {
@@ -250,7 +255,9 @@ impl Lane {
     ) -> usize {
         let mut served = 0;
         if !TIER2 && self.uses_tier2() {
-            served = self.serve_firsts::<E, false>((i, end), now, sent, pool, egress);
+            if !self.batch.get(i).is_some_and(Slot::has_guess) {
+                served = self.serve_firsts::<E, false>((i, end), now, sent, pool, egress);
+            }
             if served == 0 {
                 served = usize::from(self.serve_mega(i, now, sent, pool, egress));
             }

@@ -29,6 +29,7 @@ mod resume;
 mod resume_same;
 mod robust;
 mod same;
+mod settled;
 mod tracked;
 mod tunnels;
 mod turns;

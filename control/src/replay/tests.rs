@@ -109,8 +109,9 @@ fn each_fresh_packet_is_a_connection_and_the_others_stay() {
     assert_eq!(bench.stats.get("ct_created").copied(), Some(fresh.packets));
     assert!(bench.connections > fresh.packets, "{} live", bench.connections);
     assert!(fresh.turns.is_none());
-    let by_turns = options.bench.map(|b| BenchOptions { fresh_turns_ms: Some(1), ..b });
-    let bench = run(&Options { bench: by_turns, ..options }).unwrap().bench.unwrap();
+    // Long enough for a pair of turns wherever others take the processor for a while.
+    let by_turns = BenchOptions { seconds: 0.3, fresh_turns_ms: Some(1), ..Default::default() };
+    let bench = run(&Options { bench: Some(by_turns), ..options }).unwrap().bench.unwrap();
     let (fresh, all) = (bench.fresh.unwrap(), bench.packets);
     let turns = fresh.turns.unwrap();
     assert!(turns.pairs > 0 && turns.ratio > 0.0 && turns.with_ns > 0.0, "{turns:?}");

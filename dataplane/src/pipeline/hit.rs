@@ -5,6 +5,7 @@
 //!
 //! A packet of an established connection meets three rooms here: `Asked::pass` looks it up, `count`
 //! owes it to its rules, `leave` sends it. Where it does not pass, the guards are asked one by one.
+//! Packets in a row that tier 2 serves alike take the same rooms (`opening`, `settled`).
 
 use super::delta::{Dirty, Recent};
 use super::execute::{Hand, Sent};
@@ -18,6 +19,7 @@ use crate::action::step::Step;
 use crate::action::translate::translate_narrow;
 use crate::cache::Entry;
 use crate::cache::entry::{Masked, Tick};
+use crate::cache::megaflow::Answer;
 use crate::cache::traversal::{Asks, Head, Item, Traversal};
 use crate::clock::Now;
 use crate::conntrack::{Guess, NarrowRewrite};
@@ -66,6 +68,22 @@ pub(super) fn count(
         return Some(entry.take_counts());
     }
     None
+}
+
+/// Counts packets of a batch, and their bytes, that were served from an answer at this place one
+/// after the other. Some: counts that are to be credited at once.
+#[inline(always)]
+pub(super) fn owe(
+    answer: &mut Answer<'_>,
+    t: &Traversal,
+    (served, bytes): (u32, u32),
+    (owing, at): (&mut Owing, u32),
+    now: Now,
+) -> Option<(u32, u32)> {
+    answer.served(served);
+    let due = count(answer.entry, t, (served as u16, bytes), owing, at);
+    answer.entry.used = Tick::of(now);
+    due
 }
 
 /// Runs the steps of the first record that are of the common kinds. Says how many it ran, and by

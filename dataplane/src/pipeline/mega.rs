@@ -1,7 +1,8 @@
 //! The second tier on the road: serving what missed tier 1 from a megaflow, and keeping walks.
 //!
 //! It stands behind tier 1, off the hot path, unless it is asked first (`first`): then what was
-//! found goes the same short road as a hit of tier 1 (`hit`).
+//! found goes the same short road as a hit of tier 1 (`hit`), and packets like the one before them
+//! need not be looked for (`opening`, `settled`).
 
 use super::delta::Dirty;
 use super::execute::Sent;

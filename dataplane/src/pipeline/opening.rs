@@ -20,11 +20,9 @@ use super::commits::Commits;
 use super::delta::Recent;
 use super::execute::Sent;
 use super::guards::{Ground, is_built_on, refusal};
-use super::hit::{Hit, count, leave};
+use super::hit::{Hit, leave, owe};
 use super::lane::{Egress, Lane, Slot};
-use super::owing::Owing;
 use super::upkeep::credit;
-use crate::cache::entry::Tick;
 use crate::cache::megaflow::Answer;
 use crate::cache::traversal::{Asks, Track, Traversal, Traversals};
 use crate::clock::Now;
@@ -176,22 +174,6 @@ impl<'a> Opener<'a> {
         }
         plain_of(slot).map(|packet| (packet, hash))
     }
-}
-
-/// Counts packets of a batch, and their bytes, that were served from an answer at this place one
-/// after the other. Some: counts that are to be credited at once.
-#[inline(always)]
-pub(super) fn owe(
-    answer: &mut Answer<'_>,
-    t: &Traversal,
-    (served, bytes): (u32, u32),
-    (owing, at): (&mut Owing, u32),
-    now: Now,
-) -> Option<(u32, u32)> {
-    answer.served(served);
-    let due = count(answer.entry, t, (served as u16, bytes), owing, at);
-    answer.entry.used = Tick::of(now);
-    due
 }
 
 /// The state of a packet that has no connection.

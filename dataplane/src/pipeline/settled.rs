@@ -9,9 +9,8 @@
 //! Whatever is not as usual changes nothing, and goes the general way.
 
 use super::execute::Sent;
-use super::hit::leave;
+use super::hit::{leave, owe};
 use super::lane::{Egress, Lane};
-use super::opening::owe;
 use super::upkeep::credit;
 use crate::cache::traversal::Asks;
 use crate::clock::Now;

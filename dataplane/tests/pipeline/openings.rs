@@ -28,10 +28,6 @@ fn is_new() -> Flow {
     flow(1, 9).masked(Field::CtState, 0x21, 0x21)
 }
 
-fn ports(sent: &[(u16, Vec<u8>)]) -> Vec<u16> {
-    sent.iter().map(|(port, _)| *port).collect()
-}
-
 /// Crowds of twelve, by a port; `kind` says which of two kinds each packet is of, and that is where
 /// it leaves: 2 or 3. First one of each kind, which walks; then all of one, all of the other, and
 /// by turns; then all of one until crowds are expected there, all of the other, and by turns again.

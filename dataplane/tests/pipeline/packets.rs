@@ -77,3 +77,16 @@ pub fn of_every_kind() -> Vec<Vec<u8>> {
 pub fn to_host(n: u8) -> Vec<u8> {
     PacketBuilder::eth(A, B).ipv4([192, 168, 1, 1], [10, 0, 0, n]).udp(1000, 2000).build()
 }
+
+/// What answers a packet of UDP or TCP over IPv4: the same, with its ends changed about.
+pub fn answer_to(sent: &[u8]) -> Vec<u8> {
+    let mut p = sent.to_vec();
+    p[26..34].rotate_left(4);
+    p[34..38].rotate_left(2);
+    p
+}
+
+/// The ports by which packets left.
+pub fn ports(sent: &[(u16, Vec<u8>)]) -> Vec<u16> {
+    sent.iter().map(|(port, _)| *port).collect()
+}

@@ -26,10 +26,6 @@ fn all(make: impl Fn(u16) -> PacketBuilder) -> Vec<Vec<u8>> {
     (0..N).map(|n| make(n).build()).collect()
 }
 
-fn ports(sent: &[(u16, Vec<u8>)]) -> Vec<u16> {
-    sent.iter().map(|(port, _)| *port).collect()
-}
-
 fn ask() -> Flow {
     flow(0, 5).is(Field::EthType, 0x0800).does([ct(1).nat().table(1).go()])
 }
@@ -41,6 +37,11 @@ fn open(commit: Action) -> Flow {
 /// Of an established connection, and of this side.
 fn known(is_reply: bool) -> Flow {
     flow(1, 5).masked(Field::CtState, if is_reply { 0x2a } else { 0x22 }, 0x2a)
+}
+
+/// Connections that are opened so, and where their packets go on both ways.
+fn stateful(commit: Action, there: Vec<Action>, back: u32) -> [Flow; 4] {
+    [ask(), open(commit), known(false).does(there), known(true).does([out(back)])]
 }
 
 /// A switch whose connections both sides have spoken in.
@@ -94,9 +95,7 @@ fn of_two_classes() {
 /// A change of rules holds for the next packet.
 #[test]
 fn between_two_changes() {
-    let rules =
-        [ask(), open(ct(1).commit().go()), known(false).does([out(2)]), known(true).does([out(1)])];
-    let mut s = settled(rules);
+    let mut s = settled(stateful(ct(1).commit().go(), vec![out(2)], 1));
     for to in [2, 2, 3, 3, 2] {
         s.change(&[Edit::Modify { number: 2, actions: vec![out(to)] }]);
         for _ in 0..3 {
@@ -112,8 +111,7 @@ fn by_steps_of_all_kinds() {
     for actions in [vec![out(2), out(3)], vec![out(2)]] {
         let copies = actions.len();
         let nat = ct(1).commit().nat_to(NatKind::Src, outside, Some((5000, 5999))).go();
-        let list = [ask(), open(nat), known(false).does(actions), known(true).does([out(1)])];
-        let mut s = Switch::sized(&Net::of(list), 64, 512);
+        let mut s = Switch::sized(&Net::of(stateful(nat, actions, 1)), 64, 512);
         let opened = s.batch(1, &all(there));
         let answers: Vec<_> = opened.iter().map(|(_, b)| answer_to(b)).collect();
         for _ in 0..3 {
@@ -127,23 +125,11 @@ fn by_steps_of_all_kinds() {
     }
 }
 
-/// The UDP datagram that answers this one.
-fn answer_to(b: &[u8]) -> Vec<u8> {
-    let word = |at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
-    let address = |at: usize| [b[at], b[at + 1], b[at + 2], b[at + 3]];
-    eth().ipv4(address(30), address(26)).udp(word(36), word(34)).build()
-}
-
 /// Packets of other kinds, or none at all, among those of established connections.
 #[test]
 fn among_others() {
-    let mut s = settled([
-        ask(),
-        open(ct(1).commit().go()),
-        known(false).does([out(2)]),
-        known(true).does([out(3)]),
-        flow(1, 1).does([out(4)]),
-    ]);
+    let usual = stateful(ct(1).commit().go(), vec![out(2)], 3);
+    let mut s = settled(usual.into_iter().chain([flow(1, 1).does([out(4)])]));
     let broken = |n: u16| {
         let mut b = there(n).payload(b"query").build();
         b[45] ^= 0x55;
@@ -173,12 +159,7 @@ fn among_others() {
 /// Their time is over while their packets wait, and the next ones begin anew.
 #[test]
 fn whose_time_is_over() {
-    let mut s = settled([
-        ask(),
-        open(ct(1).commit().go()),
-        known(false).does([out(3)]),
-        known(true).does([out(1)]),
-    ]);
+    let mut s = settled(stateful(ct(1).commit().go(), vec![out(3)], 1));
     assert_eq!(ports(&s.batch(1, &all(there))), [3; N as usize]);
     s.wait(3_600_000);
     assert_eq!(ports(&s.batch(1, &all(there))), [2; N as usize], "new ones");

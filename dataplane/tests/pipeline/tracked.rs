@@ -17,18 +17,6 @@ fn to(n: u16, dst: [u8; 4]) -> Vec<u8> {
     eth().ipv4([10, 0, 1, n as u8], dst).udp(1000 + n, 53).payload(b"query").build()
 }
 
-/// The answer to what left.
-fn answer(sent: &[u8]) -> Vec<u8> {
-    let mut p = sent.to_vec();
-    let (src, dst) = (sent[26..30].to_vec(), sent[30..34].to_vec());
-    p[26..30].copy_from_slice(&dst);
-    p[30..34].copy_from_slice(&src);
-    let (sport, dport) = (sent[34..36].to_vec(), sent[36..38].to_vec());
-    p[34..36].copy_from_slice(&dport);
-    p[36..38].copy_from_slice(&sport);
-    p
-}
-
 fn ip() -> Flow {
     flow(0, 5).is(Field::EthType, 0x0800)
 }
@@ -41,7 +29,7 @@ fn is_new(table: u8) -> Flow {
 fn converse(s: &mut Switch, dst: [u8; 4]) -> Vec<Vec<(u16, Vec<u8>)>> {
     let first: Vec<Vec<u8>> = (0..CLIENTS).map(|n| to(n, dst)).collect();
     let mut rounds: Vec<_> = (0..3).map(|_| s.batch(1, &first)).collect();
-    let answers: Vec<Vec<u8>> = rounds[0].iter().map(|(_, p)| answer(p)).collect();
+    let answers: Vec<Vec<u8>> = rounds[0].iter().map(|(_, p)| answer_to(p)).collect();
     rounds.push(s.batch(2, &answers));
     rounds.push(s.batch(2, &answers));
     rounds.push(s.batch(1, &first));
@@ -52,10 +40,6 @@ fn converse(s: &mut Switch, dst: [u8; 4]) -> Vec<Vec<(u16, Vec<u8>)>> {
 /// The TTL of each packet.
 fn ttls(round: &[(u16, Vec<u8>)]) -> Vec<u8> {
     round.iter().map(|(_, p)| p[22]).collect()
-}
-
-fn ports(round: &[(u16, Vec<u8>)]) -> Vec<u16> {
-    round.iter().map(|(port, _)| *port).collect()
 }
 
 /// A stateful pair that gives marks, or labels, by the client's port.
@@ -224,7 +208,7 @@ fn an_entry_that_knew_a_connection_asks_for_it_by_its_tuple() {
     again.rotate_left(7);
     let new = s.batch(1, &again);
     assert_eq!(ttls(&new), wanted(64), "new again");
-    let answers: Vec<Vec<u8>> = new.iter().step_by(2).map(|(_, p)| answer(p)).collect();
+    let answers: Vec<Vec<u8>> = new.iter().step_by(2).map(|(_, p)| answer_to(p)).collect();
     s.batch(2, &answers);
     let states = (0..CLIENTS).map(|n| if n % 2 == 0 { 77 } else { 64 });
     assert_eq!(ttls(&s.batch(1, &again)), states.collect::<Vec<u8>>());
@@ -393,7 +377,7 @@ fn what_is_refused_where_a_walk_is_built_on_it_goes_its_own_way_and_is_counted_o
     let many: Vec<Vec<u8>> = (0..100).map(|n| to(n, FAR)).collect();
     for part in many.chunks(16) {
         let sent = s.batch(1, part);
-        let answers: Vec<Vec<u8>> = sent.iter().map(|(_, p)| answer(p)).collect();
+        let answers: Vec<Vec<u8>> = sent.iter().map(|(_, p)| answer_to(p)).collect();
         s.batch(2, &answers);
     }
     assert_eq!((s.see().conns.len(), refusals(&mut s)), (64, [0, 0, 30, 36, 0]));
